@@ -1,0 +1,58 @@
+# Heliotrope. Two commands matter: make demo, make test.
+export CGO_ENABLED ?= 0
+GO       ?= go
+BIN      := bin
+LAB      ?= topologies/three-clouds.yaml
+FUZZTIME ?= 60s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+.PHONY: all deps build test race lint fuzz demo lab bench-fabric clean
+
+all: build
+
+## deps: install what the demo and the tests need (Debian 12, root); quick when nothing is missing
+deps:
+	@./topologies/lab/deps.sh
+
+## build: bin/heliotrope (controller, CLI, lab) and bin/heliotrope-agent
+build:
+	$(GO) build $(LDFLAGS) -o $(BIN)/ ./cmd/...
+
+## test: everything, the lab included; needs root
+test: deps build
+	$(GO) test -tags lab -timeout 25m $(TESTFLAGS) ./...
+
+## race: all but the lab, with the race detector
+race:
+	CGO_ENABLED=1 $(GO) test -race -timeout 10m ./...
+
+## lint: gofmt, vet, staticcheck, and a tidy go.mod
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt these:"; gofmt -l .; exit 1; }
+	$(GO) vet -tags lab ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags lab -checks all,-ST1000,-ST1005 ./...
+	$(GO) mod tidy -diff
+
+## fuzz: each fuzz target for FUZZTIME
+fuzz:
+	@$(GO) list ./... | while read -r pkg; do \
+		dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
+		grep -ohE 'func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | sed 's/func //' | while read -r f; do \
+			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done || exit 1; done
+
+## demo: three clouds, a client with an open connection, and a VM that goes around the world
+demo: deps build
+	@$(BIN)/heliotrope lab demo
+
+## lab: bring a lab up (LAB=FILE) and leave it running; bin/heliotrope lab down ends it
+lab: deps build
+	@$(BIN)/heliotrope lab up $(LAB)
+
+## bench-fabric: meshes of 3, 10, 30, 100 hosts
+bench-fabric: deps build
+	@$(BIN)/heliotrope lab bench-fabric
+
+clean:
+	rm -rf $(BIN)

@@ -1,0 +1,200 @@
+package heliotrope_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The house. Arrows point down: a package imports packages of lower rows only, and the
+// few of its own row that beside lists. A package without a line here is refused.
+var rows = map[string]int{
+	".": 0, // the nouns
+
+	"internal/reconcile": 1, // the one loop
+
+	// Pure: no I/O, no clock, no locks.
+	"flows":     2,
+	"arpproxy":  2,
+	"migration": 2,
+
+	// One outside world each.
+	"ovsdb":                3,
+	"ovsdb/vswitch":        3,
+	"flows/openflow":       3,
+	"bgp":                  3,
+	"controller/store":     3,
+	"controller/api":       3,
+	"hostagent/agentapi":   3,
+	"hostagent/libvirt":    3,
+	"migration/relay":      3,
+	"topologies":           3,
+	"topologies/lab/wan":   3,
+	"topologies/lab/guest": 3,
+	"topologies/lab/probe": 3,
+
+	// These wire everything.
+	"controller": 4,
+	"hostagent":  4,
+
+	"controller/cli":            5,
+	"topologies/lab":            5,
+	"topologies/lab/guest/init": 5,
+	"cmd/heliotrope":            6,
+	"cmd/heliotrope-agent":      6,
+}
+
+// beside lists the imports within a row.
+var beside = map[string][]string{
+	"arpproxy": {"flows"},
+	"ovsdb":    {"ovsdb/vswitch"},
+}
+
+// worlds says which packages may import a third-party module; the first word of the
+// design's "one importer per outside world".
+var worlds = map[string][]string{
+	"github.com/osrg/gobgp":               {"bgp"},
+	"github.com/ovn-kubernetes/libovsdb":  {"ovsdb", "ovsdb/vswitch"},
+	"antrea.io/libOpenflow":               {"flows/openflow"},
+	"go.etcd.io/":                         {"controller/store"},
+	"github.com/digitalocean/go-libvirt":  {"hostagent/libvirt"},
+	"libvirt.org/go/libvirtxml":           {"hostagent/libvirt"},
+	"github.com/danielgtaylor/huma":       {"controller/api"},
+	"go.yaml.in/yaml":                     {"topologies", "controller/cli"},
+	"github.com/prometheus/client_golang": {"controller"},
+	"github.com/vishvananda/netlink":      {"hostagent", "topologies/lab", "topologies/lab/wan"},
+}
+
+// impure may not be imported in rows 0 to 2; net/netip is only values.
+var impure = []string{"net", "os", "sync", "log", "math/rand", "net/http", "os/exec", "syscall", "log/slog", "io/ioutil", "database/sql"}
+
+// clocks may not be called in rows 0 and 2: time is an argument there.
+var clocks = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
+
+type source struct {
+	pkg, file string
+	test      bool
+	ast       *ast.File
+}
+
+func sources(t *testing.T) []source {
+	t.Helper()
+	var all []source
+	set := token.NewFileSet()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		f, err := parser.ParseFile(set, name, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		name = filepath.ToSlash(name)
+		all = append(all, source{pkg: path.Dir(name), file: name, test: strings.HasSuffix(name, "_test.go"), ast: f})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestArrowsPointDown(t *testing.T) {
+	for _, s := range sources(t) {
+		row, ok := rows[s.pkg]
+		if !ok {
+			t.Errorf("package %s has no row in arch_test.go: say where it belongs, and why in docs/design", s.pkg)
+			continue
+		}
+		if s.test {
+			continue
+		}
+		for _, imp := range s.ast.Imports {
+			target := strings.Trim(imp.Path.Value, `"`)
+			for world, importers := range worlds {
+				if strings.HasPrefix(target, world) && !slices.Contains(importers, s.pkg) {
+					t.Errorf("%s imports %s: only %v may", s.file, target, importers)
+				}
+			}
+			if row <= 2 && row != 1 && slices.Contains(impure, target) {
+				t.Errorf("%s imports %s: rows 0 and 2 are pure", s.file, target)
+			}
+			if row <= 1 && strings.Contains(strings.SplitN(target, "/", 2)[0], ".") {
+				t.Errorf("%s imports %s: rows 0 and 1 use the standard library only", s.file, target)
+			}
+			ours, found := strings.CutPrefix(target, "heliotrope/")
+			if target == "heliotrope" {
+				ours, found = ".", true
+			}
+			if found && rows[ours] >= row && !slices.Contains(beside[s.pkg], ours) {
+				t.Errorf("%s imports %s: row %d may import lower rows only, and that is row %d", s.file, target, row, rows[ours])
+			}
+		}
+	}
+}
+
+func TestPureCoreHasNoClock(t *testing.T) {
+	for _, s := range sources(t) {
+		if row := rows[s.pkg]; s.test || row > 2 || row == 1 {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clocks, sel.Sel.Name) {
+					t.Errorf("%s calls time.%s: time is an argument in rows 0 and 2", s.file, sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	said := make(map[string]bool)
+	for _, s := range sources(t) {
+		if s.ast.Doc != nil && !s.test {
+			said[s.pkg] = true
+		}
+	}
+	for pkg := range rows {
+		if !said[pkg] {
+			t.Errorf("package %s has no package comment, or does not exist", pkg)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	const fileLimit, packageLimit = 500, 3000
+	total := make(map[string]int)
+	for _, s := range sources(t) {
+		data, err := os.ReadFile(s.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Count(string(data), "\n")
+		if lines > fileLimit {
+			t.Errorf("%s has %d lines: a file has at most %d", s.file, lines, fileLimit)
+		}
+		if !s.test {
+			total[s.pkg] += lines
+		}
+	}
+	for pkg, lines := range total {
+		if lines > packageLimit {
+			t.Errorf("package %s has %d lines: a package has at most %d", pkg, lines, packageLimit)
+		}
+	}
+}
