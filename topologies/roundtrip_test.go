@@ -1,0 +1,343 @@
+package topologies
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"heliotrope"
+)
+
+// tester is what testing.T and rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// roundTrip checks that what Marshal writes is read as the same topology.
+func roundTrip(t tester, topo heliotrope.Topology) {
+	t.Helper()
+	text, err := Marshal(topo)
+	if err != nil {
+		t.Fatalf("Marshal: %v", err)
+	}
+	again, err := Parse(text, "again.yaml", Options{MaxBytes: 1 << 24})
+	if err != nil {
+		t.Fatalf("Parse of what Marshal wrote: %v\n%s", err, text)
+	}
+	if !reflect.DeepEqual(again, topo) {
+		t.Fatalf("read back as\n%+v\nwant\n%+v\n%s", again, topo, text)
+	}
+	if d := Diff(topo, again); len(d) != 0 {
+		t.Fatalf("Diff of equals: %v", d)
+	}
+	if twice, err := Marshal(again); err != nil || string(twice) != string(text) {
+		t.Fatalf("Marshal is not deterministic (%v):\n%s\n%s", err, text, twice)
+	}
+}
+
+// valid draws a topology that has nothing wrong.
+func valid(t *rapid.T) heliotrope.Topology {
+	name := func(prefix string, i int) string { return prefix + strconv.Itoa(i) }
+	addr := func(format string, args ...any) netip.Addr { return netip.MustParseAddr(fmt.Sprintf(format, args...)) }
+	duration := rapid.Custom(func(t *rapid.T) heliotrope.Duration {
+		return heliotrope.Duration(rapid.Int64Range(0, int64(10*time.Second)).Draw(t, "ns"))
+	})
+	text := rapid.StringOf(rapid.RuneFrom([]rune("aZ09 :#'\"-{}[]&*!|>%@`~,?é日😀<=")))
+	share := rapid.Float64Range(0, 1)
+
+	sites := rapid.IntRange(1, 5).Draw(t, "sites")
+	topo := heliotrope.Topology{
+		Version: 1, Name: "t-1", Sites: map[heliotrope.SiteID]heliotrope.Site{},
+		Controller: heliotrope.Controller{Site: "s0", Address: addr("10.0.0.5"), AS: rapid.Uint32Range(1, 23455).Draw(t, "as")},
+	}
+	for i := range sites {
+		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
+			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
+			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
+		}
+		if i > 0 {
+			mapSet(&topo.Links, heliotrope.LinkID(name("l", i)), heliotrope.Link{
+				Between: [2]heliotrope.SiteID{heliotrope.SiteID(name("s", rapid.IntRange(0, i-1).Draw(t, "to"))), heliotrope.SiteID(name("s", i))},
+				Delay:   duration.Draw(t, "delay"), Jitter: duration.Draw(t, "jitter"), Queue: duration.Draw(t, "queue"),
+				Loss: share.Draw(t, "loss"), PricePerGB: share.Draw(t, "price"), Rate: heliotrope.BitRate(rapid.Uint64Range(0, 1e15).Draw(t, "rate")),
+			})
+		}
+		if rapid.Bool().Draw(t, "peer") {
+			mapSet(&topo.Peers, heliotrope.PeerID(name("p", i)), heliotrope.Peer{
+				Site: heliotrope.SiteID(name("s", i)), Address: topo.Sites[heliotrope.SiteID(name("s", i))].Router,
+				AS: topo.Controller.AS, Password: rapid.StringMatching(`[!#-\[\]-~]{0,80}`).Draw(t, "password"),
+			})
+		}
+		if rapid.Bool().Draw(t, "client") {
+			mapSet(&topo.Clients, heliotrope.ClientID(name("c", i)), heliotrope.Client{Site: heliotrope.SiteID(name("s", i)), Address: addr("10.0.%d.50", i)})
+		}
+	}
+	for i := range rapid.IntRange(0, 6).Draw(t, "hosts") {
+		site := rapid.IntRange(0, sites-1).Draw(t, "site")
+		mapSet(&topo.Hosts, heliotrope.HostID(name("h", i)), heliotrope.Host{
+			Site: heliotrope.SiteID(name("s", site)), Address: addr("10.0.%d.%d", site, 100+i), Public: addr("10.0.%d.%d", site, 200+i),
+			CPUs: rapid.IntRange(0, 64).Draw(t, "cpus"),
+		})
+	}
+	networks := rapid.IntRange(0, 4).Draw(t, "networks")
+	for i := range networks {
+		n := heliotrope.Network{
+			VNI: uint32(1 + i), Subnet: netip.MustParsePrefix(fmt.Sprintf("10.1.%d.0/24", i)), Gateway: addr("10.1.%d.1", i),
+			MTU: rapid.SampledFrom([]int{0, 576, 1400, 1450}).Draw(t, "mtu"), Group: rapid.SampledFrom([]string{"", "g", "h-1"}).Draw(t, "group"),
+		}
+		if rapid.Bool().Draw(t, "v6") {
+			n.Subnet, n.Gateway, n.MTU = netip.MustParsePrefix(fmt.Sprintf("fd00:0:0:%d::/64", i)), addr("fd00:0:0:%d::1", i), 1280
+		}
+		mapSet(&topo.Networks, heliotrope.NetworkID(name("n", i)), n)
+	}
+	for i := range rapid.IntRange(0, 5).Draw(t, "vms") {
+		if len(topo.Hosts) == 0 || networks == 0 {
+			break
+		}
+		topo.VMs = withVM(t, topo, i, networks)
+	}
+	return topo
+}
+
+func withVM(t *rapid.T, topo heliotrope.Topology, i, networks int) map[heliotrope.VMID]heliotrope.VM {
+	vm := heliotrope.VM{
+		Host:     heliotrope.HostID("h" + strconv.Itoa(rapid.IntRange(0, len(topo.Hosts)-1).Draw(t, "host"))),
+		Image:    rapid.SampledFrom([]string{"", "guest", "Debian_12.qcow2"}).Draw(t, "image"),
+		Metadata: rapid.MapOfN(rapid.StringMatching(`[a-z0-9_.-]{1,10}`), rapid.StringMatching(`[ -!#-~]{0,20}`), 0, 3).Draw(t, "metadata"),
+	}
+	if len(vm.Metadata) == 0 {
+		vm.Metadata = nil
+	}
+	for j := range rapid.IntRange(1, 3).Draw(t, "nics") {
+		n := rapid.IntRange(0, networks-1).Draw(t, "network")
+		nic := heliotrope.NIC{Network: heliotrope.NetworkID("n" + strconv.Itoa(n)), Address: netip.AddrFrom4([4]byte{10, 1, byte(n), byte(10 + 3*i + j)})}
+		if topo.Networks[nic.Network].Subnet.Addr().Is6() {
+			nic.Address = netip.MustParseAddr(fmt.Sprintf("fd00:0:0:%d::%d", n, 10+3*i+j))
+		} else if rapid.Bool().Draw(t, "public") {
+			nic.Public = netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + 3*i + j)})
+		}
+		if rapid.Bool().Draw(t, "mac") {
+			nic.MAC = heliotrope.MAC{0x52, 0x54, 0, 1, byte(i), byte(j)}
+		}
+		vm.NICs = append(vm.NICs, nic)
+	}
+	mapSet(&topo.VMs, heliotrope.VMID("v"+strconv.Itoa(i)), vm)
+	return topo.VMs
+}
+
+func mapSet[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[k] = v
+}
+
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		topo := Complete(valid(t))
+		if problems := Validate(topo); problems != nil {
+			t.Fatalf("Validate: %v", problems)
+		}
+		roundTrip(t, topo)
+	})
+}
+
+// TestCompleteShares holds Complete to its word that it changes only its own copy.
+func TestCompleteShares(t *testing.T) {
+	topo := load(t, "three-clouds.yaml")
+	topo.VMs["web"].NICs[0].MAC = heliotrope.MAC{}
+	done := Complete(topo)
+	if !topo.VMs["web"].NICs[0].MAC.IsZero() || done.VMs["web"].NICs[0].MAC.IsZero() {
+		t.Error("Complete wrote into its argument")
+	}
+}
+
+// TestDiffApplies applies the changes from one topology to another to the JSON of the first.
+func TestDiffApplies(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		old, new := Complete(valid(t)), Complete(valid(t))
+		changes := Diff(old, new)
+		doc := jsonOf(t, old)
+		for _, c := range changes {
+			apply(t, doc, c)
+		}
+		got, want := prune(doc), prune(jsonOf(t, new))
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("applied:\n%v\nwant:\n%v\nchanges: %v", got, want, changes)
+		}
+	})
+}
+
+func jsonOf(t tester, v any) any {
+	b, err := json.Marshal(v)
+	var doc any
+	if err := errors.Join(err, json.Unmarshal(b, &doc)); err != nil {
+		t.Fatalf("JSON: %v", err)
+	}
+	return doc
+}
+
+func apply(t tester, doc any, c Change) {
+	parts := strings.Split(c.Pointer, "/")[1:]
+	if parts[len(parts)-1] == "password" {
+		return
+	}
+	at := doc
+	for _, p := range parts[:len(parts)-1] {
+		switch v := at.(type) {
+		case map[string]any:
+			if v[p] == nil {
+				v[p] = map[string]any{}
+			}
+			at = v[p]
+		case []any:
+			i, _ := strconv.Atoi(p)
+			at = v[i]
+		}
+	}
+	last := parts[len(parts)-1]
+	switch v := at.(type) {
+	case map[string]any:
+		if c.Op == Remove {
+			delete(v, last)
+			return
+		}
+		v[last] = jsonOf(t, c.New)
+	case []any: // surplus items: lists live in their parents
+		i, _ := strconv.Atoi(last)
+		parent := doc
+		for _, p := range parts[:len(parts)-2] {
+			parent = parent.(map[string]any)[p]
+		}
+		switch list := &v; c.Op {
+		case Replace:
+			(*list)[i] = jsonOf(t, c.New)
+		case Remove:
+			parent.(map[string]any)[parts[len(parts)-2]] = (*list)[:i]
+		case Add:
+			parent.(map[string]any)[parts[len(parts)-2]] = append(*list, jsonOf(t, c.New))
+		}
+	}
+}
+
+// prune removes empty mappings and nulls: a section without entries is no section.
+func prune(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			e = prune(e)
+			if m, ok := e.(map[string]any); e == nil || ok && len(m) == 0 {
+				delete(v, k)
+			}
+		}
+	case []any:
+		for i := range v {
+			v[i] = prune(v[i])
+		}
+	}
+	return v
+}
+
+func TestDiffSays(t *testing.T) {
+	old, new := load(t, "three-clouds.yaml"), load(t, "three-clouds.yaml")
+	vm := new.VMs["web"]
+	vm.MemoryMiB, vm.Metadata = 512, map[string]string{"dirty": "1"}
+	vm.NICs[0].Public = netip.Addr{}
+	new.VMs["web"] = vm
+	delete(new.VMs, "db")
+	l := new.Links["us-eu"]
+	l.Delay, l.Loss = heliotrope.Duration(80*time.Millisecond), 0.01
+	new.Links["us-eu"] = l
+	p := new.Peers["us"]
+	p.Password = "hush"
+	new.Peers["us"], new.Peers["more"] = p, p
+	var lines []string
+	for _, c := range Diff(old, new) {
+		lines = append(lines, c.String())
+		if b, err := json.Marshal(c); err != nil || strings.Contains(string(b)+fmt.Sprint(c), "hush") {
+			t.Errorf("a secret is shown: %s, %v (%v)", b, c, err)
+		}
+	}
+	want := []string{
+		"~ links.us-eu.delay: 40ms → 80ms",
+		"+ links.us-eu.loss: 0.01",
+		"- vms.db",
+		"~ vms.web.memory_mib: 256 → 512",
+		"- vms.web.nics[0].public: 203.0.113.10",
+		"+ vms.web.metadata.dirty: 1",
+		"+ peers.more",
+		"+ peers.us.password: (secret)",
+	}
+	if !reflect.DeepEqual(lines, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestValidateJSON checks a REST body: no lines, but pointers into it.
+func TestValidateJSON(t *testing.T) {
+	var topo heliotrope.Topology
+	body, err := json.Marshal(load(t, "two-sites.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body = []byte(strings.ReplaceAll(string(body), `"host":"left-1"`, `"host":"left-7"`))
+	if err := json.Unmarshal(body, &topo); err != nil {
+		t.Fatal(err)
+	}
+	problems := Validate(Complete(topo))
+	want := []Problem{{Path: "vms.web.host", Pointer: "/vms/web/host", Message: `there is no host "left-7"`, Hint: `did you mean "left-1"?`}}
+	if !reflect.DeepEqual(problems, want) {
+		t.Errorf("problems are %+v, want %+v", problems, want)
+	}
+	if problems := Validate(heliotrope.Topology{}); len(problems) == 0 {
+		t.Error("nothing is wrong with the empty topology")
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/wrong/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range append(files, examples...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		start := time.Now()
+		topo, err := Parse(text, "fuzz.yaml", Options{MaxBytes: 64 << 10})
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if err == nil {
+			if problems := Validate(topo); problems != nil {
+				t.Errorf("accepted, but Validate says %v", problems)
+			}
+			roundTrip(t, topo)
+			return
+		}
+		var errs Errors
+		if !errors.As(err, &errs) || len(errs) == 0 {
+			t.Fatalf("error is %#v", err)
+		}
+		for _, p := range errs {
+			if p.Line < 1 || p.Column < 1 || p.Message == "" || strings.ContainsAny(p.String(), "\n\x00") {
+				t.Errorf("problem is %#v", p)
+			}
+		}
+	})
+}

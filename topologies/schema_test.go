@@ -1,0 +1,382 @@
+package topologies
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"math"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"heliotrope"
+)
+
+// object is a JSON object; encoding/json writes its keys in order.
+type object = map[string]any
+
+const (
+	schemaName     = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
+	schemaDuration = `^\+?(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*)$`
+)
+
+// texts are the types that are written as text.
+var texts = map[reflect.Type]object{
+	reflect.TypeFor[netip.Addr]():          {"type": "string", "anyOf": []any{object{"format": "ipv4"}, object{"format": "ipv6"}}},
+	reflect.TypeFor[netip.Prefix]():        {"type": "string", "pattern": `^[0-9A-Fa-f:.]+/[0-9]{1,3}$`},
+	reflect.TypeFor[heliotrope.Duration](): {"type": "string", "pattern": schemaDuration, "examples": []any{"40ms", "1.5s"}},
+	reflect.TypeFor[heliotrope.BitRate]():  {"type": "string", "pattern": `^[0-9.]+([eE][+-]?[0-9]+)?(bit|kbit|Mbit|Gbit)$`, "examples": []any{"100Mbit", "2.5Gbit"}},
+	reflect.TypeFor[heliotrope.MAC]():      {"type": "string", "pattern": `^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$`, "examples": []any{"02:00:00:00:00:01"}},
+}
+
+// limits narrow single fields, with the same numbers as the checks.
+var limits = map[string]object{
+	"Topology.Version":  {"const": 1},
+	"Topology.Name":     {"pattern": schemaName},
+	"Controller.AS":     {"minimum": 1, "maximum": math.MaxUint32 - 1},
+	"Peer.AS":           {"minimum": 1, "maximum": math.MaxUint32 - 1},
+	"Peer.Password":     {"maxLength": maxPassword},
+	"Site.Description":  {"maxLength": maxText},
+	"Site.Provider":     {"maxLength": maxText},
+	"Site.Latitude":     {"minimum": -90, "maximum": 90},
+	"Site.Longitude":    {"minimum": -180, "maximum": 180},
+	"Link.Loss":         {"minimum": 0, "maximum": 1},
+	"Link.PricePerGB":   {"minimum": 0},
+	"Host.CPUs":         {"minimum": 0, "maximum": maxCPUs},
+	"Host.MemoryMiB":    {"minimum": 0, "maximum": maxMemoryMiB},
+	"Network.VNI":       {"minimum": 1, "maximum": maxVNI},
+	"Network.MTU":       {"minimum": minMTU4, "maximum": maxMTU, "default": builtin().Networks.MTU},
+	"VM.Image":          {"maxLength": maxNameLength, "default": builtin().VMs.Image},
+	"VM.CPUs":           {"minimum": 1, "maximum": maxCPUs, "default": builtin().VMs.CPUs},
+	"VM.MemoryMiB":      {"minimum": 16, "maximum": maxMemoryMiB, "default": builtin().VMs.MemoryMiB},
+	"VM.NICs":           {"minItems": 1},
+	"LinkDefaults.Loss": {"minimum": 0, "maximum": 1},
+}
+
+// said describes what the doc comments, written for programmers, do not.
+var said = map[string]string{
+	"Topology.Version":    "format of this file",
+	"Topology.Name":       "what the topology is called",
+	"Topology.Controller": "where the controller stands, and as whom it speaks BGP",
+	"Topology.Sites":      "places, each with a LAN and a router",
+	"Topology.Links":      "the WAN between sites",
+	"Topology.Hosts":      "machines that VMs run on",
+	"Topology.Networks":   "virtual networks, each on all hosts",
+	"Topology.VMs":        "virtual machines, which move",
+	"Topology.Peers":      "BGP neighbours of the controller",
+	"Topology.Clients":    "machines that are not ours; only the lab makes them",
+	"file.Defaults":       "values for entries that do not say otherwise",
+	"Controller.Site":     "site where the controller stands",
+	"Controller.AS":       "BGP autonomous system",
+	"Site.Description":    "free text",
+	"Site.Provider":       "free text",
+	"Site.Underlay":       "IPv4 prefix of the site's LAN",
+	"Site.Router":         "the hosts' default gateway, in underlay; default: its first address",
+	"Site.Latitude":       "degrees north",
+	"Site.Longitude":      "degrees east",
+	"Link.Between":        "the two sites that it joins",
+	"Link.Jitter":         "how much the delay of a packet may differ; default: none",
+	"Link.Queue":          "most time that a packet waits for its turn; default: 50ms",
+	"Host.Site":           "site that it stands in",
+	"Host.CPUs":           "CPUs that VMs may use; default: as the host reports",
+	"Host.MemoryMiB":      "memory that VMs may use, in MiB; default: as the host reports",
+	"Network.VNI":         "VXLAN network identifier, of this network alone",
+	"Network.Subnet":      "prefix of the VMs' addresses",
+	"Network.Gateway":     "the VMs' router, in subnet; answered at every host",
+	"Network.MTU":         "bytes of an IP packet in the network",
+	"Network.Group":       "networks of one group are routed to each other",
+	"VM.Image":            "name of a directory of images on the hosts",
+	"VM.CPUs":             "virtual CPUs",
+	"VM.MemoryMiB":        "memory in MiB",
+	"VM.Host":             "host that it starts on",
+	"VM.NICs":             "network cards, in order",
+	"NIC.Network":         "network that it is in",
+	"NIC.MAC":             "Ethernet address; default: derived from the VM's name",
+	"NIC.Address":         "private address, in the network's subnet",
+	"NIC.Public":          "public IPv4 address that stands for the private one everywhere; default: none",
+	"Peer.Site":           "site whose router it is",
+	"Peer.Address":        "address of that router",
+	"Peer.Password":       "TCP MD5 secret; default: none",
+	"Client.Site":         "site on whose LAN it is",
+	"Client.Address":      "its address, in the site's underlay",
+	"Controller.Address":  "its address, in the site's underlay; also the BGP router ID",
+	"Host.Address":        "its address, in the site's underlay",
+	"Host.Public":         "second address in the underlay: BGP next hop of the VMs' public addresses",
+	"LinkDefaults.Jitter": "see links", "LinkDefaults.Delay": "see links", "LinkDefaults.Loss": "see links", "LinkDefaults.Rate": "see links",
+	"LinkDefaults.Queue": "see links", "LinkDefaults.PricePerGB": "see links", "NetworkDefaults.MTU": "see networks",
+	"HostDefaults.CPUs": "see hosts", "HostDefaults.MemoryMiB": "see hosts",
+	"VMDefaults.CPUs": "see vms", "VMDefaults.MemoryMiB": "see vms", "VMDefaults.Image": "see vms",
+	"Defaults.Hosts": "for hosts", "Defaults.Links": "for links", "Defaults.Networks": "for networks", "Defaults.VMs": "for VMs",
+}
+
+// generator builds the schema; comments are the doc comments of types and fields.
+type generator struct {
+	comments map[string]string
+	defs     object
+	silent   []string // fields that nothing describes
+}
+
+func (g *generator) schema() object {
+	root := g.structure(reflect.TypeFor[file]())
+	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	root["title"] = "Heliotrope topology"
+	root["description"] = g.comments["Topology"]
+	root["$defs"] = g.defs
+	return root
+}
+
+func (g *generator) structure(t reflect.Type) object {
+	properties, required := object{}, []any{}
+	for _, f := range fieldsOf(t) {
+		sf := t.FieldByIndex(f.index)
+		owner := t
+		if len(f.index) > 1 {
+			owner = t.Field(f.index[0]).Type
+		}
+		name := owner.Name() + "." + sf.Name
+		p := g.of(sf.Type)
+		for k, v := range limits[name] {
+			p[k] = v
+		}
+		p["description"] = said[name]
+		if p["description"] == "" {
+			p["description"] = g.comments[name]
+		}
+		if p["description"] == "" {
+			g.silent = append(g.silent, name)
+		}
+		properties[f.name] = p
+		if _, defaultable := reflect.TypeFor[LinkDefaults]().FieldByName(sf.Name); !f.optional && name != "VM.Image" && !(defaultable && owner.Name() == "Link") {
+			required = append(required, f.name)
+		}
+	}
+	o := object{"type": "object", "properties": properties, "additionalProperties": false}
+	if len(required) > 0 {
+		o["required"] = required
+	}
+	if c := g.comments[t.Name()]; c != "" {
+		o["description"] = c
+	}
+	return o
+}
+
+func (g *generator) of(t reflect.Type) object {
+	if o, ok := texts[t]; ok {
+		return copyOf(o)
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		if g.defs[t.Name()] == nil {
+			g.defs[t.Name()] = g.structure(t)
+		}
+		return object{"$ref": "#/$defs/" + t.Name()}
+	case reflect.Map:
+		if t.Key() == reflect.TypeFor[string]() { // metadata: scalars are taken as they are written
+			return object{"type": []any{"object", "null"}, "propertyNames": object{"pattern": `^[a-z0-9_.-]{1,63}$`},
+				"additionalProperties": object{"type": []any{"string", "number", "boolean"}}}
+		}
+		return object{"type": []any{"object", "null"}, "propertyNames": object{"pattern": schemaName}, "additionalProperties": g.of(t.Elem())}
+	case reflect.Array:
+		return object{"type": "array", "items": g.of(t.Elem()), "minItems": t.Len(), "maxItems": t.Len()}
+	case reflect.Slice:
+		return object{"type": "array", "items": g.of(t.Elem())}
+	case reflect.Float64:
+		return object{"type": "number"}
+	case reflect.String:
+		return object{"type": "string"}
+	}
+	return object{"type": "integer"}
+}
+
+func copyOf(o object) object {
+	c := object{}
+	for k, v := range o {
+		c[k] = v
+	}
+	return c
+}
+
+// comments reads doc comments: of types by name, of fields by Type.Field.
+func comments(t *testing.T, files ...string) map[string]string {
+	found := map[string]string{}
+	for _, name := range files {
+		tree, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range tree.Decls {
+			decl, ok := d.(*ast.GenDecl)
+			if !ok {
+				continue
+			}
+			for _, s := range decl.Specs {
+				spec, ok := s.(*ast.TypeSpec)
+				if !ok {
+					continue
+				}
+				found[spec.Name.Name] = oneLine(decl.Doc)
+				st, ok := spec.Type.(*ast.StructType)
+				if !ok {
+					continue
+				}
+				for _, f := range st.Fields.List {
+					for _, n := range f.Names {
+						found[spec.Name.Name+"."+n.Name] = strings.TrimSpace(oneLine(f.Doc) + " " + oneLine(f.Comment))
+					}
+				}
+			}
+		}
+	}
+	return found
+}
+
+func oneLine(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }
+
+func TestSchemaIsGenerated(t *testing.T) {
+	g := generator{comments: comments(t, "../heliotrope.go", "../values.go", "defaults.go"), defs: object{}}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(g.schema()); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.silent) > 0 {
+		t.Errorf("nothing describes %v", g.silent)
+	}
+	golden(t, "schema.json", b.String())
+	if !*update && Schema() != b.String() {
+		t.Error("Schema is not schema.json")
+	}
+}
+
+// TestSchemaAgrees holds the schema to what Parse thinks of files.
+func TestSchemaAgrees(t *testing.T) {
+	var schema object
+	if err := json.Unmarshal([]byte(Schema()), &schema); err != nil {
+		t.Fatal(err)
+	}
+	check := func(name string) []string {
+		var doc any
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.Unmarshal(text, &doc); err != nil {
+			t.Fatal(err)
+		}
+		return conforms(schema, schema, doc, "")
+	}
+	for _, name := range examples {
+		if bad := check(name); len(bad) > 0 {
+			t.Errorf("%s: %v", name, bad)
+		}
+	}
+	for _, name := range []string{"unknown-keys", "missing-fields", "wrong-types", "names", "vni", "mtu", "links", "version-2", "nothing", "latitude"} {
+		if bad := check("testdata/wrong/" + name + ".yaml"); len(bad) == 0 {
+			t.Errorf("%s: conforms", name)
+		}
+	}
+}
+
+// conforms is as much of a JSON Schema validator as this schema needs.
+func conforms(root, s object, v any, at string) []string {
+	if ref, ok := s["$ref"].(string); ok {
+		s = root["$defs"].(object)[strings.TrimPrefix(ref, "#/$defs/")].(object)
+	}
+	var bad []string
+	say := func(format string, args ...any) { bad = append(bad, at+": "+fmt.Sprintf(format, args...)) }
+	if want, ok := s["type"]; ok && !isOneOf(v, want) {
+		say("%T is no %v", v, want)
+		return bad
+	}
+	if c, ok := s["const"]; ok && fmt.Sprint(c) != fmt.Sprint(v) {
+		say("%v is not %v", v, c)
+	}
+	switch v := v.(type) {
+	case string:
+		if p, ok := s["pattern"].(string); ok && !regexp.MustCompile(p).MatchString(v) {
+			say("%q does not match %s", v, p)
+		}
+	case int, float64, uint64:
+		n := reflect.ValueOf(v).Convert(reflect.TypeFor[float64]()).Float()
+		if low, ok := s["minimum"].(float64); ok && n < low {
+			say("%v is below %v", n, low)
+		}
+		if high, ok := s["maximum"].(float64); ok && n > high {
+			say("%v is above %v", n, high)
+		}
+	case []any:
+		if least, ok := s["minItems"].(float64); ok && float64(len(v)) < least {
+			say("%d items", len(v))
+		}
+		if most, ok := s["maxItems"].(float64); ok && float64(len(v)) > most {
+			say("%d items", len(v))
+		}
+		for i, item := range v {
+			bad = append(bad, conforms(root, s["items"].(object), item, fmt.Sprintf("%s/%d", at, i))...)
+		}
+	case object:
+		bad = append(bad, objectConforms(root, s, v, at)...)
+	}
+	return bad
+}
+
+func objectConforms(root, s, v object, at string) []string {
+	var bad []string
+	required, _ := s["required"].([]any)
+	for _, r := range required {
+		if _, ok := v[r.(string)]; !ok {
+			bad = append(bad, fmt.Sprintf("%s: no %s", at, r))
+		}
+	}
+	properties, _ := s["properties"].(object)
+	for k, e := range v {
+		if names, ok := s["propertyNames"].(object); ok {
+			bad = append(bad, conforms(root, names, k, at+"/"+k)...)
+		}
+		if p, ok := properties[k].(object); ok {
+			bad = append(bad, conforms(root, p, e, at+"/"+k)...)
+		} else if other, ok := s["additionalProperties"].(object); ok {
+			bad = append(bad, conforms(root, other, e, at+"/"+k)...)
+		} else if s["additionalProperties"] == false {
+			bad = append(bad, at+"/"+k+": unknown")
+		}
+	}
+	return bad
+}
+
+func typesOf(v any) []string {
+	switch v.(type) {
+	case nil:
+		return []string{"null"}
+	case bool:
+		return []string{"boolean"}
+	case string:
+		return []string{"string"}
+	case int, uint64:
+		return []string{"integer", "number"}
+	case float64:
+		return []string{"number"}
+	case []any:
+		return []string{"array"}
+	}
+	return []string{"object"}
+}
+
+func isOneOf(v, want any) bool {
+	list, ok := want.([]any)
+	if !ok {
+		list = []any{want}
+	}
+	return slices.ContainsFunc(list, func(w any) bool { return slices.Contains(typesOf(v), w.(string)) })
+}
