@@ -1,0 +1,88 @@
+package migration
+
+import (
+	"heliotrope"
+	"time"
+)
+
+// Role is a host's part in a move.
+type Role string
+
+const (
+	Source      Role = "source"
+	Destination Role = "destination"
+)
+
+// Step is how far a host is to take its part of a move. A host that has done a step
+// answers a repeated order for it with the report it has.
+type Step string
+
+const (
+	// Steps of the destination.
+	StepPrepare  Step = "prepare"  // start QEMU paused, waiting for the stream; open the relay for this move
+	StepActivate Step = "activate" // permit: run the vCPUs
+	StepDiscard  Step = "discard"  // throw the incoming copy away; the VM never ran here
+
+	// Steps of the source.
+	StepBegin  Step = "begin"  // describe the domain for the destination
+	StepCopy   Step = "copy"   // send memory and disks while it runs, then stop it and send the rest
+	StepDrain  Step = "drain"  // send on the packets that were caught in the stopped VM's queue
+	StepFinish Step = "finish" // the VM runs elsewhere: remove it here
+	StepResume Step = "resume" // roll back: make it run here again
+)
+
+// Disk is a VM's disk that a move copies.
+type Disk struct {
+	Target string `json:"target"` // vda
+	Bytes  int64  `json:"bytes"`
+	Format string `json:"format"`
+}
+
+// HostState is what a host's part of a move has come to.
+type HostState string
+
+const (
+	HostUnknown   HostState = "unknown"   // no such move here
+	HostBegun     HostState = "begun"     // source: XML, Disks and Cookie are in the report
+	HostPrepared  HostState = "prepared"  // destination: Cookie is in the report
+	HostCopying   HostState = "copying"   // source
+	HostPaused    HostState = "paused"    // source: the vCPUs have stopped, the rest is being sent
+	HostReleased  HostState = "released"  // source: stopped, all sent; runs again only when told. Cookie is in the report
+	HostDrained   HostState = "drained"   // source
+	HostActive    HostState = "active"    // destination: the vCPUs run
+	HostFinished  HostState = "finished"  // source: nothing is left
+	HostResumed   HostState = "resumed"   // source: it runs here again
+	HostDiscarded HostState = "discarded" // destination: nothing is left
+	HostFailed    HostState = "failed"    // Error says why; the source, if it was copying, runs again
+)
+
+// Report is a host's answer about its part of a move.
+type Report struct {
+	Rev   uint64            `json:"rev"` // grows with every change
+	Move  heliotrope.MoveID `json:"move"`
+	Role  Role              `json:"role"`
+	State HostState         `json:"state"`
+	Error string            `json:"error,omitempty"`
+
+	XML      string   `json:"xml,omitempty"`
+	Disks    []Disk   `json:"disks,omitempty"`
+	Cookie   []byte   `json:"cookie,omitempty"`
+	Progress Progress `json:"progress"`
+
+	PausedAt  time.Time `json:"paused_at,omitzero"`  // source: vCPUs stopped, by the host's clock
+	ResumedAt time.Time `json:"resumed_at,omitzero"` // destination: vCPUs started, by the host's clock
+	Rescued   int       `json:"rescued,omitempty"`   // source: packets that StepDrain sent on
+	Injected  int       `json:"injected,omitempty"`  // destination: packets that it put into the VM's queue
+}
+
+// Progress is the hypervisor's count of a running copy.
+type Progress struct {
+	TotalBytes     uint64        `json:"total_bytes"`
+	DoneBytes      uint64        `json:"done_bytes"`
+	RemainingBytes uint64        `json:"remaining_bytes"`
+	Rounds         uint64        `json:"rounds"`
+	BytesPerSecond uint64        `json:"bytes_per_second"`
+	DirtyPerSecond uint64        `json:"dirty_per_second"` // bytes
+	Downtime       time.Duration `json:"downtime"`         // as QEMU measured it, once it ended
+	RelayBytes     uint64        `json:"relay_bytes"`      // sent to the other host, TLS records included
+}
