@@ -1,0 +1,116 @@
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"heliotrope/hostagent/agentapi"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// Version is what the agent says it is; set when it is built for release.
+var Version = "devel"
+
+// Config is how an agent is set up. Default gives the values of a Debian host, Flags the
+// names that they have in the configuration file, the environment and on the command line.
+type Config struct {
+	Controller string // host:port of the controller's port for agents
+	Relay      string // address that other hosts' relays dial
+	ConfigDir  string // certificates, agent.yaml
+	StateDir   string // permits, moves, flows; images and disks
+	RunDir     string // sockets
+	Libvirt    string // libvirtd's socket
+	OVSDir     string // where db.sock and BRIDGE.mgmt are
+	Bridge     string // that VMs are plugged into
+	QEMUUser   string // as whom libvirt runs QEMU; empty: root
+
+	Log *slog.Logger
+
+	dial func(context.Context) (hypervisor, error)
+}
+
+// Default is the configuration of an agent that is told nothing but its controller.
+func Default() Config {
+	return Config{
+		Relay:     ":7444",
+		ConfigDir: "/etc/heliotrope",
+		StateDir:  "/var/lib/heliotrope",
+		RunDir:    "/run/heliotrope",
+		Libvirt:   "/run/libvirt/libvirt-sock",
+		OVSDir:    "/run/openvswitch",
+		Bridge:    "br-int",
+	}
+}
+
+// Flags lets f set the fields of c.
+func (c *Config) Flags(f *flag.FlagSet) {
+	f.StringVar(&c.Controller, "controller", c.Controller, "the controller's port for agents, host:port")
+	f.StringVar(&c.Relay, "relay", c.Relay, "address and port that other hosts send VMs to")
+	f.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "where the host's certificate is kept")
+	f.StringVar(&c.StateDir, "state-dir", c.StateDir, "where images, disks and the agent's own state are kept")
+	f.StringVar(&c.RunDir, "run-dir", c.RunDir, "where sockets are made")
+	f.StringVar(&c.Libvirt, "libvirt", c.Libvirt, "libvirtd's socket")
+	f.StringVar(&c.OVSDir, "ovs-dir", c.OVSDir, "directory of Open vSwitch's sockets")
+	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge that VMs are plugged into")
+	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
+}
+
+func (c Config) caFile() string    { return filepath.Join(c.ConfigDir, "ca.pem") }
+func (c Config) hostFile() string  { return filepath.Join(c.ConfigDir, "host.pem") }
+func (c Config) imageDir() string  { return filepath.Join(c.StateDir, "images") }
+func (c Config) diskDir() string   { return filepath.Join(c.StateDir, "disks") }
+func (c Config) mgmtSock() string  { return filepath.Join(c.OVSDir, c.Bridge+".mgmt") }
+func (c Config) ovsdbSock() string { return filepath.Join(c.OVSDir, "db.sock") }
+
+// Join makes this machine the host that token was made for, and leaves its certificate
+// where Run looks for it. The controller's address it leaves in agent.yaml, unless there
+// is one.
+func Join(ctx context.Context, c Config, token string) error {
+	t, err := agentapi.ParseToken(token)
+	if err != nil {
+		return err
+	}
+	if c.Controller == "" {
+		return errors.New("join: which controller? give its address as host:port")
+	}
+	creds, err := agentapi.Join(ctx, c.Controller, t, Version)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.ConfigDir, 0o755); err != nil {
+		return fmt.Errorf("make config directory: %w", err)
+	}
+	if err := writeFile(c.caFile(), creds.CA, 0o644); err != nil {
+		return err
+	}
+	if err := writeFile(c.hostFile(), creds.CertAndKey, 0o600); err != nil {
+		return err
+	}
+	file := filepath.Join(c.ConfigDir, "agent.yaml")
+	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+		if err := writeFile(file, fmt.Appendf(nil, "controller: %q\n", c.Controller), 0o644); err != nil {
+			return err
+		}
+	}
+	c.Log.Info("joined", "host", creds.Host, "controller", c.Controller)
+	return nil
+}
+
+// identity reads what Join wrote.
+func (c Config) identity() (*agentapi.Identity, error) {
+	ca, err := os.ReadFile(c.caFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("this host has not joined: %s is missing; run heliotrope-agent join", c.caFile())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read CA certificate: %w", err)
+	}
+	host, err := os.ReadFile(c.hostFile())
+	if err != nil {
+		return nil, fmt.Errorf("read host certificate: %w", err)
+	}
+	return agentapi.ParseIdentity(ca, host)
+}

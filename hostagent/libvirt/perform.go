@@ -1,0 +1,210 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	rpc "github.com/digitalocean/go-libvirt"
+
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+)
+
+// Outgoing says how a source sends a VM.
+type Outgoing struct {
+	VM           heliotrope.VMID
+	XML          string // from Begin; empty: as Begin said
+	Cookie       []byte // from Prepare
+	MemorySocket string // a relay to the destination's Incoming.MemorySocket listens here
+	DiskSocket   string // a relay to its DiskSocket; needed where the VM has disks
+
+	MaxDowntime time.Duration               // the VM is stopped when the rest would take no longer; 0: 300 ms
+	MaxRate     heliotrope.BitRate          // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
+	Progress    func(agentapi.MoveProgress) // called every 100 ms, and at the end; may be nil
+	Paused      func(time.Time)             // called once, when the vCPUs have stopped; may be nil
+	_           struct{}                    // fields are named
+}
+
+const progressEvery = 100 * time.Millisecond
+
+// Perform sends the VM: its disks, then its memory while it runs, then what is left while
+// it is stopped. When it returns without an error the VM runs nowhere, and the
+// destination's QEMU has said that it has everything.
+//
+// After an error the VM runs here as before, unless the connection to libvirt died
+// (ErrClosed): then the copy goes on by itself, see Abort.
+//
+// The end of ctx aborts the copy and Perform waits until that is done. If it comes too
+// late Perform returns as if nothing had been. A disk copy to a peer that has stopped
+// reading ends only when the relay closes its sockets.
+func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, err error) {
+	s := h.session(out.VM)
+	if s == nil || s.role != agentapi.Source || s.begun.XML == "" {
+		return nil, fmt.Errorf("perform move of %s: it has not begun on this connection", out.VM)
+	}
+	if out.XML == "" {
+		out.XML = s.begun.XML
+	}
+	limit := out.MaxDowntime
+	if limit <= 0 {
+		limit = 300 * time.Millisecond
+	}
+	err = do0(ctx, h, func() error {
+		return h.control.DomainMigrateSetMaxDowntime(s.ref, uint64(max(limit.Milliseconds(), 1)), 0)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("limit downtime of %s: %w", out.VM, err)
+	}
+	s.params = moveParams(out.VM, s.begun.Disks, out.MemorySocket, out.DiskSocket)
+	if out.MaxRate > 0 {
+		mib := (uint64(out.MaxRate)/8 + 1<<19) >> 20
+		s.params = append(s.params, rpc.TypedParam{Field: rpc.MigrateParamBandwidth, Value: *rpc.NewTypedParamValueUllong(max(mib, 1))})
+	}
+
+	// What watches the copy outlives ctx, because the copy does.
+	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	events, err := h.Events(watch)
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	params := append(s.params[:len(s.params):len(s.params)], text(rpc.MigrateParamDestXML, out.XML))
+	begun := h.spawn(func() {
+		c, err := do(watch, h, func() ([]byte, error) {
+			return s.conn.DomainMigratePerform3Params(s.ref, nil, params, out.Cookie, s.flags)
+		})
+		cookie = c
+		done <- err
+	})
+	if !begun {
+		return nil, fmt.Errorf("perform move of %s: %w", out.VM, ErrClosed)
+	}
+	err = h.follow(ctx, watch, s, out, events, done)
+	if err != nil {
+		return nil, fmt.Errorf("perform move of %s: %w", out.VM, err)
+	}
+	return cookie, nil
+}
+
+// follow reports a copy's progress and pause until it is done, and aborts it when ctx ends.
+func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing, events <-chan Event, done <-chan error) error {
+	paused := func(at time.Time) {
+		if s.paused.IsZero() {
+			s.paused = at
+			if out.Paused != nil {
+				out.Paused(at)
+			}
+		}
+	}
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	cancelled := ctx.Done()
+	for {
+		select {
+		case <-cancelled:
+			cancelled = nil
+			h.abort(watch, s.ref, out.VM)
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+			paused(time.Now()) // in case its event was lost
+			h.report(watch, s, out, true)
+			return nil
+		case e, ok := <-events:
+			if !ok {
+				events = nil // the control connection died; done tells the rest
+			} else if e.VM == out.VM && e.What == EventReleased {
+				paused(e.At)
+			}
+		case <-tick.C:
+			if ctx.Err() != nil {
+				h.abort(watch, s.ref, out.VM)
+				continue
+			}
+			h.report(watch, s, out, false)
+		}
+	}
+}
+
+// abort asks libvirt to end a copy. It refuses in the moments when a copy begins or ends,
+// so one asks again as long as there is one.
+func (h *Hypervisor) abort(ctx context.Context, ref rpc.Domain, vm heliotrope.VMID) {
+	if err := do0(ctx, h, func() error { return h.control.DomainAbortJob(ref) }); err != nil {
+		h.log.Debug("abort copy", "vm", vm, "error", err)
+	}
+}
+
+// report passes the counters of a copy on. A poll that fails is made good by the next.
+func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) {
+	if out.Progress == nil {
+		return
+	}
+	params, err := do(ctx, h, func() ([]rpc.TypedParam, error) {
+		_, params, err := h.control.DomainGetJobStats(s.ref, 0)
+		return params, err
+	})
+	if err != nil {
+		h.log.Debug("read progress", "vm", out.VM, "error", err)
+		return
+	}
+	p := progressOf(params)
+	if !ended {
+		p.Downtime = 0 // only QEMU's limit until then
+	}
+	out.Progress(p)
+}
+
+func progressOf(params []rpc.TypedParam) agentapi.MoveProgress {
+	n := make(map[string]uint64, len(params))
+	for _, p := range params {
+		if v, ok := p.Value.I.(uint64); ok {
+			n[p.Field] = v
+		}
+	}
+	return agentapi.MoveProgress{
+		TotalBytes:     n["data_total"],
+		DoneBytes:      n["data_processed"],
+		RemainingBytes: n["data_remaining"],
+		Rounds:         n["memory_iteration"],
+		BytesPerSecond: n["memory_bps"] + n["disk_bps"],
+		DirtyPerSecond: n["memory_dirty_rate"] * n["memory_page_size"],
+		Downtime:       time.Duration(n["downtime"]) * time.Millisecond,
+	}
+}
+
+// Abort ends a copy out of this host that goes on, whoever began it, and waits until the
+// VM is in no move any more; a VM that is in none is left as it is. After a restart
+// of the agent it finds out how a copy ended: the VM then runs, or is paused for Resume or
+// Confirm to decide.
+func (h *Hypervisor) Abort(ctx context.Context, vm heliotrope.VMID) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		d, err := h.lookup(ctx, vm)
+		if err != nil {
+			return err
+		}
+		if d.State != agentapi.VMRunning && d.State != agentapi.VMPaused {
+			return nil
+		}
+		kind, err := do(ctx, h, func() (rpc.DomainJobType, error) {
+			kind, _, err := h.control.DomainGetJobStats(d.ref, 0)
+			return rpc.DomainJobType(kind), err
+		})
+		if err != nil {
+			return fmt.Errorf("abort copy of %s: %w", vm, err)
+		}
+		if kind == rpc.DomainJobNone {
+			return nil
+		}
+		h.abort(ctx, d.ref, vm)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("abort copy of %s: %w", vm, context.Cause(ctx))
+		}
+	}
+}

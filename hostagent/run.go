@@ -1,0 +1,127 @@
+package hostagent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/libvirt"
+	"heliotrope/migration/relay"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Run is the agent, until ctx ends. It needs nothing to be there but what Join left:
+// libvirt, the switch and the controller may come later, and come and go.
+func Run(ctx context.Context, c Config) error {
+	id, err := c.identity()
+	if err != nil {
+		return err
+	}
+	if c.Controller == "" {
+		return errors.New("run agent: which controller? give its address as host:port")
+	}
+	if err := mkdirs(c); err != nil {
+		return err
+	}
+	if c.dial == nil {
+		c.dial = func(ctx context.Context) (hypervisor, error) {
+			hv, err := libvirt.Dial(ctx, c.Libvirt, c.Log)
+			if err != nil {
+				return nil, err
+			}
+			return local{hv}, nil
+		}
+	}
+	ledger, err := openLedger(c.StateDir)
+	if err != nil {
+		return err
+	}
+	hub := newHub()
+	server := relay.NewServer(id.HostServer(relay.ALPN), agentapi.PeerHost, c.Log)
+	port, err := relay.Listen(ctx, c.Relay)
+	if err != nil {
+		return err
+	}
+	conn := newConnection(c.dial, c.Log)
+	mv := &moves{
+		dir: filepath.Join(c.StateDir, "moves"), runDir: c.RunDir, diskDir: c.diskDir(), user: c.QEMUUser,
+		log: c.Log, conn: conn, ledger: ledger, hub: hub, relay: server,
+		to: func(peer heliotrope.HostID, addr string) (*relay.Client, error) {
+			a, err := netip.ParseAddrPort(addr)
+			if err != nil {
+				return nil, fmt.Errorf("find relay of %s: %w", peer, err)
+			}
+			return &relay.Client{Addr: a, TLS: id.HostClient(peer, relay.ALPN)}, nil
+		},
+	}
+	if err := mv.load(); err != nil {
+		return errors.Join(err, port.Close())
+	}
+	up, ways := &uplink{hub: hub}, newPaths(c.Log)
+	vm := &vms{
+		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
+		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways,
+		known: make(chan libvirt.Host, 1),
+	}
+	flows := newFlows(c)
+	dialer := &agentapi.Dialer{
+		Controller: c.Controller, Identity: id, Log: c.Log,
+		Handler:  agentapi.Handler(vm, moveService{mv}),
+		OpenFlow: flows.dial,
+		OVSDB: func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", c.ovsdbSock())
+		},
+	}
+	c.Log.Info("agent runs", "host", id.Host(), "controller", c.Controller, "relay", port.Addr(), "version", Version)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return conn.keep(ctx, hub.domain) }) // libvirt, and its events
+	g.Go(func() error { return vm.learn(ctx) })              // what can the host do?
+	g.Go(func() error { return mv.run(ctx) })                // steps of moves
+	g.Go(func() error { return server.Serve(ctx, port) })    // streams from other hosts
+	g.Go(func() error { return flows.run(ctx) })             // a copy of the switch's flows
+	g.Go(func() error { return up.run(ctx) })                // the site's router
+	g.Go(func() error { return ways.run(ctx, up.size) })     // the other hosts
+	g.Go(func() error { return dialer.Run(ctx) })            // the controller
+	g.Go(func() error { return renew(ctx, c, id) })          // the certificate
+	return g.Wait()
+}
+
+// renew keeps the host's certificate young.
+func renew(ctx context.Context, c Config, id *agentapi.Identity) error {
+	const again = time.Minute
+	for {
+		pause(ctx, time.Until(id.RenewAt()))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		fresh, err := agentapi.Renew(ctx, c.Controller, id, Version)
+		if err == nil {
+			err = writeFile(c.hostFile(), fresh, 0o600)
+		}
+		if err == nil {
+			err = id.Replace(fresh)
+		}
+		if err == nil {
+			c.Log.Info("certificate renewed", "until", id.NotAfter())
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		c.Log.Warn("certificate not renewed", "until", id.NotAfter(), "error", err)
+		if time.Now().After(id.NotAfter()) {
+			c.Log.Error("the host's certificate has expired: make a token and join again")
+		}
+		// A short-lived certificate cannot wait long.
+		pause(ctx, min(again, max(time.Until(id.NotAfter())/10, time.Second)))
+	}
+}

@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Client opens streams to one destination and counts what they cost. It must not be copied.
+type Client struct {
+	Addr netip.AddrPort // the destination's relay port
+	TLS  *tls.Config    // accepts the destination and nobody else
+
+	sent, received atomic.Uint64
+}
+
+// Sent is how many bytes were given to the network so far, TLS records included.
+func (c *Client) Sent() uint64 { return c.sent.Load() }
+
+// dial opens a stream and returns once the destination has let it in.
+func (c *Client) dial(ctx context.Context, h Header) (*tls.Conn, error) {
+	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: userTimeout}
+	raw, err := d.DialContext(ctx, "tcp", c.Addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("dial relay: %w", err)
+	}
+	conn := tls.Client(wireConn{raw, &c.sent, &c.received}, c.TLS)
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	raw.SetDeadline(time.Now().Add(2 * handshakeTimeout))
+	err = conn.HandshakeContext(ctx)
+	if err == nil {
+		err = writeHeader(conn, h)
+	}
+	if err == nil {
+		err = readAnswer(conn)
+	}
+	if err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("dial relay %s: %w", c.Addr, err)
+	}
+	raw.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+// SendPackets sends one batch of a NIC's frames and returns how many the destination
+// took. Sending the same batch again is safe.
+func (c *Client) SendPackets(ctx context.Context, h Header, frames [][]byte) (int, error) {
+	h.Kind = Packets
+	conn, err := c.dial(ctx, h)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
+	defer stop()
+	if err := writeFrames(conn, frames); err != nil {
+		return 0, err
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return 0, fmt.Errorf("end packets: %w", err)
+	}
+	var taken [4]byte
+	if _, err := io.ReadFull(conn, taken[:]); err != nil {
+		return 0, fmt.Errorf("read answer to packets: %w", noEOF(err))
+	}
+	return int(binary.BigEndian.Uint32(taken[:])), nil
+}
+
+// Forwarder is the source's end of a stream: a unix socket that stands for the one of the
+// destination's hypervisor.
+type Forwarder struct {
+	client *Client
+	header Header
+	l      *net.UnixListener
+}
+
+// Forward makes the unix socket path, for root alone (or whom it is then given to), and
+// sends whatever connects to it on to the destination, once Serve runs.
+func (c *Client) Forward(path string, h Header) (*Forwarder, error) {
+	// A socket of an agent that died is in the way.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old relay socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		return nil, fmt.Errorf("listen for hypervisor: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("protect relay socket: %w", err)
+	}
+	return &Forwarder{c, h, l}, nil
+}
+
+// Close removes the socket of a Forwarder whose Serve has not run.
+func (f *Forwarder) Close() error { return f.l.Close() }
+
+// Serve forwards connections until ctx ends, then ends them and removes the socket. It
+// returns the errors of streams that were not whole; a hypervisor that meets one sees its
+// connection end.
+func (f *Forwarder) Serve(ctx context.Context) error {
+	var conns sync.WaitGroup
+	var mu sync.Mutex
+	var broken []error
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() { f.l.Close() })
+	for {
+		conn, err := f.l.AcceptUnix()
+		if err != nil {
+			break
+		}
+		conns.Go(func() {
+			defer conn.Close()
+			err := f.carry(ctx, conn)
+			if err != nil && ctx.Err() == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				broken = append(broken, err)
+			}
+		})
+	}
+	cancel()
+	stop()
+	conns.Wait()
+	return errors.Join(broken...)
+}
+
+func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
+	conn, err := f.client.dial(ctx, f.header)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return join(ctx, conn, local)
+}

@@ -1,0 +1,223 @@
+// Package relay carries the byte streams of a move between two hosts, over the one port
+// that a host opens to others.
+//
+// Every stream is a TLS 1.3 connection, dialled by the source, with both hosts'
+// certificates. It starts with a header that names the move and the kind of the stream;
+// the destination lets it in only if its controller has told it to Expect this move from
+// this very host. The answer is one line, "ok" or why not. From then on a stream of kind
+// Memory or Disk is a wire between two unix sockets, of which the hypervisors hold the
+// far ends: bytes go both ways, and the end of one direction is passed on by itself. A
+// stream of kind Packets has frames, and is answered with how many were taken.
+//
+// TLS is not only for secrecy: a hypervisor's stream has no checksum of its own, and one
+// wrong bit becomes a wrong page in the guest. The end of a stream counts only when TLS
+// says that it is the end.
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"heliotrope"
+	"io"
+	"net"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// ALPN is the protocol's name in TLS.
+const ALPN = "heliotrope-relay/1"
+
+// Kind is what a stream carries.
+type Kind string
+
+const (
+	Memory  Kind = "memory"  // the hypervisor's migration stream
+	Disk    Kind = "disk"    // NBD; a move may open several
+	Packets Kind = "packets" // frames that were caught in the stopped VM's queue
+)
+
+// Header is how a stream begins.
+type Header struct {
+	Move heliotrope.MoveID `json:"move"`
+	VM   heliotrope.VMID   `json:"vm"`
+	Kind Kind              `json:"kind"`
+	NIC  int               `json:"nic,omitempty"` // Packets: whose frames they are
+	// Batch numbers the frames of a NIC from 1 on, so that a batch that is sent again
+	// because its answer got lost is taken once.
+	Batch uint64 `json:"batch,omitempty"`
+}
+
+const (
+	headerLimit      = 4 << 10   // bytes
+	bufferSize       = 256 << 10 // bytes, of each direction of a stream
+	handshakeTimeout = 5 * time.Second
+	deadPeer         = 30 * time.Second // without an acknowledgement from it
+)
+
+var (
+	// ErrRefused is the destination's answer to a stream it does not expect.
+	ErrRefused = errors.New("relay refused")
+
+	errTruncated = errors.New("the peer's stream broke off")
+	namePattern  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
+
+func writeHeader(w io.Writer, h Header) error {
+	body, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("encode relay header: %w", err)
+	}
+	if len(body) > headerLimit {
+		return fmt.Errorf("encode relay header: %d bytes", len(body))
+	}
+	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(body))), body...)); err != nil {
+		return fmt.Errorf("write relay header: %w", err)
+	}
+	return nil
+}
+
+func readHeader(r io.Reader) (Header, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return Header{}, fmt.Errorf("read relay header: %w", err)
+	}
+	n := int(binary.BigEndian.Uint16(size[:]))
+	if n > headerLimit {
+		return Header{}, fmt.Errorf("read relay header: %d bytes", n)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return Header{}, fmt.Errorf("read relay header: %w", err)
+	}
+	var h Header
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&h); err != nil {
+		return Header{}, fmt.Errorf("parse relay header: %w", err)
+	}
+	switch {
+	case !namePattern.MatchString(string(h.Move)) || !namePattern.MatchString(string(h.VM)):
+		return Header{}, errors.New("parse relay header: no name of a move or VM")
+	case h.Kind != Memory && h.Kind != Disk && h.Kind != Packets:
+		return Header{}, fmt.Errorf("parse relay header: unknown kind %q", h.Kind)
+	case h.NIC < 0 || h.NIC > 255:
+		return Header{}, fmt.Errorf("parse relay header: NIC %d", h.NIC)
+	}
+	return h, nil
+}
+
+// writeAnswer tells the source that its stream is let in, or why not.
+func writeAnswer(w io.Writer, refusal error) error {
+	line := "ok"
+	if refusal != nil {
+		line = strings.ReplaceAll(refusal.Error(), "\n", " ")
+		line = line[:min(len(line), 1000)]
+	}
+	_, err := io.WriteString(w, line+"\n")
+	return err
+}
+
+// readAnswer reads bytewise: what follows the line belongs to the stream.
+func readAnswer(r io.Reader) error {
+	var line []byte
+	one := make([]byte, 1)
+	for len(line) < 1024 {
+		if _, err := io.ReadFull(r, one); err != nil {
+			return fmt.Errorf("read relay answer: %w", err)
+		}
+		if one[0] != '\n' {
+			line = append(line, one[0])
+			continue
+		}
+		if string(line) != "ok" {
+			return fmt.Errorf("%w: %s", ErrRefused, line)
+		}
+		return nil
+	}
+	return errors.New("read relay answer: it has no end")
+}
+
+// halfConn is a connection whose directions end separately.
+type halfConn interface {
+	io.ReadWriter
+	CloseWrite() error
+}
+
+// join passes bytes between remote and local until both directions have ended, one has
+// failed, or ctx ends. It closes both. An error means that the stream is not whole; the
+// peer learns that because TLS then does not say that it is the end.
+func join(ctx context.Context, remote *tls.Conn, local *net.UnixConn) error {
+	closeBoth := func() { remote.NetConn().Close(); local.Close() }
+	defer closeBoth()
+	stop := context.AfterFunc(ctx, closeBoth)
+	defer stop()
+	pump := func(dst, src halfConn) func() error {
+		return func() error {
+			// The plain interfaces keep io.CopyBuffer from choosing smaller buffers.
+			_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, bufferSize))
+			if err == nil {
+				err = dst.CloseWrite()
+			}
+			if err != nil {
+				closeBoth()
+				return fmt.Errorf("relay bytes: %w", err)
+			}
+			return nil
+		}
+	}
+	var g errgroup.Group
+	g.Go(pump(remote, local))
+	g.Go(pump(local, remote))
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// wireConn counts what crosses the wire. The bare end of TCP is an error to it, since the
+// end that TLS announces comes first.
+type wireConn struct {
+	net.Conn
+	sent, received *atomic.Uint64
+}
+
+func (c wireConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(uint64(n))
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return n, err
+}
+
+func (c wireConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent.Add(uint64(n))
+	return n, err
+}
+
+// keepAlive and userTimeout find a peer that died without a word, whether it owes us an
+// acknowledgement or we wait for its bytes.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}
+
+func userTimeout(_, _ string, c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadPeer.Milliseconds()))
+	}); e != nil {
+		return e
+	}
+	return err
+}

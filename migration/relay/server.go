@@ -1,0 +1,237 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"heliotrope"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const maxHandshakes = 64 // at once, of peers that have yet to prove who they are
+
+// Expectation is a move that a host is the destination of.
+type Expectation struct {
+	VM      heliotrope.VMID
+	From    heliotrope.HostID // the only host that may send it
+	Sockets map[Kind]string   // Memory, Disk: the unix socket that a stream is joined to
+	// Packets takes the frames of one NIC and returns how many it took. A batch is
+	// given to it once, even if it was sent twice.
+	Packets func(ctx context.Context, nic int, frames [][]byte) (int, error)
+}
+
+// Server is a host's relay port.
+type Server struct {
+	tls      *tls.Config
+	peer     func(tls.ConnectionState) (heliotrope.HostID, error)
+	log      *slog.Logger
+	sent     atomic.Uint64
+	received atomic.Uint64
+	starting chan struct{}
+
+	mu    sync.Mutex
+	moves map[heliotrope.MoveID]*expected
+}
+
+type expected struct {
+	Expectation
+	streams map[*tls.Conn]context.CancelFunc // guarded by Server.mu
+
+	mu      sync.Mutex     // held while a batch is taken
+	batches map[int]uint64 // last taken, by NIC
+	taken   map[int]int    // how many frames that was
+}
+
+// NewServer returns a server with this TLS configuration, which must verify hosts'
+// certificates; peer says whose certificate a connection has.
+func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.HostID, error), log *slog.Logger) *Server {
+	return &Server{
+		tls: config, peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
+		moves: map[heliotrope.MoveID]*expected{},
+	}
+}
+
+// Listen opens a relay port for Serve.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: userTimeout}
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for relays: %w", err)
+	}
+	return l, nil
+}
+
+// Expect lets the streams of a move in, until Forget. Expecting a move anew replaces what
+// was expected and ends its streams.
+func (s *Server) Expect(move heliotrope.MoveID, e Expectation) {
+	s.Forget(move)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moves[move] = &expected{
+		Expectation: e, streams: map[*tls.Conn]context.CancelFunc{},
+		batches: map[int]uint64{}, taken: map[int]int{},
+	}
+}
+
+// Forget ends the streams of a move and lets no more in.
+func (s *Server) Forget(move heliotrope.MoveID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.moves[move]; e != nil {
+		for _, end := range e.streams {
+			end()
+		}
+		delete(s.moves, move)
+	}
+}
+
+// Serve lets streams in until ctx ends, and waits for their ends. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept relay: %w", err)
+		case err != nil:
+			s.log.Warn("cannot accept a relay", "error", err)
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		select {
+		case s.starting <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
+		conns.Go(func() {
+			if err := s.serve(ctx, conn); err != nil && ctx.Err() == nil {
+				s.log.Warn("relay ended", "from", conn.RemoteAddr(), "error", err)
+			}
+		})
+	}
+}
+
+func (s *Server) serve(ctx context.Context, raw net.Conn) error {
+	defer raw.Close()
+	started := sync.OnceFunc(func() { <-s.starting })
+	defer started()
+	conn := tls.Server(wireConn{raw, &s.sent, &s.received}, s.tls)
+	raw.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("shake hands: %w", err)
+	}
+	from, err := s.peer(conn.ConnectionState())
+	if err != nil {
+		return err
+	}
+	h, err := readHeader(conn)
+	if err != nil {
+		return err
+	}
+	raw.SetDeadline(time.Time{})
+	started()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	e, err := s.enter(from, h, conn, cancel)
+	if err != nil {
+		return errors.Join(err, writeAnswer(conn, err))
+	}
+	defer s.leave(e, conn)
+	if h.Kind == Packets {
+		return e.takePackets(ctx, conn, h)
+	}
+	return e.carry(ctx, conn, h)
+}
+
+// enter adds a stream to the expectation that it meets; end is how to end it. The peer
+// does not learn which part of the expectation was not met.
+func (s *Server) enter(from heliotrope.HostID, h Header, conn *tls.Conn, end context.CancelFunc) (*expected, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.moves[h.Move]
+	if e == nil || e.From != from || e.VM != h.VM {
+		return nil, fmt.Errorf("%s of %s in move %s is not expected from %s", h.Kind, h.VM, h.Move, from)
+	}
+	if h.Kind == Packets && e.Packets == nil || h.Kind != Packets && e.Sockets[h.Kind] == "" {
+		return nil, fmt.Errorf("%s is no part of move %s", h.Kind, h.Move)
+	}
+	e.streams[conn] = end
+	return e, nil
+}
+
+func (s *Server) leave(e *expected, conn *tls.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(e.streams, conn)
+}
+
+func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header) error {
+	d := net.Dialer{Timeout: handshakeTimeout}
+	local, err := d.DialContext(ctx, "unix", e.Sockets[h.Kind])
+	if err != nil {
+		return errors.Join(err, writeAnswer(conn, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
+	}
+	defer local.Close()
+	if err := writeAnswer(conn, nil); err != nil {
+		return fmt.Errorf("answer relay: %w", err)
+	}
+	return join(ctx, conn, local.(*net.UnixConn))
+}
+
+func (e *expected) takePackets(ctx context.Context, conn *tls.Conn, h Header) error {
+	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
+	defer stop()
+	if err := writeAnswer(conn, nil); err != nil {
+		return fmt.Errorf("answer relay: %w", err)
+	}
+	frames, err := readFrames(conn)
+	if err != nil {
+		return err
+	}
+	n, err := e.take(ctx, h, frames)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(binary.BigEndian.AppendUint32(nil, uint32(n))); err != nil {
+		return fmt.Errorf("answer packets: %w", err)
+	}
+	return conn.CloseWrite()
+}
+
+func (e *expected) take(ctx context.Context, h Header, frames [][]byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h.Batch <= e.batches[h.NIC] {
+		return e.taken[h.NIC], nil
+	}
+	n, err := e.Packets(ctx, h.NIC, frames)
+	if err != nil {
+		return 0, fmt.Errorf("take packets: %w", err)
+	}
+	e.batches[h.NIC], e.taken[h.NIC] = h.Batch, n
+	return n, nil
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
