@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"heliotrope/controller"
+)
+
+// controllerCommand is "heliotrope controller run". Each flag is also HELIOTROPE_FLAG.
+func controllerCommand() *cobra.Command {
+	v := viper.New()
+	v.SetEnvPrefix("heliotrope")
+	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
+	v.AutomaticEnv()
+	run := &cobra.Command{
+		Use: "run", Short: "Run the controller in the foreground", Args: cobra.NoArgs,
+		Example: "  heliotrope controller run --agent-listen :7443 --state-dir /var/lib/heliotrope/controller",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg := controller.Config{Dir: v.GetString("state-dir"), RunDir: v.GetString("run-dir"),
+				AgentListen: v.GetString("agent-listen"), APIListen: v.GetString("api-listen"),
+				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), Version: version,
+				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+			if s := v.GetString("bgp-listen"); s != "" {
+				var err error
+				if cfg.BGPListen, err = netip.ParseAddrPort(s); err != nil {
+					return fmt.Errorf("parse --bgp-listen: %w", err)
+				}
+			}
+			return controller.Run(cmd.Context(), cfg)
+		},
+	}
+	f := run.Flags()
+	f.String("state-dir", "/var/lib/heliotrope/controller", "what the controller must not lose")
+	f.String("run-dir", "/run/heliotrope", "where api.sock is made")
+	f.String("agent-listen", ":7443", "address for the hosts' agents")
+	f.String("api-listen", "127.0.0.1:7080", "address of the REST API (TLS, bearer token)")
+	f.String("bgp-listen", "", "address for routers that dial (default: the controller dials)")
+	f.StringSlice("etcd-endpoints", nil, "an etcd cluster to use instead of the built-in store")
+	f.StringSlice("cert-address", nil, "further names and addresses by which the controller is reached")
+	if err := v.BindPFlags(f); err != nil {
+		panic(err) // a flag without a name: a mistake in this file
+	}
+	cmd := &cobra.Command{Use: "controller", Short: "Run a controller"}
+	cmd.AddCommand(run)
+	return cmd
+}

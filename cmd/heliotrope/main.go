@@ -1,0 +1,36 @@
+// Command heliotrope is the controller, its command line, and the lab.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"heliotrope/controller/cli"
+	"heliotrope/topologies/lab"
+	"heliotrope/topologies/lab/story"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := cli.Command(version)
+	labs := lab.Command()
+	labs.AddCommand(story.Commands()...)
+	root.AddCommand(controllerCommand(), labs)
+	err := root.ExecuteContext(ctx)
+	var exit lab.ExitError
+	if errors.As(err, &exit) {
+		return exit.Code
+	}
+	return cli.ExitCode(err)
+}

@@ -1,0 +1,283 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+)
+
+type migrateFlags struct {
+	to                  string
+	wait, dryRun, check bool
+	maxDowntime         time.Duration
+	deadline            time.Duration
+	key                 string
+}
+
+func (a *app) vmMigrate() *cobra.Command {
+	var f migrateFlags
+	cmd := &cobra.Command{
+		Use: "migrate VM --to HOST|SITE", Short: "Move a running VM", Args: args("VM"), ValidArgsFunction: a.vmNames(),
+		Long: `Move a running VM to another host, or to the roomiest host of a site. Its addresses and
+open connections go with it. Without --wait the command returns when the move has begun.`,
+		Example: `  heliotrope vm migrate web --to eu --check          would it work? (exit code 1: no)
+  heliotrope vm migrate web --to eu --wait           move it, and watch it go
+  heliotrope vm migrate web --to asia-1 --max-downtime 100ms --wait -o json`,
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.to, "to", "", "host, or site")
+	fl.BoolVarP(&f.wait, "wait", "w", false, "watch it until it has ended")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "say what it would be like, move nothing")
+	fl.BoolVar(&f.check, "check", false, "as --dry-run, and exit with 1 if it would not work")
+	fl.DurationVar(&f.maxDowntime, "max-downtime", 0, "longest pause that the hypervisor may plan (default 300ms)")
+	fl.DurationVar(&f.deadline, "deadline", 0, "it has ended by then, rolled back if need be (default 10m)")
+	fl.StringVar(&f.key, "idempotency-key", "", "same key: same migration (default: a random one)")
+	if err := cmd.RegisterFlagCompletionFunc("to", a.targets()); err != nil {
+		panic(err) // no such flag: a mistake in this file
+	}
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		if f.to == "" {
+			return usagef("say where to: --to HOST or --to SITE")
+		}
+		r := api.MigrationRequest{VM: heliotrope.VMID(args[0]), To: f.to, MaxDowntimeMs: int(f.maxDowntime.Milliseconds()), DeadlineS: int(f.deadline.Seconds())}
+		if f.dryRun || f.check {
+			return preview(ctx, c, out, r, f.check)
+		}
+		return migrate(ctx, c, out, r, f)
+	})
+	return cmd
+}
+
+// targets offers hosts and sites.
+func (a *app) targets() cobra.CompletionFunc {
+	return a.names(func(ctx context.Context, c *api.Client) (names []string, err error) {
+		sites, err := c.Sites(ctx)
+		for _, s := range sites {
+			names = append(names, string(s.Name))
+			for _, h := range s.Hosts {
+				names = append(names, string(h))
+			}
+		}
+		return names, err
+	})
+}
+
+func preview(ctx context.Context, c *api.Client, out *printer, r api.MigrationRequest, check bool) error {
+	p, err := c.PreviewMigration(ctx, r)
+	if err != nil {
+		return err
+	}
+	err = out.show(p, func(t *table) {
+		t.line("%s would go from %s to %s", p.VM, p.From, p.To)
+		for _, c := range p.Checks {
+			t.row(map[bool]string{true: "ok", false: "FAIL"}[c.OK], c.Name, c.Detail)
+		}
+		t.row("takes", secondsText(p.ETAS))
+		t.row("pause", msText(p.PauseMs))
+		t.row("bytes", bytesText(p.Bytes))
+		if p.CostUSD > 0 {
+			t.row("costs", fmt.Sprintf("%.4f USD", p.CostUSD))
+		}
+	})
+	if err == nil && check && !p.OK {
+		return silentError{errors.New("it would not work")}
+	}
+	return err
+}
+
+func migrate(ctx context.Context, c *api.Client, out *printer, r api.MigrationRequest, f migrateFlags) error {
+	if f.key == "" {
+		f.key = rand.Text()
+	}
+	m, err := start(ctx, c, r, f.key)
+	if err != nil {
+		return err
+	}
+	if !f.wait {
+		return out.show(m, func(t *table) {
+			t.line("%s has begun: %s from %s to %s", m.ID, m.VM, m.From, m.To)
+			t.line("watch it: heliotrope migration watch %s", m.ID)
+		})
+	}
+	return watch(ctx, c, out, m.ID)
+}
+
+// start asks again, with the same key, while the controller is away for a moment.
+func start(ctx context.Context, c *api.Client, r api.MigrationRequest, key string) (api.Migration, error) {
+	for try := 0; ; try++ {
+		m, err := c.StartMigration(ctx, r, key)
+		var p *api.Problem
+		away := err != nil && (!errors.As(err, &p) || p.Status == 503 || p.Type == api.TypeKeyBusy)
+		if !away || try == 3 || ctx.Err() != nil {
+			return m, err
+		}
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// watch shows a migration until it has ended, and fails if it did not succeed.
+func watch(ctx context.Context, c *api.Client, out *printer, id heliotrope.MoveID) error {
+	bar := newProgress(out)
+	m, err := c.WatchMigration(ctx, id, bar.update)
+	bar.end()
+	if ctx.Err() != nil {
+		return fmt.Errorf("no longer watching; the migration goes on: heliotrope migration watch %s", id)
+	}
+	if err != nil {
+		return err
+	}
+	err = out.show(m, func(t *table) { migrationTable(t, m) })
+	if err == nil && m.Phase != api.PhaseSucceeded {
+		return silentError{fmt.Errorf("the migration ended as %s", m.Phase)}
+	}
+	return err
+}
+
+func migrationTable(t *table, m api.Migration) {
+	t.row("migration", m.ID)
+	t.row("VM", m.VM)
+	t.row("from", m.From)
+	t.row("to", m.To)
+	t.row("phase", m.Phase)
+	if m.Error != "" {
+		t.row("error", m.Error)
+	}
+	if !m.Ended() {
+		t.row("progress", percent(m.Progress))
+		t.row("ends in", secondsText(m.ETAS))
+	}
+	d := m.Measured
+	t.row("began", m.CreatedAt)
+	t.row("took", secondsText(took(m)))
+	t.row("pause", msText(d.PauseMs))
+	t.row("bytes", bytesText(d.Bytes))
+	t.row("rounds", d.Rounds)
+	t.row("rescued packets", fmt.Sprintf("%d, %d delivered", d.RescuedPackets, d.InjectedPackets))
+	t.row("flows converged", msText(d.FlowsConvergedMs))
+	t.row("route converged", msText(d.RouteConvergedMs))
+	t.line("")
+	t.head("PHASE", "AFTER", "TOOK")
+	for _, p := range m.Phases {
+		t.row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), secondsText(p.TookS))
+	}
+}
+
+func took(m api.Migration) float64 {
+	if m.FinishedAt.IsZero() {
+		return 0
+	}
+	return m.FinishedAt.Sub(m.CreatedAt).Seconds()
+}
+
+func percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }
+
+// progress tells a migration's way: a bar that is drawn over itself on a terminal, a line
+// for each phase elsewhere.
+type progress struct {
+	out   *printer
+	phase string
+	drawn bool
+}
+
+func newProgress(out *printer) *progress { return &progress{out: out} }
+
+const barWidth = 30
+
+func (p *progress) update(m api.Migration) {
+	if !p.out.terminal {
+		if m.Phase != p.phase {
+			p.phase = m.Phase
+			fmt.Fprintf(p.out.err, "%s %s → %s: %s (%s)\n", m.VM, m.From, m.To, m.Phase, percent(m.Progress))
+		}
+		return
+	}
+	full := min(max(int(m.Progress*barWidth), 0), barWidth)
+	line := fmt.Sprintf("%s %s → %s [%s%s] %4s %s", m.VM, m.From, m.To, strings.Repeat("█", full), strings.Repeat("·", barWidth-full), percent(m.Progress), m.Phase)
+	if m.ETAS > 0 {
+		line += fmt.Sprintf(", %s left", secondsText(m.ETAS))
+	}
+	fmt.Fprintf(p.out.err, "\r\x1b[K%s", line)
+	p.drawn = true
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		fmt.Fprintln(p.out.err)
+	}
+}
+
+func (a *app) migrationIDs() cobra.CompletionFunc {
+	return a.names(func(ctx context.Context, c *api.Client) (names []string, err error) {
+		all, err := c.Migrations(ctx, "", false)
+		for _, m := range all {
+			names = append(names, string(m.ID))
+		}
+		return names, err
+	})
+}
+
+func (a *app) migration() *cobra.Command {
+	show := &cobra.Command{
+		Use: "show ID", Short: "Show a migration with its numbers", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			m, err := c.Migration(ctx, heliotrope.MoveID(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.show(m, func(t *table) { migrationTable(t, m) })
+		}),
+	}
+	watchCmd := &cobra.Command{
+		Use: "watch ID", Short: "Watch a migration until it has ended", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			return watch(ctx, c, out, heliotrope.MoveID(args[0]))
+		}),
+	}
+	abort := &cobra.Command{
+		Use: "abort ID", Short: "Roll a migration back; fails once it is committed", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			m, err := c.AbortMigration(ctx, heliotrope.MoveID(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.show(m, func(t *table) { t.line("%s is being rolled back; %s stays at %s", m.ID, m.VM, m.From) })
+		}),
+	}
+	return group("migration", "Moves of VMs, running and past", `  heliotrope migration list --active
+  heliotrope migration watch m-7f3k
+  heliotrope migration abort m-7f3k`, a.migrationList(), show, watchCmd, abort)
+}
+
+func (a *app) migrationList() *cobra.Command {
+	var vm string
+	var active bool
+	cmd := &cobra.Command{Use: "list", Short: "List migrations, newest first", Args: args()}
+	cmd.Flags().StringVar(&vm, "vm", "", "only those of this VM")
+	cmd.Flags().BoolVar(&active, "active", false, "only those that have not ended")
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		all, err := c.Migrations(ctx, heliotrope.VMID(vm), active)
+		if err != nil {
+			return err
+		}
+		return out.show(all, func(t *table) {
+			t.head("MIGRATION", "VM", "FROM", "TO", "PHASE", "PROGRESS", "PAUSE", "BYTES", "BEGAN")
+			for _, m := range all {
+				t.row(m.ID, m.VM, m.From, m.To, m.Phase, percent(m.Progress), msText(m.Measured.PauseMs), bytesText(m.Measured.Bytes), m.CreatedAt)
+			}
+		})
+	})
+	return cmd
+}

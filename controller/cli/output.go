@@ -1,0 +1,252 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+)
+
+// printer writes a command's result in the format that was asked for.
+type printer struct {
+	out, err io.Writer
+	format   string
+	terminal bool // progress is drawn over itself
+	color    bool
+}
+
+func (a *app) printer(cmd *cobra.Command) (*printer, error) {
+	switch a.output {
+	case "table", "json", "yaml":
+	default:
+		return nil, usagef("-o %s: there are table, json and yaml", a.output)
+	}
+	p := &printer{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), format: a.output, terminal: isTerminal(cmd.ErrOrStderr())}
+	p.color = isTerminal(p.out) && os.Getenv("NO_COLOR") == ""
+	return p, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil && os.Getenv("TERM") != "dumb"
+}
+
+// show writes v: for people by table, for programs as it is.
+func (p *printer) show(v any, table func(t *table)) error {
+	switch p.format {
+	case "json":
+		enc := json.NewEncoder(p.out)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		return enc.Encode(v)
+	case "yaml":
+		data, err := toYAML(v)
+		if err != nil {
+			return err
+		}
+		_, err = p.out.Write(data)
+		return err
+	}
+	var t tableBuffer
+	t.color = p.color
+	table(&t.table)
+	return t.writeTo(p.out)
+}
+
+// toYAML writes v with the names and the order that its JSON has.
+func toYAML(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var node yaml.Node
+	if err := yaml.Unmarshal(data, &node); err != nil { // JSON is YAML
+		return nil, err
+	}
+	plain(&node)
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(&node); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), enc.Close()
+}
+
+// plain drops JSON's quotes and brackets.
+func plain(n *yaml.Node) {
+	n.Style &^= yaml.DoubleQuotedStyle | yaml.FlowStyle
+	if len(n.Content) == 0 && n.Kind != yaml.ScalarNode {
+		n.Style = yaml.FlowStyle // [] and {}
+	}
+	for _, c := range n.Content {
+		plain(c)
+	}
+}
+
+// table is rows of cells and lines of text, in the order they were added.
+type table struct {
+	parts []part
+	color bool
+}
+
+// part is a block of rows that are aligned with each other, or a line of text.
+type part struct {
+	rows [][]string
+	text string
+}
+
+type tableBuffer struct{ table }
+
+// head begins a new block.
+func (t *table) head(cells ...string) { t.parts = append(t.parts, part{rows: [][]string{cells}}) }
+
+func (t *table) row(cells ...any) {
+	if len(t.parts) == 0 || t.parts[len(t.parts)-1].rows == nil {
+		t.parts = append(t.parts, part{})
+	}
+	row := make([]string, len(cells))
+	for i, c := range cells {
+		row[i] = cell(c)
+	}
+	last := &t.parts[len(t.parts)-1]
+	last.rows = append(last.rows, row)
+}
+
+func (t *table) line(format string, args ...any) {
+	t.parts = append(t.parts, part{text: fmt.Sprintf(format, args...)})
+}
+
+// cell says a value as people read it; nothing is a dash.
+func cell(v any) string {
+	var s string
+	switch v := v.(type) {
+	case time.Time:
+		if !v.IsZero() {
+			s = v.UTC().Format("2006-01-02 15:04:05Z")
+		}
+	case bool:
+		s = map[bool]string{true: "yes", false: "no"}[v]
+	case fmt.Stringer:
+		if s = v.String(); s == "invalid IP" || s == "invalid Prefix" {
+			s = ""
+		}
+	case float64:
+		if v != 0 {
+			s = fmt.Sprintf("%.3g", v)
+		}
+	default:
+		s = fmt.Sprint(v)
+	}
+	if s == "" {
+		return "-"
+	}
+	return strings.ReplaceAll(s, "\t", " ")
+}
+
+func (t *tableBuffer) writeTo(w io.Writer) error {
+	for _, p := range t.parts {
+		if p.rows == nil {
+			if _, err := fmt.Fprintln(w, p.text); err != nil {
+				return err
+			}
+			continue
+		}
+		var b bytes.Buffer
+		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, row := range p.rows {
+			fmt.Fprintln(tw, strings.Join(row, "\t"))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		for _, l := range strings.SplitAfter(b.String(), "\n") {
+			l = strings.TrimRight(l, " \n")
+			if l == "" {
+				continue
+			}
+			if _, err := fmt.Fprintln(w, t.paint(l)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// paint colours the words that tell good from bad, where a terminal takes colours.
+func (t *table) paint(line string) string {
+	if !t.color {
+		return line
+	}
+	fields := strings.Fields(line)
+	for _, f := range fields {
+		if c, ok := colors[f]; ok {
+			return c + line + "\x1b[0m"
+		}
+	}
+	return line
+}
+
+// colors of lines by the first word of theirs that is here.
+var colors = map[string]string{
+	"down": "\x1b[31m", "lost": "\x1b[31m", "missing": "\x1b[31m", "crashed": "\x1b[31m", "Failed": "\x1b[31m", "Held": "\x1b[31m", "FAIL": "\x1b[31m", "ghost": "\x1b[31m",
+	"degraded": "\x1b[33m", "RolledBack": "\x1b[33m", "expected": "\x1b[33m", "revoked": "\x1b[33m", "paused": "\x1b[33m",
+}
+
+// join lists names with commas.
+func join[T ~string](names []T) string {
+	s := make([]string, len(names))
+	for i, n := range names {
+		s[i] = string(n)
+	}
+	return strings.Join(s, ",")
+}
+
+// bytesText is a byte count with a decimal unit.
+func bytesText(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	for _, u := range []struct {
+		name string
+		size float64
+	}{{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
+		if float64(n) >= u.size {
+			return fmt.Sprintf("%.1f %s", float64(n)/u.size, u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func msText(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}
+
+func secondsText(s float64) string {
+	if s == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f s", s)
+}

@@ -1,0 +1,172 @@
+// Package controller wires Heliotrope's controller together: it keeps the store, lets
+// hosts and engineers in, and, while it leads, runs every loop that makes the hosts be as
+// the store says.
+//
+// All knowledge is in one immutable view: the store's nouns, followed by a watch, and what
+// the hosts said last. Nothing else is remembered, so a controller that is killed loses
+// nothing but time. The loops read the view and change the world; the API reads the view
+// and changes the store; neither calls the other.
+//
+//	store ──watch──► view ──► per host: bridges and tunnels (ovsdb), flows (flows/openflow), VMs (agentapi)
+//	  ▲                │ ├──► public routes (bgp)
+//	  │                │ └──► moves (driver) ──► store
+//	  └── API ◄────────┘
+package controller
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"heliotrope/bgp"
+	"heliotrope/controller/api"
+	"heliotrope/controller/store"
+	"heliotrope/hostagent/agentapi"
+)
+
+// Config is what a controller must be told; the zero value of a field takes its default.
+type Config struct {
+	Name        string         // in the election; default: the host's name
+	Dir         string         // state; default /var/lib/heliotrope/controller
+	RunDir      string         // api.sock; default /run/heliotrope
+	AgentListen string         // for hosts' agents; default :7443
+	APIListen   string         // REST with TLS and bearer token; default 127.0.0.1:7080
+	BGPListen   netip.AddrPort // for routers that dial; default: none, the controller dials
+	Etcd        []string       // endpoints of an external cluster; default: one inside the process
+	EtcdTLS     *tls.Config    // for Etcd
+	CertAddress []string       // names and addresses in the controller's certificate
+	Version     string
+	Log         *slog.Logger
+	_           struct{}
+}
+
+func (c Config) withDefaults() Config {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.Dir, "/var/lib/heliotrope/controller")
+	set(&c.RunDir, "/run/heliotrope")
+	set(&c.AgentListen, ":7443")
+	set(&c.APIListen, "127.0.0.1:7080")
+	set(&c.Version, "devel")
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Controller is a running controller.
+type Controller struct {
+	cfg     Config
+	log     *slog.Logger
+	store   *store.Store
+	world   *world
+	ca      *agentapi.CA
+	id      *agentapi.Identity
+	speaker *bgp.Speaker
+	driver  *driver // while it leads, else nil; guarded by world.mu
+	metrics *metrics
+	started time.Time
+}
+
+// Run runs a controller until ctx ends. These are all of its loops.
+func Run(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	c := &Controller{cfg: cfg, log: cfg.Log, world: newWorld(), started: time.Now()}
+	for _, dir := range []string{cfg.Dir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	var err error
+	c.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.Dir, "etcd"), Endpoints: cfg.Etcd, TLS: cfg.EtcdTLS, Name: cfg.Name, Log: cfg.Log})
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	defer c.store.Close()
+	if err := c.loadCA(ctx); err != nil {
+		return err
+	}
+	c.metrics = newMetrics(c)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.syncWorld(ctx) })
+	g.Go(func() error { return c.serveAPI(ctx) })
+	g.Go(func() error { return c.store.Lead(ctx, c.lead) })
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// lead runs the loops that only one controller may run, for as long as it leads. Its term
+// fences everything that they write.
+func (c *Controller) lead(ctx context.Context, term uint64) error {
+	// The view must have what the leader before wrote.
+	if _, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= int64(term) }); err != nil {
+		return err
+	}
+	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[moveID]chan struct{}{}}
+	c.setDriver(d)
+	defer c.setDriver(nil)
+	c.event("controller", c.cfg.Name, "leads", map[string]string{"term": fmt.Sprint(term)})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.serveAgents(ctx, term) })
+	g.Go(func() error { return c.runBGP(ctx) })
+	g.Go(func() error { return d.run(ctx) })
+	g.Go(func() error { return c.housekeep(ctx, term) })
+	return g.Wait()
+}
+
+func (c *Controller) setDriver(d *driver) {
+	c.world.mu.Lock()
+	defer c.world.mu.Unlock()
+	c.driver = d
+}
+
+// leading returns the driver, or nil while another controller leads.
+func (c *Controller) leading() *driver {
+	c.world.mu.Lock()
+	defer c.world.mu.Unlock()
+	return c.driver
+}
+
+// movesKept is how many ended moves are kept to be looked at.
+const movesKept = 1000
+
+// housekeep forgets what nobody needs any more.
+func (c *Controller) housekeep(ctx context.Context, term uint64) error {
+	for {
+		if err := errors.Join(c.store.TrimEvents(ctx, term), c.trimMoves(ctx, term)); err != nil && ctx.Err() == nil {
+			c.log.Warn("housekeeping", "err", err)
+		}
+		if err := pause(ctx, time.Minute); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Controller) trimMoves(ctx context.Context, term uint64) error {
+	return store.Trim(ctx, c.store, term, "moves/", movesKept, func(m move) bool { return m.Phase.Ended() })
+}
+
+// event records what happened. That it cannot is only logged: what happened has happened.
+func (c *Controller) event(kind, subject, message string, fields map[string]string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	e := api.Event{At: time.Now().UTC(), Kind: kind, Subject: subject, Message: message, Fields: fields}
+	if _, err := c.store.AppendEvent(ctx, e); err != nil {
+		c.log.Warn("event is lost", "kind", kind, "subject", subject, "message", message, "err", err)
+	}
+}

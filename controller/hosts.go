@@ -1,0 +1,280 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"heliotrope"
+	"heliotrope/arpproxy"
+	"heliotrope/flows"
+	"heliotrope/flows/openflow"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/internal/reconcile"
+	"heliotrope/ovsdb"
+)
+
+// How often each loop looks unasked, so that a change that nobody reported is put right.
+const (
+	bridgesResync = 10 * time.Second
+	flowsResync   = 10 * time.Second
+	vmsResync     = 5 * time.Second
+)
+
+// serveAgents lets hosts in and runs the loops of each over the connections that it makes.
+func (c *Controller) serveAgents(ctx context.Context, term uint64) error {
+	l, err := agentapi.Listen(ctx, c.cfg.AgentListen, c.id, agentapi.Acceptor{
+		Join:    c.join,
+		Allowed: c.allowed,
+		OnRPC:   func(ctx context.Context, a *agentapi.Agent) { c.ended(a.Host(), "rpc", c.runVMs(ctx, a, term)) },
+		OnOVSDB: func(ctx context.Context, h heliotrope.HostID, conn net.Conn) {
+			c.ended(h, "ovsdb", c.runBridges(ctx, h, conn, term))
+		},
+		OnOpenFlow: func(ctx context.Context, h heliotrope.HostID, conn net.Conn) {
+			c.ended(h, "openflow", c.runFlows(ctx, h, conn, term))
+		},
+	}, c.log)
+	if err != nil {
+		return err
+	}
+	return l.Serve(ctx)
+}
+
+// ended notes that a connection of a host is gone.
+func (c *Controller) ended(h heliotrope.HostID, channel string, err error) {
+	c.world.updateHost(h, func(f *hostFacts) { f.lastSeen = time.Now().UTC() })
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	c.log.Warn("host connection ended", "host", h, "channel", channel, "err", err)
+	c.event("host", string(h), channel+" connection ended", map[string]string{"reason": errorText(err)})
+}
+
+// told logs what a loop did, and keeps its trouble where people look for it.
+func (c *Controller) told(h heliotrope.HostID, loop string, r reconcile.Round) {
+	c.metrics.round(loop, r)
+	trouble := ""
+	switch {
+	case r.Err != nil:
+		trouble = fmt.Sprintf("%s: %v", loop, r.Err)
+		c.log.Warn("loop", "loop", loop, "host", h, "changes", r.Changes, "took", r.Took, "err", r.Err)
+	case r.Changes > 0:
+		c.log.Info("loop", "loop", loop, "host", h, "changes", r.Changes, "took", r.Took)
+	}
+	if c.world.view().hosts[h].trouble[loop] != trouble {
+		c.world.updateHost(h, func(f *hostFacts) { f.trouble = with(f.trouble, loop, trouble) })
+	}
+}
+
+// runBridges keeps a host's bridges and tunnels as wanted, over one connection.
+func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn net.Conn, term uint64) error {
+	changed := make(chan struct{}, 1)
+	sw, err := ovsdb.Connect(ctx, conn, ovsdb.Options{Term: term, OnChange: func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	defer sw.Close()
+	want := func(ctx context.Context) (map[string]ovsdb.Object, error) {
+		return sw.Wanted(ctx, bridgesWanted(c.world.view(), h))
+	}
+	loop := reconcile.New(sw.Target(), want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
+		Done: func(r reconcile.Round) { c.told(h, "bridges", r) }})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error {
+		return follow(ctx, c.world, func(v *view) int64 { return v.topologyAt }, func(*view) { loop.Kick() })
+	})
+	g.Go(func() error {
+		for {
+			if err := c.readPorts(ctx, h, sw); err != nil {
+				return err
+			}
+			select {
+			case <-changed:
+				loop.Kick()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
+	g.Go(func() error {
+		select {
+		case <-sw.Done():
+			return sw.Err()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	defer c.world.updateHost(h, func(f *hostFacts) { f.ovsdb = false })
+	return g.Wait()
+}
+
+// bridgesWanted is br-int with a tunnel to every other host.
+func bridgesWanted(v *view, h heliotrope.HostID) ovsdb.Want {
+	w := ovsdb.Want{Host: h, LocalIP: v.topology.Hosts[h].Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel)}
+	for other, spec := range v.topology.Hosts {
+		if other != h {
+			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address}
+		}
+	}
+	return w
+}
+
+// readPorts takes a host's ports into the view.
+func (c *Controller) readPorts(ctx context.Context, h heliotrope.HostID, sw *ovsdb.Switch) error {
+	ports, err := sw.Ports(ctx)
+	if err != nil {
+		return err
+	}
+	before := c.world.view().hosts[h]
+	c.world.updateHost(h, func(f *hostFacts) {
+		f.ovsdb, f.lastSeen = true, time.Now().UTC()
+		if !slices.EqualFunc(f.ports, ports, samePort) {
+			f.portsGen++
+		}
+		f.ports = ports
+	})
+	for _, p := range ports {
+		was := slices.IndexFunc(before.ports, func(q ovsdb.Port) bool { return q.Name == p.Name })
+		if p.Foreign && p.Bridge == ovsdb.IntBridge && (was < 0 || !before.ports[was].Foreign) {
+			c.event("host", string(h), fmt.Sprintf("port %s of %s is not ours: left alone", p.Name, p.Bridge), nil)
+		}
+	}
+	return nil
+}
+
+// samePort says whether flows for a and b are the same.
+func samePort(a, b ovsdb.Port) bool {
+	return a.Name == b.Name && a.Ofport == b.Ofport && a.IfaceID == b.IfaceID && a.Peer == b.Peer
+}
+
+// runFlows keeps the flows of a host's br-int as compiled, over one connection.
+func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net.Conn, term uint64) error {
+	of, err := openflow.New(ctx, conn, openflow.Options{})
+	if err != nil {
+		return err
+	}
+	defer of.Close()
+	// An older controller that is still connected may look, and change nothing.
+	if err := of.Role(ctx, openflow.Primary, term); err != nil {
+		return fmt.Errorf("lead the switch of %s: %w", h, err)
+	}
+	var compiled appliedFlows // from which state the round's flows are
+	want := func(context.Context) (map[string]flows.Flow, error) {
+		v := c.world.view()
+		compiled = appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen}
+		return flowsWanted(v, h)
+	}
+	loop := reconcile.New[string, flows.Flow](&remembered{target: openflow.NewTarget(of)}, want, flows.Flow.Equal, reconcile.Options{Resync: flowsResync, RetryMin: 20 * time.Millisecond,
+		Done: func(r reconcile.Round) {
+			c.told(h, "flows", r)
+			if r.Err == nil {
+				c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.applied, f.lastSeen = true, compiled, time.Now().UTC() })
+			}
+		}})
+
+	c.world.updateHost(h, func(f *hostFacts) { f.flows = of })
+	defer c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.flows, f.applied = false, nil, appliedFlows{} })
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error {
+		key := func(v *view) appliedFlows { return appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen} }
+		return follow(ctx, c.world, key, func(*view) { loop.Kick() })
+	})
+	g.Go(func() error {
+		select {
+		case <-of.Done():
+			return of.Err()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	return g.Wait()
+}
+
+// remembered is a switch's flow tables, read anew only now and then: in between, what was
+// read and what was applied since is what is there, since nobody else may write to the
+// switch. It spares a move the round trip of a dump.
+type remembered struct {
+	target reconcile.Target[string, flows.Flow]
+	have   map[string]flows.Flow
+	readAt time.Time
+}
+
+// Observe returns what is known, unless that is old.
+func (r *remembered) Observe(ctx context.Context) (map[string]flows.Flow, error) {
+	if r.have != nil && time.Since(r.readAt) < flowsResync {
+		return r.have, nil
+	}
+	have, err := r.target.Observe(ctx)
+	r.have, r.readAt = have, time.Now()
+	return have, err
+}
+
+// Apply forgets what is known if it fails.
+func (r *remembered) Apply(ctx context.Context, changes []reconcile.Change[string, flows.Flow]) error {
+	have := r.have
+	r.have = nil
+	if err := r.target.Apply(ctx, changes); err != nil {
+		return err
+	}
+	for _, ch := range changes {
+		if ch.Op == reconcile.Delete {
+			delete(have, ch.Key)
+		} else {
+			have[ch.Key] = ch.Want
+		}
+	}
+	r.have = have
+	return nil
+}
+
+// flowsWanted compiles the flows of a host from a view.
+func flowsWanted(v *view, h heliotrope.HostID) (map[string]flows.Flow, error) {
+	facts := v.hosts[h]
+	want := make(map[string]flows.Flow)
+	if _, ok := v.topology.Hosts[h]; !ok || !facts.ovsdb {
+		return nil, fmt.Errorf("ports of %s are not known yet", h)
+	}
+	ports := flows.Ports{NIC: make(map[flows.NICKey]uint32), Tunnel: make(map[heliotrope.HostID]uint32)}
+	for _, p := range facts.ports {
+		switch {
+		case p.Bridge != ovsdb.IntBridge || p.Ofport <= 0:
+		case p.Name == ovsdb.Uplink:
+			ports.Uplink = uint32(p.Ofport)
+		case p.Name == ovsdb.MeshPort:
+			ports.FlowTunnel = uint32(p.Ofport)
+		case p.Peer != "":
+			ports.Tunnel[p.Peer] = uint32(p.Ofport)
+		}
+	}
+	for vm, spec := range v.topology.VMs {
+		for i := range spec.NICs {
+			id := heliotrope.InterfaceID(vm, i)
+			for _, p := range facts.ports {
+				if p.IfaceID == id && p.Ofport > 0 {
+					ports.NIC[flows.NICKey{VM: vm, Index: i}] = uint32(p.Ofport)
+				}
+			}
+		}
+	}
+	list, err := flows.Compile(flows.View{Host: h, Topology: v.topology, Placements: v.placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC}, arpproxy.Flows)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range list {
+		want[f.Key()] = f
+	}
+	return want, nil
+}

@@ -1,0 +1,109 @@
+package controller
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"heliotrope/controller/api"
+	"heliotrope/internal/reconcile"
+	"heliotrope/migration"
+)
+
+// metrics are the controller's own; names bear their unit, labels are few.
+type metrics struct {
+	registry *prometheus.Registry
+	rounds   *prometheus.CounterVec
+	changes  *prometheus.CounterVec
+	took     *prometheus.HistogramVec
+}
+
+func newMetrics(c *Controller) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		rounds:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "heliotrope_loop_rounds_total", Help: "Rounds of a reconcile loop."}, []string{"loop", "result"}),
+		changes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "heliotrope_loop_changes_total", Help: "Changes that a reconcile loop applied."}, []string{"loop"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "heliotrope_loop_round_seconds", Help: "Length of a round of a reconcile loop.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8)}, []string{"loop"}),
+	}
+	m.registry.MustRegister(m.rounds, m.changes, m.took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &viewCollector{c})
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+func (m *metrics) round(loop string, r reconcile.Round) {
+	result := "ok"
+	if r.Err != nil {
+		result = "error"
+	}
+	m.rounds.WithLabelValues(loop, result).Inc()
+	m.changes.WithLabelValues(loop).Add(float64(r.Changes))
+	m.took.WithLabelValues(loop).Observe(r.Took.Seconds())
+}
+
+// viewCollector counts what is in the current view whenever it is asked.
+type viewCollector struct{ c *Controller }
+
+var (
+	descHosts  = prometheus.NewDesc("heliotrope_hosts", "Hosts of the topology, by state.", []string{"state"}, nil)
+	descVMs    = prometheus.NewDesc("heliotrope_vms", "VMs of the topology, by state.", []string{"state"}, nil)
+	descMoves  = prometheus.NewDesc("heliotrope_migrations", "Migrations that are kept, by phase.", []string{"phase"}, nil)
+	descPause  = prometheus.NewDesc("heliotrope_migration_last_pause_seconds", "The hypervisor's pause in the newest migration that succeeded.", nil, nil)
+	descRev    = prometheus.NewDesc("heliotrope_store_revision", "Revision of the store that the controller has seen.", nil, nil)
+	descLeader = prometheus.NewDesc("heliotrope_leader", "1 while this controller leads.", nil, nil)
+)
+
+// Describe names the metrics.
+func (v *viewCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader} {
+		ch <- d
+	}
+}
+
+// Collect counts.
+func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
+	now := v.c.world.view()
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	hosts := map[api.HostState]int{api.HostUp: 0, api.HostLost: 0}
+	for h := range now.topology.Hosts {
+		hosts[hostView(now, h).State]++
+	}
+	for state, n := range hosts {
+		gauge(descHosts, float64(n), string(state))
+	}
+	vms := map[string]int{"running": 0}
+	for vm := range now.topology.VMs {
+		vms[vmView(now, vm).State]++
+	}
+	for state, n := range vms {
+		gauge(descVMs, float64(n), state)
+	}
+	moves, newest := map[migration.Phase]int{}, storedMove{}
+	for _, m := range now.moves {
+		moves[m.Phase]++
+		if m.Phase == migration.Succeeded && m.revision > newest.revision {
+			newest = m
+		}
+	}
+	for phase, n := range moves {
+		gauge(descMoves, float64(n), strings.ToLower(string(phase)))
+	}
+	if newest.revision != 0 {
+		gauge(descPause, time.Duration(newest.Measured.Pause).Seconds())
+	}
+	gauge(descRev, float64(now.revision))
+	leads := 0.0
+	if v.c.leading() != nil {
+		leads = 1
+	}
+	gauge(descLeader, leads)
+}

@@ -1,0 +1,216 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/controller/store"
+	"heliotrope/migration"
+)
+
+// operations answers for migrations.
+type operations struct{ *Controller }
+
+// resolve finds the VM and the host that a request means.
+func resolve(v *view, r api.MigrationRequest) (from, to heliotrope.HostID, err error) {
+	if _, ok := v.topology.VMs[r.VM]; !ok {
+		return "", "", api.Invalid("the migration cannot be", api.FieldProblem{Pointer: "/vm", Detail: fmt.Sprintf("there is no VM %q", r.VM), Hint: "heliotrope vm list shows what there is"})
+	}
+	p, ok := v.placements[r.VM]
+	if !ok {
+		return "", "", api.Unavailable(fmt.Sprintf("%s has no owner yet", r.VM))
+	}
+	if _, ok := v.topology.Hosts[heliotrope.HostID(r.To)]; ok {
+		to = heliotrope.HostID(r.To)
+	} else if _, ok := v.topology.Sites[heliotrope.SiteID(r.To)]; ok {
+		to = roomiest(v, heliotrope.SiteID(r.To), p.Host)
+	}
+	if to == "" {
+		return "", "", api.Invalid("the migration cannot be", api.FieldProblem{Pointer: "/to", Detail: fmt.Sprintf("%q is no host, and no site that has one", r.To), Hint: "heliotrope host list shows what there is"})
+	}
+	if to == p.Host {
+		return "", "", api.Conflict(fmt.Sprintf("%s is at %s already", r.VM, to), "")
+	}
+	return p.Host, to, nil
+}
+
+// roomiest is the site's connected host with the most memory left, other than not.
+func roomiest(v *view, site heliotrope.SiteID, not heliotrope.HostID) heliotrope.HostID {
+	var best heliotrope.HostID
+	bestFree := 0
+	for _, h := range slices.Sorted(maps.Keys(v.topology.Hosts)) {
+		if v.topology.Hosts[h].Site != site {
+			continue
+		}
+		free := cmp.Or(v.topology.Hosts[h].MemoryMiB, v.hosts[h].status.MemoryMiB) - memoryUsed(v, h)
+		if v.hosts[h].agent == nil || h == not {
+			free -= 1 << 30 // only if there is no other
+		}
+		if best == "" || free > bestFree {
+			best, bestFree = h, free
+		}
+	}
+	return best
+}
+
+// PreviewMigration checks a move and predicts what it takes.
+func (c operations) PreviewMigration(_ context.Context, r api.MigrationRequest) (api.MigrationPreview, error) {
+	v := c.world.view()
+	from, to, err := resolve(v, r)
+	if err != nil {
+		return api.MigrationPreview{}, err
+	}
+	p := api.MigrationPreview{VM: r.VM, From: from, To: to, OK: true, Checks: preflightChecks(v, r.VM, from, to)}
+	if m, moving := v.moving(r.VM); moving {
+		p.Checks = append(p.Checks, check("not moving", false, "%s is on the move already: %s", r.VM, m.ID))
+	}
+	for _, ch := range p.Checks {
+		p.OK = p.OK && ch.OK
+	}
+	c.predict(v, &p)
+	return p, nil
+}
+
+// predict goes by the last move of the same VM, which says more than its size: most of a
+// guest's memory is usually empty and costs nothing.
+func (c operations) predict(v *view, p *api.MigrationPreview) {
+	var last storedMove
+	for _, m := range v.moves {
+		if m.VM == p.VM && m.Phase == migration.Succeeded && m.revision > last.revision {
+			last = m
+		}
+	}
+	a, b := v.topology.Hosts[p.From].Site, v.topology.Hosts[p.To].Site
+	var link heliotrope.Link
+	for _, l := range v.topology.Links {
+		if l.Between == [2]heliotrope.SiteID{a, b} || l.Between == [2]heliotrope.SiteID{b, a} {
+			link = l
+		}
+	}
+	p.Bytes = last.Measured.Copy.RelayBytes
+	if p.Bytes == 0 {
+		p.Bytes = uint64(v.topology.VMs[p.VM].MemoryMiB) << 20
+	}
+	p.CostUSD = float64(p.Bytes) / 1e9 * link.PricePerGB
+	if last.revision != 0 {
+		p.PauseMs = milliseconds(time.Duration(last.Measured.Pause))
+	}
+	if link.Rate > 0 {
+		p.ETAS = float64(p.Bytes) * 8 / float64(link.Rate)
+	}
+}
+
+// StartMigration stores a new move; the leader takes it up from there.
+func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r api.MigrationRequest) (api.Migration, error) {
+	if kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id)); err == nil {
+		return moveView(storedMove{kv.Value, kv.Rev}), nil
+	}
+	v := c.world.view()
+	from, to, err := resolve(v, r)
+	if err != nil {
+		return api.Migration{}, err
+	}
+	now := time.Now().UTC()
+	deadline := migration.DefaultDeadline
+	if r.DeadlineS > 0 {
+		deadline = time.Duration(r.DeadlineS) * time.Second
+	}
+	m := migration.New(id, r.VM, from, to, v.placements[r.VM].Epoch, now.Add(deadline), now)
+	m.MaxDowntime = heliotrope.Duration(time.Duration(r.MaxDowntimeMs) * time.Millisecond)
+	rev, err := c.store.StartMove(ctx, r.VM, id, m)
+	switch {
+	case errors.Is(err, store.ErrMoving):
+		return api.Migration{}, api.Conflict(fmt.Sprintf("%s is on the move already", r.VM), "wait for it to end, or abort it: heliotrope migration list")
+	case errors.Is(err, store.ErrConflict): // another request with this id was faster
+		kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id))
+		return moveView(storedMove{kv.Value, kv.Rev}), unavailable(err)
+	case err != nil:
+		return api.Migration{}, unavailable(err)
+	}
+	return moveView(storedMove{m, rev}), nil
+}
+
+// Migrations are all that are kept, newest first.
+func (c operations) Migrations(context.Context) ([]api.Migration, error) {
+	moves := slices.Collect(maps.Values(c.world.view().moves))
+	slices.SortFunc(moves, func(a, b storedMove) int { return b.Passed[0].At.Compare(a.Passed[0].At) })
+	out := make([]api.Migration, len(moves))
+	for i, m := range moves {
+		out[i] = moveView(m)
+	}
+	return out, nil
+}
+
+// WaitMigration waits for a revision above after.
+func (c operations) WaitMigration(ctx context.Context, id heliotrope.MoveID, after int64) (api.Migration, error) {
+	// One that was just started may not be in the view yet; the store has it.
+	if _, ok := c.world.view().moves[id]; !ok {
+		kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id))
+		if errors.Is(err, store.ErrNotFound) {
+			return api.Migration{}, api.NotFound("migration", string(id))
+		}
+		if err != nil {
+			return api.Migration{}, unavailable(err)
+		}
+		if after < 0 {
+			return moveView(storedMove{kv.Value, kv.Rev}), nil
+		}
+	}
+	v, err := c.world.wait(ctx, func(v *view) bool { m, ok := v.moves[id]; return ok && m.revision > after })
+	m, ok := v.moves[id]
+	if !ok {
+		return api.Migration{}, cmp.Or[error](err, api.NotFound("migration", string(id)))
+	}
+	return moveView(m), nil
+}
+
+// AbortMigration asks the driver for a rollback.
+func (c operations) AbortMigration(ctx context.Context, id heliotrope.MoveID) (api.Migration, error) {
+	m, err := c.WaitMigration(ctx, id, -1)
+	if err != nil {
+		return m, err
+	}
+	if !m.CanAbort {
+		return m, api.Conflict(fmt.Sprintf("%s is in phase %s: it cannot be undone any more", id, m.Phase), "move the VM back with a new migration")
+	}
+	d := c.leading()
+	if d == nil {
+		return m, api.Unavailable("this controller does not lead")
+	}
+	d.abort(id)
+	return m, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// moveView is a move as the API shows it.
+func moveView(m storedMove) api.Migration {
+	c := m.Measured.Copy
+	out := api.Migration{ID: m.ID, VM: m.VM, From: m.From, To: m.To, Phase: string(m.Phase), Progress: m.Fraction(),
+		Epoch: m.Epoch, Revision: m.revision, CreatedAt: m.Passed[0].At, Deadline: m.Deadline, Error: m.Error,
+		CanAbort: slices.Contains([]migration.Phase{migration.Pending, migration.Preflight, migration.SyncImage, migration.Prepare, migration.PreCopy, migration.Switchover}, m.Phase),
+		Measured: api.Measured{PauseMs: milliseconds(time.Duration(m.Measured.Pause)), Bytes: c.RelayBytes, MemoryBytes: c.DoneBytes,
+			TotalBytes: c.TotalBytes, Rounds: c.Rounds, BytesPerSecond: c.BytesPerSecond, DirtyPerSecond: c.DirtyPerSecond,
+			RescuedPackets: m.Measured.Rescued, InjectedPackets: m.Measured.Injected,
+			FlowsConvergedMs: milliseconds(time.Duration(m.Measured.Converged)), RouteConvergedMs: milliseconds(time.Duration(m.Measured.Converged))}}
+	for i, p := range m.Passed {
+		pt := api.PhaseTime{Phase: string(p.Phase), At: p.At}
+		if i+1 < len(m.Passed) {
+			pt.TookS = m.Passed[i+1].At.Sub(p.At).Seconds()
+		}
+		out.Phases = append(out.Phases, pt)
+	}
+	if m.Phase.Ended() {
+		out.FinishedAt = m.Passed[len(m.Passed)-1].At
+	} else if at, ok := m.ETA(time.Now()); ok {
+		out.ETAS = max(0, time.Until(at).Seconds())
+	}
+	return out
+}

@@ -1,0 +1,141 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/internal/reconcile"
+)
+
+// runVMs keeps the VMs of a host as wanted, over its agent's connection, and the agent
+// known to the moves.
+func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uint64) error {
+	h := agent.Host()
+	target := &vmTarget{c: c, agent: agent, host: h, term: term}
+	loop := reconcile.New(target, target.want, sameVM, reconcile.Options{Resync: vmsResync,
+		Done: func(r reconcile.Round) { c.told(h, "vms", r) }})
+	c.world.updateHost(h, func(f *hostFacts) { f.agent = agent })
+	defer c.world.updateHost(h, func(f *hostFacts) { f.agent = nil })
+	c.log.Info("host connected", "host", h)
+	c.event("host", string(h), "connected", nil)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error {
+		type key struct {
+			fabric uint64
+			moves  int
+		}
+		return follow(ctx, c.world, func(v *view) key { return key{v.fabric, v.movesActive()} }, func(*view) { loop.Kick() })
+	})
+	g.Go(func() error { return agent.Watch(ctx, func(agentapi.Event) { loop.Kick() }) })
+	g.Go(func() error {
+		select {
+		case <-agent.Done():
+			return errors.New("agent's connection ended")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	return g.Wait()
+}
+
+// movesActive counts the moves that have not ended.
+func (v *view) movesActive() int {
+	n := 0
+	for _, m := range v.moves {
+		if !m.Phase.Ended() {
+			n++
+		}
+	}
+	return n
+}
+
+// vmWant is a VM that is to run at a host, or does.
+type vmWant struct {
+	epoch uint64
+	state heliotrope.VMState
+}
+
+func sameVM(want, have vmWant) bool { return want == have }
+
+// vmTarget is a host's hypervisor as a reconcile target. It sees only VMs that the store
+// says something of: a VM that nobody knows is shown by the API and otherwise left alone.
+type vmTarget struct {
+	c     *Controller
+	agent *agentapi.Agent
+	host  heliotrope.HostID
+	term  uint64
+}
+
+// want is every VM that the host owns and that is not on the move: a move's VM is the
+// driver's.
+func (t *vmTarget) want(context.Context) (map[heliotrope.VMID]vmWant, error) {
+	v := t.c.world.view()
+	want := make(map[heliotrope.VMID]vmWant)
+	for vm, p := range v.placements {
+		if _, moving := v.moving(vm); p.Host == t.host && !moving {
+			want[vm] = vmWant{epoch: p.Epoch, state: heliotrope.VMRunning}
+		}
+	}
+	return want, nil
+}
+
+// Observe asks the agent, takes the answer into the view, and returns those VMs that the
+// host owns or that the topology no longer has.
+func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	status, err := t.agent.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.c.world.updateHost(t.host, func(f *hostFacts) {
+		if f.status.GatewayMAC != status.GatewayMAC {
+			f.portsGen++
+		}
+		f.status, f.statusAt, f.lastSeen = status, time.Now().UTC(), time.Now().UTC()
+	})
+	v := t.c.world.view()
+	have := make(map[heliotrope.VMID]vmWant)
+	for _, s := range status.VMs {
+		p, placed := v.placements[s.VM]
+		_, dead := v.tombstones[s.VM]
+		_, moving := v.moving(s.VM)
+		if !s.Foreign && !moving && (placed && p.Host == t.host || !placed && dead) {
+			have[s.VM] = vmWant{epoch: s.Epoch, state: s.State}
+		}
+	}
+	return have, nil
+}
+
+// Apply starts what is to run, and removes what the topology no longer has.
+func (t *vmTarget) Apply(ctx context.Context, changes []reconcile.Change[heliotrope.VMID, vmWant]) error {
+	v := t.c.world.view()
+	var problems []error
+	for _, ch := range changes {
+		if ch.Op == reconcile.Delete {
+			epoch := v.tombstones[ch.Key].Epoch
+			if _, dead := v.tombstones[ch.Key]; dead {
+				problems = append(problems, t.told(ch.Key, "removed", t.agent.RemoveVM(ctx, agentapi.RemoveOrder{Term: t.term, VM: ch.Key, Epoch: epoch})))
+			}
+			continue
+		}
+		problems = append(problems, t.told(ch.Key, "runs", t.agent.PutVM(ctx, vmOrder(v, t.term, ch.Key, ch.Want.epoch))))
+	}
+	return errors.Join(problems...)
+}
+
+func (t *vmTarget) told(vm heliotrope.VMID, what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("vm %s: %w", vm, err)
+	}
+	t.c.event("vm", string(vm), fmt.Sprintf("%s at %s", what, t.host), map[string]string{"host": string(t.host)})
+	return nil
+}
