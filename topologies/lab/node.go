@@ -1,0 +1,176 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// The supervisor and a node's PID 1 talk JSON over a socket pair, nodeFD in the node.
+// The supervisor's end closes with the supervisor, however that dies, and the node with it.
+const nodeFD = 3
+
+// order is what the supervisor tells a node. The first carries the plan.
+type order struct {
+	Plan   *plan       `json:",omitempty"`
+	Wired  bool        `json:",omitempty"` // the node's devices are there: configure them, start the daemons
+	Start  *daemon     `json:",omitempty"` // one more daemon
+	Signal *signalling `json:",omitempty"`
+	Stop   bool        `json:",omitempty"` // end in order
+}
+
+type signalling struct {
+	Daemon string
+	Signal unix.Signal
+}
+
+// report is what a node says of itself; each replaces the one before.
+type report struct {
+	Isolated   bool           // the namespaces are the node's own
+	Configured bool           // addresses and routes have been set
+	Daemons    []DaemonStatus // in the order they were started
+	Error      string         // why the node gives up
+}
+
+// RunNode is the body of a node's PID 1. It returns when the supervisor says so or has
+// gone, or on a SIGTERM; the kernel then kills whatever the node still runs.
+func RunNode(ctx context.Context) error {
+	if os.Getpid() != 1 {
+		return errors.New("run node: this is a part of the lab and only PID 1 of a namespace; use 'heliotrope lab up'")
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	link := os.NewFile(nodeFD, "supervisor")
+	if err := unix.SetNonblock(nodeFD, true); err != nil {
+		return fmt.Errorf("open supervisor's socket: %w", err)
+	}
+	unix.CloseOnExec(nodeFD)
+	n := &node{link: link, orders: json.NewDecoder(link), reports: json.NewEncoder(link)}
+	err := n.run(ctx)
+	if err != nil && !errors.Is(err, errSupervisorGone) {
+		n.report(func(r *report) { r.Error = err.Error() })
+	}
+	return err
+}
+
+var (
+	// errSupervisorGone ends a node at once: there is nobody to wait for.
+	errSupervisorGone = errors.New("the supervisor has gone")
+	// errStop ends a node in order.
+	errStop = errors.New("told to stop")
+)
+
+// node is the state of a PID 1.
+type node struct {
+	plan    plan
+	link    *os.File
+	orders  *json.Decoder
+	daemons *daemons
+
+	mu      sync.Mutex
+	reports *json.Encoder
+	last    report
+}
+
+func (n *node) run(ctx context.Context) error {
+	var first order
+	if err := n.orders.Decode(&first); err != nil || first.Plan == nil {
+		return fmt.Errorf("read plan: %w", errors.Join(err, errSupervisorGone))
+	}
+	n.plan = *first.Plan
+	if err := isolate(n.plan); err != nil {
+		return fmt.Errorf("isolate node: %w", err)
+	}
+	n.report(func(r *report) { r.Isolated = true })
+
+	reaping, endReaping := context.WithCancel(context.WithoutCancel(ctx))
+	children := newChildren()
+	n.daemons = newDaemons(children, inside+"/log", func() { n.report(func(*report) {}) })
+	var reaper sync.WaitGroup
+	reaper.Go(func() { children.reap(reaping) })
+	defer reaper.Wait()
+	defer endReaping()
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.obey(ctx, group) })
+	defer context.AfterFunc(ctx, func() { n.link.SetReadDeadline(time.Now()) })()
+	err := group.Wait()
+	if errors.Is(err, errSupervisorGone) {
+		return err // the kernel is quicker than an orderly end
+	}
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return errors.Join(err, n.daemons.wait())
+}
+
+// obey carries out orders until ctx ends or the supervisor has gone. An order that fails
+// is noted in the node's log: the supervisor sees in the reports that nothing came of it.
+func (n *node) obey(ctx context.Context, group *errgroup.Group) error {
+	for {
+		var o order
+		if err := n.orders.Decode(&o); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("%w: %w", errSupervisorGone, err)
+		}
+		if o.Stop {
+			return errStop
+		}
+		if err := n.do(ctx, o, group); err != nil {
+			fmt.Fprintln(os.Stderr, "lab:", err)
+		}
+	}
+}
+
+func (n *node) do(ctx context.Context, o order, group *errgroup.Group) error {
+	switch {
+	case o.Wired:
+		group.Go(func() error { return netconf{n.plan}.run(ctx, n.configured) })
+		for _, d := range n.plan.Daemons {
+			if err := n.daemons.add(ctx, d); err != nil {
+				return err
+			}
+		}
+	case o.Start != nil:
+		return n.daemons.add(ctx, *o.Start)
+	case o.Signal != nil:
+		return n.daemons.signal(o.Signal.Daemon, o.Signal.Signal)
+	}
+	return nil
+}
+
+// configured notes how a round of netconf went. A failure on the way is normal: br-phy
+// takes its time.
+func (n *node) configured(err error) {
+	if err != nil && !errors.Is(err, errNoLink) {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	n.mu.Lock()
+	known := n.last.Configured == (err == nil)
+	n.mu.Unlock()
+	if !known {
+		n.report(func(r *report) { r.Configured = err == nil })
+	}
+}
+
+// report tells the supervisor the node's state after change.
+func (n *node) report(change func(*report)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.last)
+	if n.daemons != nil {
+		n.last.Daemons = n.daemons.list()
+	}
+	n.reports.Encode(n.last) // a supervisor that has gone needs no report
+}

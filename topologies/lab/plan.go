@@ -1,0 +1,299 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"heliotrope"
+)
+
+// Kind is what a node is for.
+type Kind string
+
+// The kinds of nodes.
+const (
+	KindRouter     Kind = "router"
+	KindController Kind = "controller"
+	KindHost       Kind = "host"
+	KindClient     Kind = "client"
+)
+
+// plan is all that a node's PID 1 must know to become the node.
+type plan struct {
+	Node      string
+	Kind      Kind
+	Host      heliotrope.HostID // of a host; its node may have to be named otherwise
+	Site      heliotrope.SiteID
+	Address   netip.Addr
+	Dir       string            // the node's directory, seen from outside
+	Trees     map[string]string // target inside the node -> directory outside
+	Images    map[string]string // image -> directory outside, bound read-only
+	Hosts     string            // the content of /etc/hosts
+	Sysctls   map[string]string
+	Addresses []address
+	Routes    []route
+	Neighbors []neighbor
+	Daemons   []daemon
+}
+
+type address struct {
+	Device string
+	Prefix netip.Prefix
+}
+
+type route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+type neighbor struct {
+	Device  string
+	Address netip.Addr
+	MAC     heliotrope.MAC
+}
+
+// daemon is a process that is started again whenever it ends.
+type daemon struct {
+	Name   string
+	Argv   []string
+	Before [][]string // run one after the other before each start; must succeed
+	Ready  []string   // tried after each start until it succeeds; nil: ready at once
+}
+
+// maxSites is what the addresses between the routers, 100.64.0.0/24, have room for.
+const maxSites = 254
+
+// planner derives the nodes' plans from a topology; it touches nothing outside.
+type planner struct {
+	config config
+	top    heliotrope.Topology
+	sites  []heliotrope.SiteID // ordered: a site's place is its number on the WAN
+	names  map[string]netip.Addr
+	plans  []plan
+}
+
+// plans returns the nodes of a topology, routers first.
+func plans(cfg config) ([]plan, error) {
+	p := &planner{
+		config: cfg, top: cfg.Topology,
+		sites: slices.Sorted(maps.Keys(cfg.Topology.Sites)),
+		names: map[string]netip.Addr{},
+	}
+	if len(p.sites) > maxSites {
+		return nil, fmt.Errorf("plan lab: %d sites, at most %d fit in 100.64.0.0/24", len(p.sites), maxSites)
+	}
+	hops := nextHops(p.top)
+	for i, id := range p.sites {
+		p.router(i, id, hops[id])
+	}
+	if !cfg.WithoutControl {
+		p.controller()
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.top.Hosts)) {
+		p.host(id, p.top.Hosts[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.top.Clients)) {
+		c := p.top.Clients[id]
+		p.leaf(string(id), KindClient, c.Site, c.Address, "eth0")
+	}
+	for i := range p.plans {
+		if _, ok := p.top.Sites[p.plans[i].Site]; !ok {
+			return nil, fmt.Errorf("plan lab: node %s is in site %q, which is not in the topology", p.plans[i].Node, p.plans[i].Site)
+		}
+		p.plans[i].Hosts = p.hostsFile()
+	}
+	return p.plans, nil
+}
+
+// add appends a node under a name that no other has.
+func (p *planner) add(name string, kind Kind, site heliotrope.SiteID, addr netip.Addr) *plan {
+	if _, taken := p.names[name]; taken {
+		name = string(kind) + "-" + name
+	}
+	for _, taken := p.names[name]; taken; _, taken = p.names[name] {
+		name += "-2"
+	}
+	p.names[name] = addr
+	p.plans = append(p.plans, plan{
+		Node: name, Kind: kind, Site: site, Address: addr,
+		Dir: p.config.layout().node(name), Sysctls: maps.Clone(nodeSysctls),
+		Trees: map[string]string{},
+	})
+	return &p.plans[len(p.plans)-1]
+}
+
+// nodeSysctls hold in every node. A node answers ARP only on the interface that has the
+// address: OVS's userspace datapath leaves packets to the kernel as well, which would
+// answer on eth0 what only br-phy must answer. Redirects would let a client send to a
+// VM's old host behind its router's back.
+var nodeSysctls = map[string]string{
+	"net/ipv4/conf/all/rp_filter":            "0",
+	"net/ipv4/conf/default/rp_filter":        "0",
+	"net/ipv4/conf/all/arp_ignore":           "1",
+	"net/ipv4/conf/all/arp_announce":         "2",
+	"net/ipv4/conf/all/send_redirects":       "0",
+	"net/ipv4/conf/default/send_redirects":   "0",
+	"net/ipv4/conf/all/accept_redirects":     "0",
+	"net/ipv4/conf/default/accept_redirects": "0",
+	"net/ipv6/conf/default/disable_ipv6":     "1",
+	"net/ipv4/ping_group_range":              "0 2147483647",
+}
+
+// router is a site's router: bridge lan to the hosts, tap wan0 to the other routers, BIRD.
+func (p *planner) router(i int, id heliotrope.SiteID, hops map[heliotrope.SiteID]heliotrope.SiteID) {
+	site := p.top.Sites[id]
+	n := p.add("router-"+string(id), KindRouter, id, site.Router)
+	n.Sysctls["net/ipv4/ip_forward"] = "1"
+	n.Addresses = []address{
+		{"lan", netip.PrefixFrom(site.Router, site.Underlay.Bits())},
+		{"wan0", netip.PrefixFrom(wanAddress(i), 24)},
+	}
+	for j, other := range p.sites {
+		if hop, ok := hops[other]; ok {
+			k := slices.Index(p.sites, hop)
+			n.Routes = append(n.Routes, route{p.top.Sites[other].Underlay, wanAddress(k)})
+			if hop == other {
+				n.Neighbors = append(n.Neighbors, neighbor{"wan0", wanAddress(j), wanMAC(j)})
+			}
+		}
+	}
+	n.Daemons = []daemon{{
+		Name: "bird",
+		// -R, not the first time: what BIRD had put into the kernel stays until the
+		// controller has spoken again.
+		Argv: []string{"sh", "-c", "test -e /run/bird/ran && recover=-R; touch /run/bird/ran; " +
+			"exec bird -f $recover -c /run/lab/bird.conf -s /run/bird/bird.ctl"},
+		Ready: []string{"birdc", "show", "status"},
+	}}
+}
+
+// controller is the node with the controller; its sockets are seen from outside.
+func (p *planner) controller() {
+	n := p.leaf("controller", KindController, p.top.Controller.Site, p.top.Controller.Address, "eth0")
+	n.Trees["/run/heliotrope"] = p.config.layout().controller()
+	n.Daemons = []daemon{{Name: "controller", Argv: []string{p.config.Binary, "controller", "run"}}}
+}
+
+// host is a machine with Open vSwitch, libvirt and the agent. Its address is on br-phy:
+// the userspace datapath can send its tunnels only through a bridge.
+func (p *planner) host(id heliotrope.HostID, h heliotrope.Host) {
+	n := p.leaf(string(id), KindHost, h.Site, h.Address, "br-phy")
+	n.Host, n.Images = id, p.config.Images
+	n.Daemons = []daemon{
+		{
+			Name:   "ovsdb-server",
+			Before: [][]string{{"sh", "-c", "test -e /etc/openvswitch/conf.db || ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema"}},
+			Argv: []string{"ovsdb-server", "/etc/openvswitch/conf.db", "--pidfile", "--remote=punix:/run/openvswitch/db.sock",
+				"--remote=db:Open_vSwitch,Open_vSwitch,manager_options", "-vconsole:info"},
+			Ready: []string{"ovs-vsctl", "--no-wait", "--timeout=5", "init"},
+		},
+		{
+			Name: "ovs-vswitchd",
+			Argv: []string{"ovs-vswitchd", "unix:/run/openvswitch/db.sock", "--pidfile", "-vconsole:info"},
+			Ready: []string{"ovs-vsctl", "--timeout=5",
+				"--", "set", "Open_vSwitch", ".", "external-ids:system-id=" + string(id), "external-ids:hostname=" + n.Node,
+				"--", "--may-exist", "add-br", "br-phy",
+				// Its own MAC: with eth0's, the kernel would take each packet twice.
+				"--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone", "other-config:hwaddr=" + labMAC(n.Node, "br-phy").String(),
+				"--", "--may-exist", "add-port", "br-phy", "eth0"},
+		},
+	}
+	if p.config.WithoutLibvirt {
+		return
+	}
+	n.Daemons = append(n.Daemons, daemon{Name: "virtlogd", Argv: []string{"virtlogd"}}, daemon{
+		Name:  "libvirtd",
+		Argv:  []string{"libvirtd"},
+		Ready: []string{"virsh", "--quiet", "-c", "qemu:///system", "uri"},
+	})
+}
+
+// agent is the daemon that a host gets once the controller has given a token.
+func (c config) agent(controller netip.Addr, token string) daemon {
+	at := netip.AddrPortFrom(controller, agentPort).String()
+	return daemon{
+		Name: "agent",
+		Before: [][]string{{"sh", "-c", `test -e /etc/heliotrope/joined || { "$@" && touch /etc/heliotrope/joined; }`, "join",
+			c.AgentBinary, "join", "--controller", at, "--token", token}},
+		Argv: []string{c.AgentBinary, "run"},
+	}
+}
+
+// agentPort is where the controller waits for agents.
+const agentPort = 7443
+
+// leaf is a node with one address on its site's LAN and everything else behind the router.
+func (p *planner) leaf(name string, kind Kind, at heliotrope.SiteID, addr netip.Addr, device string) *plan {
+	site := p.top.Sites[at]
+	n := p.add(name, kind, at, addr)
+	n.Addresses = []address{{device, netip.PrefixFrom(addr, site.Underlay.Bits())}}
+	n.Routes = []route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), site.Router}}
+	return n
+}
+
+// hostsFile resolves every node's name. Without it libvirt waits for a resolver that
+// does not exist: a migration took 67 s instead of 2.4 s.
+func (p *planner) hostsFile() string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n::1 localhost\n")
+	for _, name := range slices.Sorted(maps.Keys(p.names)) {
+		fmt.Fprintf(&b, "%s %s\n", p.names[name], name)
+	}
+	return b.String()
+}
+
+// wanAddress is the i-th router's address towards the others.
+func wanAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, 0, byte(i + 1)}) }
+
+// wanMAC is the i-th router's MAC on wan0. It is known beforehand: no ARP crosses the WAN.
+func wanMAC(i int) heliotrope.MAC { return heliotrope.MAC{0x02, 'w', 'a', 'n', 0, byte(i + 1)} }
+
+// nextHops says, for each site, through which neighbour each other site is reached: over
+// the link between them, else on the way of least delay. A site that no chain of links
+// reaches is left out.
+func nextHops(t heliotrope.Topology) map[heliotrope.SiteID]map[heliotrope.SiteID]heliotrope.SiteID {
+	const never = time.Duration(math.MaxInt64 / 4)
+	type pair struct{ from, to heliotrope.SiteID }
+	sites := slices.Sorted(maps.Keys(t.Sites))
+	dist, next := map[pair]time.Duration{}, map[pair]heliotrope.SiteID{}
+	for _, a := range sites {
+		for _, b := range sites {
+			dist[pair{a, b}] = never
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.Links)) {
+		l := t.Links[id]
+		for _, p := range []pair{{l.Between[0], l.Between[1]}, {l.Between[1], l.Between[0]}} {
+			// A hop costs a little of its own, so that links without delay make no detours.
+			if d := time.Duration(l.Delay) + time.Microsecond; d < dist[p] {
+				dist[p], next[p] = d, p.to
+			}
+		}
+	}
+	for _, via := range sites {
+		for _, a := range sites {
+			for _, b := range sites {
+				if d := dist[pair{a, via}] + dist[pair{via, b}]; a != b && d < dist[pair{a, b}] {
+					dist[pair{a, b}], next[pair{a, b}] = d, next[pair{a, via}]
+				}
+			}
+		}
+	}
+	for _, l := range t.Links { // also where two other links together are quicker
+		a, b := l.Between[0], l.Between[1]
+		next[pair{a, b}], next[pair{b, a}] = b, a
+	}
+	hops := map[heliotrope.SiteID]map[heliotrope.SiteID]heliotrope.SiteID{}
+	for p, hop := range next {
+		if hops[p.from] == nil {
+			hops[p.from] = map[heliotrope.SiteID]heliotrope.SiteID{}
+		}
+		hops[p.from][p.to] = hop
+	}
+	return hops
+}

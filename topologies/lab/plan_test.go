@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"heliotrope"
+	"heliotrope/topologies"
+)
+
+func TestNextHopsTakeTheLinkElseTheShortestWay(t *testing.T) {
+	site := func(octet byte) heliotrope.Site {
+		return heliotrope.Site{Underlay: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, octet, 0}), 24)}
+	}
+	link := func(a, b heliotrope.SiteID, delay time.Duration) heliotrope.Link {
+		return heliotrope.Link{Between: [2]heliotrope.SiteID{a, b}, Delay: heliotrope.Duration(delay)}
+	}
+	top := heliotrope.Topology{
+		Sites: map[heliotrope.SiteID]heliotrope.Site{"a": site(1), "b": site(2), "c": site(3), "d": site(4), "alone": site(5)},
+		Links: map[heliotrope.LinkID]heliotrope.Link{
+			"ab": link("a", "b", 10*time.Millisecond), "bc": link("b", "c", 10*time.Millisecond),
+			"ac": link("a", "c", 50*time.Millisecond), "cd": link("c", "d", 0),
+		},
+	}
+	hops := nextHops(top)
+	want := map[heliotrope.SiteID]heliotrope.SiteID{"b": "b", "c": "c", "d": "b"}
+	if !maps.Equal(hops["a"], want) {
+		t.Errorf("from a: %v, want %v", hops["a"], want)
+	}
+	if got := hops["d"]["a"]; got != "c" {
+		t.Errorf("from d to a by %q, want c", got)
+	}
+	if len(hops["alone"]) != 0 {
+		t.Errorf("a site without links reaches %v", hops["alone"])
+	}
+}
+
+func TestPlansOfThreeClouds(t *testing.T) {
+	top, err := topologies.LoadFile("../three-clouds.yaml", topologies.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps, err := plans(config{Name: "x", Dir: "/x", Topology: top, Binary: "/bin/heliotrope"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]plan{}
+	for _, p := range ps {
+		byName[p.Node] = p
+	}
+	for name, kind := range map[string]Kind{
+		"router-us": KindRouter, "router-internet": KindRouter, "controller": KindController,
+		"us-1": KindHost, "asia-1": KindHost, "visitor": KindClient,
+	} {
+		if byName[name].Kind != kind {
+			t.Errorf("node %s is a %q, want %s", name, byName[name].Kind, kind)
+		}
+	}
+	if len(ps) != 4+1+3+1 {
+		t.Errorf("%d nodes, want 9", len(ps))
+	}
+	if r := byName["router-us"]; len(r.Routes) != 3 || len(r.Neighbors) != 3 {
+		t.Errorf("routes of router-us: %v, neighbours %v", r.Routes, r.Neighbors)
+	}
+	if !strings.Contains(byName["eu-1"].Hosts, "10.255.3.11 asia-1\n") {
+		t.Errorf("hosts file:\n%s", byName["eu-1"].Hosts)
+	}
+}
+
+func TestPlansKeepNamesApart(t *testing.T) {
+	prefix := netip.MustParsePrefix("10.0.0.0/24")
+	top := heliotrope.Topology{
+		Sites:   map[heliotrope.SiteID]heliotrope.Site{"s": {Underlay: prefix, Router: netip.MustParseAddr("10.0.0.1")}},
+		Hosts:   map[heliotrope.HostID]heliotrope.Host{"x": {Site: "s"}, "router-s": {Site: "s"}},
+		Clients: map[heliotrope.ClientID]heliotrope.Client{"x": {Site: "s"}, "controller": {Site: "s"}},
+	}
+	top.Controller.Site = "s"
+	ps, err := plans(config{Dir: "/x", Topology: top})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, p := range ps {
+		if seen[p.Node] {
+			t.Errorf("two nodes are named %s", p.Node)
+		}
+		seen[p.Node] = true
+	}
+	top.Clients["lost"] = heliotrope.Client{Site: "nowhere"}
+	if _, err := plans(config{Dir: "/x", Topology: top}); err == nil {
+		t.Error("a client in a site that is not there was planned")
+	}
+}

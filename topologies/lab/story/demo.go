@@ -1,0 +1,337 @@
+// Package story tells what Heliotrope does, in the lab: the demo that make demo shows, and
+// the benchmark of the fabric. Each ends with one line of JSON that says what was measured,
+// and whether what must hold held.
+package story
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/topologies"
+	"heliotrope/topologies/lab"
+	"heliotrope/topologies/lab/probe"
+)
+
+// Demo brings up three clouds, has a client on the internet talk to a VM, and moves the VM
+// around the world meanwhile.
+type Demo struct {
+	File  string // topology; default: the built-in three-clouds
+	Name  string // of the lab
+	Keep  bool   // leave the lab running
+	Rate  int    // probes a second
+	Route []heliotrope.HostID
+	VM    heliotrope.VMID
+	Out   io.Writer
+
+	target  lab.Target
+	client  *api.Client
+	probe   *probe.Client
+	visitor *visitor
+	routers *routers
+	public  netip.Addr
+	started time.Time
+}
+
+// maxLost is how many probes a move may lose; the aim is none.
+const maxLost = 3
+
+// Run tells the story. It fails if something did not hold, and says what.
+func (d *Demo) Run(ctx context.Context) (err error) {
+	d.started = time.Now()
+	topology, err := d.load()
+	if err != nil {
+		return err
+	}
+	if err := d.bringUp(ctx, topology); err != nil {
+		return err
+	}
+	if !d.Keep {
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer cancel()
+			err = errors.Join(err, lab.Down(ctx, d.target))
+		}()
+	}
+	stop, err := d.watch(ctx, topology)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var legs []leg
+	for _, to := range d.Route {
+		l, err := d.move(ctx, to)
+		legs = append(legs, l)
+		if err != nil {
+			return errors.Join(err, d.conclude(ctx, legs))
+		}
+	}
+	return d.conclude(ctx, legs)
+}
+
+// load reads the topology and fills in what of the route is not said.
+func (d *Demo) load() (heliotrope.Topology, error) {
+	data, err := topologies.Example("three-clouds")
+	if d.File != "" {
+		data, err = os.ReadFile(d.File)
+	}
+	if err != nil {
+		return heliotrope.Topology{}, fmt.Errorf("read topology: %w", err)
+	}
+	t, err := topologies.Parse(data, d.File, topologies.Options{})
+	if err != nil {
+		return t, err
+	}
+	vm, ok := t.VMs[d.VM]
+	if !ok || !vm.NICs[0].Public.IsValid() {
+		return t, fmt.Errorf("the demo needs a VM %q with a public address", d.VM)
+	}
+	d.public = vm.NICs[0].Public
+	if d.File == "" {
+		file, err := os.CreateTemp("", "heliotrope-demo-*.yaml")
+		if err != nil {
+			return t, fmt.Errorf("write topology: %w", err)
+		}
+		_, err = file.Write(data)
+		d.File = file.Name()
+		if err := errors.Join(err, file.Close()); err != nil {
+			return t, fmt.Errorf("write topology: %w", err)
+		}
+	}
+	return t, nil
+}
+
+func (d *Demo) say(format string, args ...any) {
+	fmt.Fprintf(d.Out, "%6.1fs  %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// bringUp starts the lab and waits until its VMs run and all sites know the way.
+func (d *Demo) bringUp(ctx context.Context, t heliotrope.Topology) error {
+	d.target = lab.Target{Name: d.Name}
+	d.say("bringing up %d sites, %d hosts and a WAN on this machine", len(t.Sites), len(t.Hosts))
+	err := lab.Up(ctx, lab.Options{Topology: t, TopologyFile: d.File, Name: d.Name, Progress: func(s string) { d.say("  %s", s) }})
+	if err != nil {
+		return err
+	}
+	if d.client, err = api.Find(api.Place{Lab: d.Name}); err != nil {
+		return err
+	}
+	d.say("waiting for %d VMs, the mesh and the routers", len(t.VMs))
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	if err := d.until(ctx, d.vmsRun); err != nil {
+		return err
+	}
+	return d.until(ctx, d.routed)
+}
+
+// until asks again and again until ok, and then says what it waited for if ctx ends.
+func (d *Demo) until(ctx context.Context, ok func(context.Context) error) error {
+	for {
+		err := ok(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (d *Demo) vmsRun(ctx context.Context) error {
+	vms, err := d.client.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.State != string(heliotrope.VMRunning) {
+			return fmt.Errorf("VM %s is %s at %s", vm.Name, vm.State, vm.Host)
+		}
+	}
+	return nil
+}
+
+func (d *Demo) routed(ctx context.Context) error {
+	mesh, err := d.client.Mesh(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range mesh.Links {
+		if l.State != "up" {
+			return fmt.Errorf("the tunnel from %s to %s is %s", l.From, l.To, l.State)
+		}
+	}
+	why, err := d.client.WhyRoute(ctx, d.public)
+	if err != nil {
+		return err
+	}
+	for _, p := range why.Peers {
+		if !p.Told {
+			return fmt.Errorf("router %s has not been told of %s: its session is %s", p.Peer, d.public, p.Session)
+		}
+	}
+	return nil
+}
+
+// watch starts everything that looks on: the client's probe, a reader of the guest's own
+// account, and a listener in every router.
+func (d *Demo) watch(ctx context.Context, t heliotrope.Topology) (stop func(), err error) {
+	status, err := lab.Read(ctx, d.target)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(status.Nodes, func(n lab.NodeStatus) bool { return n.Kind == lab.KindClient })
+	if i < 0 {
+		return nil, errors.New("the demo needs a client in its topology")
+	}
+	client := status.Nodes[i]
+	d.visitor = &visitor{pid: client.PID, guest: d.public}
+	up, cancelUp := context.WithTimeout(ctx, 60*time.Second)
+	defer cancelUp()
+	if err := d.until(up, func(ctx context.Context) error { _, err := d.visitor.account(ctx); return err }); err != nil {
+		return nil, fmt.Errorf("wait for the guest: %w", err)
+	}
+	if d.routers, err = listenRouters(status, d.public); err != nil {
+		return nil, err
+	}
+	// A place that the client's node sees too: its /run is its own.
+	dir, err := os.MkdirTemp("", "heliotrope-demo-")
+	if err != nil {
+		return nil, fmt.Errorf("make probe's directory: %w", err)
+	}
+	socket := filepath.Join(dir, "probe.sock")
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		argv := []string{"/proc/self/exe", "lab", "probe", "--target", d.public.String(), "--rate", fmt.Sprint(d.Rate), "--socket", socket}
+		argv[0], _ = os.Executable()
+		code, err := lab.Exec(ctx, d.target, client.Name, argv, lab.Stdio{Out: io.Discard, Err: os.Stderr})
+		if err == nil && code != 0 {
+			err = fmt.Errorf("the probe exited with %d", code)
+		}
+		done <- err
+	}()
+	stop = func() { cancel(); <-done; d.routers.close(); os.RemoveAll(dir) }
+	err = d.until(up, func(ctx context.Context) error {
+		var err error
+		if d.probe, err = probe.Dial(ctx, socket); err != nil {
+			return err
+		}
+		r, err := d.probe.Total(ctx)
+		if err == nil && (!r.TCP.Connected || r.UDP.Answered == 0) {
+			err = errors.New("the client has no answer yet")
+		}
+		return err
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	d.say("%s on the internet has a TCP connection to %s (VM %s) and sends it %d probes a second", client.Name, d.public, d.VM, d.Rate)
+	return stop, nil
+}
+
+// settled is how long the probe goes on after a move before it is judged.
+const settled = 1500 * time.Millisecond
+
+// move moves the VM and returns what everybody saw of it.
+func (d *Demo) move(ctx context.Context, to heliotrope.HostID) (leg, error) {
+	l := leg{To: to}
+	before, err := d.visitor.account(ctx)
+	if err != nil {
+		return l, err
+	}
+	meters, err := lab.Read(ctx, d.target)
+	if err != nil {
+		return l, err
+	}
+	window := fmt.Sprintf("to-%s-%d", to, time.Now().UnixNano())
+	if _, err := d.probe.Mark(ctx, window); err != nil {
+		return l, err
+	}
+	m, err := d.client.StartMigration(ctx, api.MigrationRequest{VM: d.VM, To: string(to)}, window)
+	if err != nil {
+		return l, err
+	}
+	l.From = m.From
+	d.say("moving %s from %s to %s", d.VM, m.From, to)
+	if m, err = d.client.WatchMigration(ctx, m.ID, func(api.Migration) {}); err != nil {
+		return l, err
+	}
+	l.Migration = m
+	if m.Phase != api.PhaseSucceeded {
+		return l, fmt.Errorf("the move to %s ended as %s: %s", to, m.Phase, m.Error)
+	}
+	select {
+	case <-time.After(settled):
+	case <-ctx.Done():
+		return l, context.Cause(ctx)
+	}
+	if l.Client, err = d.probe.Settle(ctx, window); err != nil {
+		return l, err
+	}
+	after, err := d.visitor.account(ctx)
+	if err != nil {
+		return l, err
+	}
+	now, err := lab.Read(ctx, d.target)
+	if err != nil {
+		return l, err
+	}
+	l.Guest = compare(before, after)
+	l.WANBytes = wanBytes(now) - wanBytes(meters)
+	l.RouteMS = d.routers.convergedAfter(commitTime(m))
+	d.say("  %s", l)
+	return l, nil
+}
+
+// commitTime is when the owner had changed.
+func commitTime(m api.Migration) time.Time {
+	for _, p := range m.Phases {
+		if p.Phase == "Activate" {
+			return p.At
+		}
+	}
+	return m.CreatedAt
+}
+
+// wanBytes is all that crossed the links between sites so far, both ways.
+func wanBytes(s lab.Status) (sum uint64) {
+	for _, l := range s.Links {
+		sum += l.Meter.Bytes
+	}
+	return sum
+}
+
+// conclude prints the table and the JSON line and says what did not hold.
+func (d *Demo) conclude(ctx context.Context, legs []leg) error {
+	total, err := d.probe.Total(ctx)
+	if err != nil {
+		return err
+	}
+	claims := judge(legs, total, len(d.Route))
+	writeTable(d.Out, legs)
+	line, err := json.Marshal(struct {
+		Bench   string       `json:"bench"`
+		Seconds float64      `json:"seconds"`
+		Claims  []Claim      `json:"claims"`
+		Moves   []leg        `json:"moves"`
+		Client  probe.Report `json:"client"`
+	}{"demo", time.Since(d.started).Seconds(), claims, legs, total})
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	fmt.Fprintln(d.Out, string(line))
+	return failed(claims)
+}

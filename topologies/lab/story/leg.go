@@ -1,0 +1,114 @@
+package story
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/topologies/lab/probe"
+)
+
+// leg is one move and what everybody saw of it.
+type leg struct {
+	From      heliotrope.HostID
+	To        heliotrope.HostID
+	Migration api.Migration
+	Client    probe.Report
+	Guest     guestChange
+	WANBytes  uint64
+	RouteMS   float64 // from the commit until the last router's kernel had the new route
+}
+
+// MarshalJSON has the numbers of the table.
+func (l leg) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"from": l.From, "to": l.To, "phase": l.Migration.Phase, "seconds": l.seconds(),
+		"pause_ms": l.Migration.Measured.PauseMs, "gap_ms": l.Client.UDP.LongestGap.MS, "tcp_stall_ms": l.Client.TCP.LongestStall.MS,
+		"probes": l.Client.UDP.Sent, "lost": l.Client.UDP.Lost, "duplicated": l.Client.UDP.Duplicated, "reordered": l.Client.UDP.Reordered,
+		"rescued": l.Migration.Measured.RescuedPackets, "route_converged_ms": l.RouteMS, "wan_bytes": l.WANBytes,
+		"relay_bytes": l.Migration.Measured.Bytes, "rounds": l.Migration.Measured.Rounds, "guest": l.Guest,
+	})
+}
+
+func (l leg) seconds() float64 {
+	return l.Migration.FinishedAt.Sub(l.Migration.CreatedAt).Seconds()
+}
+
+func (l leg) String() string {
+	return fmt.Sprintf("%s in %.1f s: paused %.0f ms, the client saw a gap of %.0f ms, %d of %d probes lost, %d doubled; guest %s",
+		l.Migration.Phase, l.seconds(), l.Migration.Measured.PauseMs, l.Client.UDP.LongestGap.MS, l.Client.UDP.Lost, l.Client.UDP.Sent, l.Client.UDP.Duplicated, l.Guest)
+}
+
+func writeTable(out io.Writer, legs []leg) {
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "move\ttook s\tpause ms\tclient gap ms\tTCP stall ms\tprobes\tlost\tdoubled\trescued\troutes after ms\tWAN MB\tguest\t")
+	for _, l := range legs {
+		m, u := l.Migration.Measured, l.Client.UDP
+		fmt.Fprintf(w, "%s → %s\t%.1f\t%.0f\t%.0f\t%.0f\t%d\t%d\t%d\t%d\t%.0f\t%.1f\t%s\t\n", l.From, l.To, l.seconds(), m.PauseMs, u.LongestGap.MS,
+			l.Client.TCP.LongestStall.MS, u.Sent, u.Lost, u.Duplicated, m.RescuedPackets, l.RouteMS, float64(l.WANBytes)/1e6, l.Guest)
+	}
+	w.Flush()
+}
+
+// Claim is one figure that something is required of.
+type Claim struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Op    string  `json:"op"` // "<=", ">=" or "=="
+	Bound float64 `json:"bound"`
+	Holds bool    `json:"holds"`
+}
+
+func claim(name string, value float64, op string, bound float64) Claim {
+	holds := map[string]bool{"<=": value <= bound, ">=": value >= bound, "==": value == bound}[op]
+	return Claim{name, value, op, bound, holds}
+}
+
+// judge says what had to hold and whether it did. That nothing is lost or doubled is the
+// aim, and shown; more than maxLost in a move fails.
+func judge(legs []leg, total probe.Report, wanted int) []Claim {
+	var done, lost, worst, doubled, badPages, badRecords, ticksBack float64
+	for _, l := range legs {
+		if l.Migration.Phase == api.PhaseSucceeded {
+			done++
+		}
+		lost += float64(l.Client.UDP.Lost)
+		worst = max(worst, float64(l.Client.UDP.Lost))
+		doubled += float64(l.Client.UDP.Duplicated)
+		badPages = max(badPages, float64(l.Guest.BadPages))
+		badRecords = max(badRecords, float64(l.Guest.BadRecords))
+		if !l.Guest.Continuous {
+			ticksBack++
+		}
+	}
+	alive := 0.0
+	if total.TCP.Connected && !total.TCP.Broken {
+		alive = 1
+	}
+	return []Claim{
+		claim("moves that succeeded", done, "==", float64(wanted)),
+		claim("TCP connection alive", alive, "==", 1),
+		claim("probes lost in the worst move", worst, "<=", maxLost),
+		claim("probes lost in all (aim 0)", lost, "<=", float64(maxLost*wanted)),
+		claim("probes doubled in all", doubled, "==", 0),
+		claim("pages of guest memory damaged", badPages, "==", 0),
+		claim("records on guest disk damaged", badRecords, "==", 0),
+		claim("moves in which the guest's clock broke off", ticksBack, "==", 0),
+	}
+}
+
+// failed is an error that names each claim that does not hold.
+func failed(claims []Claim) error {
+	var all []error
+	for _, c := range claims {
+		if !c.Holds {
+			all = append(all, fmt.Errorf("%s: %g, must be %s %g", c.Name, c.Value, c.Op, c.Bound))
+		}
+	}
+	return errors.Join(all...)
+}

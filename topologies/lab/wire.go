@@ -1,0 +1,175 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"heliotrope"
+	"heliotrope/topologies/lab/wan"
+)
+
+// wire makes the cables: in each router a bridge, a veth to each node of its site and the
+// tap to the WAN. A veth is born in the router's namespace with its other end in the
+// node's, so no name of it is ever seen by the machine or by another lab.
+func wire(w *wan.WAN, top heliotrope.Topology, nodes []*handle) error {
+	number := 0
+	for _, router := range nodes {
+		if router.plan.Kind != KindRouter {
+			continue
+		}
+		var members []*handle
+		for _, n := range nodes {
+			if n.plan.Kind != KindRouter && n.plan.Site == router.plan.Site {
+				members = append(members, n)
+			}
+		}
+		if err := inNetns(router.pid, func() error { return wireLAN(router, members) }); err != nil {
+			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
+		}
+		for _, m := range members {
+			if err := inNetns(m.pid, func() error { return startPort("eth0") }); err != nil {
+				return fmt.Errorf("wire node %s: %w", m.plan.Node, err)
+			}
+		}
+		mac := wanMAC(number)
+		number++
+		tap, err := wan.OpenTap(netnsOf(router.pid), "wan0", mac)
+		if err != nil {
+			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
+		}
+		if err := w.AddPort(string(router.plan.Site), mac, tap); err != nil {
+			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
+		}
+	}
+	return shape(w, top)
+}
+
+// shape gives every pair of sites the line of its link; a pair without a link has none.
+func shape(w *wan.WAN, top heliotrope.Topology) error {
+	for a := range top.Sites {
+		for b := range top.Sites {
+			if a == b {
+				continue
+			}
+			if err := w.SetShape(string(a), string(b), wan.Shape{Down: true}); err != nil {
+				return err
+			}
+		}
+	}
+	for id, l := range top.Links {
+		for _, ends := range [][2]heliotrope.SiteID{l.Between, {l.Between[1], l.Between[0]}} {
+			if err := w.SetShape(string(ends[0]), string(ends[1]), wan.LinkShape(l)); err != nil {
+				return fmt.Errorf("shape link %s: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+// wireLAN runs in the router's namespace.
+func wireLAN(router *handle, members []*handle) error {
+	snooping := false
+	mac := labMAC(router.plan.Node, "lan")
+	lan := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan", HardwareAddr: mac[:]}, MulticastSnooping: &snooping}
+	if err := netlink.LinkAdd(lan); err != nil {
+		return fmt.Errorf("add bridge: %w", err)
+	}
+	for i, m := range members {
+		here, there := labMAC(m.plan.Node, "port"), labMAC(m.plan.Node, "eth0")
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.HardwareAddr = portName(i, m.plan.Node), net.HardwareAddr(here[:])
+		veth := &netlink.Veth{
+			LinkAttrs: attrs,
+			PeerName:  "eth0", PeerHardwareAddr: there[:], PeerNamespace: netlink.NsPid(m.pid),
+		}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return fmt.Errorf("add cable to %s: %w", m.plan.Node, err)
+		}
+		if err := netlink.LinkSetMaster(veth, lan); err != nil {
+			return fmt.Errorf("plug cable to %s: %w", m.plan.Node, err)
+		}
+		if err := startPort(attrs.Name); err != nil {
+			return err
+		}
+	}
+	return startPort("lan")
+}
+
+// portName is the node's name where that can be a device's.
+func portName(i int, node string) string {
+	if len(node) < unix.IFNAMSIZ && node != "lan" && node != "wan0" && node != "lo" {
+		return node
+	}
+	return fmt.Sprintf("port%d", i)
+}
+
+// startPort brings a device up without offloads: a checksum or a segmentation that is
+// left to hardware never happens when the next one to see the packet is OVS's userspace.
+func startPort(name string) error {
+	for _, feature := range []uint32{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO} {
+		if err := ethtoolOff(name, feature); err != nil {
+			return fmt.Errorf("switch offload of %s off: %w", name, err)
+		}
+	}
+	return onLink(name, netlink.LinkSetUp)
+}
+
+func ethtoolOff(name string, command uint32) error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(s)
+	value := struct{ command, data uint32 }{command: command}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}{data: unsafe.Pointer(&value)}
+	copy(request.name[:unix.IFNAMSIZ-1], name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 && !errors.Is(errno, unix.EOPNOTSUPP) {
+		return errno
+	}
+	return nil
+}
+
+func netnsOf(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
+
+// inNetns runs do in the network namespace of a process.
+func inNetns(pid int, do func() error) error {
+	return onOwnThread(func() error {
+		fd, err := unix.Open(netnsOf(pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open namespace: %w", err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter namespace: %w", err)
+		}
+		return do()
+	})
+}
+
+// onOwnThread runs do on a thread that ends with it: one that has been in other
+// namespaces must serve nobody else. It is never the main thread, which cannot end: Go
+// would keep it, and with it the namespaces, for as long as the process lives.
+func onOwnThread(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- onOwnThread(do) // on another thread, for this one is taken
+			return
+		}
+		done <- do()
+	}()
+	return <-done
+}
