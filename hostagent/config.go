@@ -22,7 +22,7 @@ type Config struct {
 	ConfigDir  string // certificates, agent.yaml
 	StateDir   string // permits, moves, flows; images and disks
 	RunDir     string // sockets
-	Libvirt    string // libvirtd's socket
+	Libvirt    string // libvirtd's socket; NoLibvirt: the host runs no VMs
 	OVSDir     string // where db.sock and BRIDGE.mgmt are
 	Bridge     string // that VMs are plugged into
 	QEMUUser   string // as whom libvirt runs QEMU; empty: root
@@ -31,6 +31,9 @@ type Config struct {
 
 	dial func(context.Context) (hypervisor, error)
 }
+
+// NoLibvirt in place of libvirtd's socket makes a host that has Open vSwitch only.
+const NoLibvirt = "none"
 
 // Default is the configuration of an agent that is told nothing but its controller.
 func Default() Config {
@@ -52,7 +55,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.ConfigDir, "config-dir", c.ConfigDir, "where the host's certificate is kept")
 	f.StringVar(&c.StateDir, "state-dir", c.StateDir, "where images, disks and the agent's own state are kept")
 	f.StringVar(&c.RunDir, "run-dir", c.RunDir, "where sockets are made")
-	f.StringVar(&c.Libvirt, "libvirt", c.Libvirt, "libvirtd's socket")
+	f.StringVar(&c.Libvirt, "libvirt", c.Libvirt, "libvirtd's socket; none: the host runs no VMs")
 	f.StringVar(&c.OVSDir, "ovs-dir", c.OVSDir, "directory of Open vSwitch's sockets")
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge that VMs are plugged into")
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")

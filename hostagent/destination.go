@@ -66,11 +66,7 @@ func (s *moves) expect(m *move, o agentapi.MoveOrder) {
 		VM: o.VM, From: o.Peer,
 		Sockets: map[relay.Kind]string{relay.Memory: memory, relay.Disk: disk},
 		Packets: func(ctx context.Context, nic int, frames [][]byte) (int, error) {
-			n, err := s.inject(ctx, o.VM, nic, frames)
-			if n > 0 {
-				s.note(m, func(r *agentapi.MoveReport) { r.Injected += n })
-			}
-			return n, err
+			return s.inject(ctx, o.VM, nic, frames)
 		},
 	})
 }

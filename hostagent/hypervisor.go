@@ -34,6 +34,7 @@ type (
 	receiver interface {
 		Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error)
 		Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
+		Sweep(ctx context.Context, diskDir string) error
 	}
 	// queues is for the packets of a VM that does not run.
 	queues interface {

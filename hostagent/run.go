@@ -83,15 +83,17 @@ func Run(ctx context.Context, c Config) error {
 	c.Log.Info("agent runs", "host", id.Host(), "controller", c.Controller, "relay", port.Addr(), "version", Version)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return conn.keep(ctx, hub.domain) }) // libvirt, and its events
-	g.Go(func() error { return vm.learn(ctx) })              // what can the host do?
-	g.Go(func() error { return mv.run(ctx) })                // steps of moves
-	g.Go(func() error { return server.Serve(ctx, port) })    // streams from other hosts
-	g.Go(func() error { return flows.run(ctx) })             // a copy of the switch's flows
-	g.Go(func() error { return up.run(ctx) })                // the site's router
-	g.Go(func() error { return ways.run(ctx, up.size) })     // the other hosts
-	g.Go(func() error { return dialer.Run(ctx) })            // the controller
-	g.Go(func() error { return renew(ctx, c, id) })          // the certificate
+	if c.Libvirt != NoLibvirt {
+		g.Go(func() error { return conn.keep(ctx, hub.domain) }) // libvirt, and its events
+		g.Go(func() error { return vm.learn(ctx) })              // what can the host do?
+	}
+	g.Go(func() error { return mv.run(ctx) })             // steps of moves
+	g.Go(func() error { return server.Serve(ctx, port) }) // streams from other hosts
+	g.Go(func() error { return flows.run(ctx) })          // a copy of the switch's flows
+	g.Go(func() error { return up.run(ctx) })             // the site's router
+	g.Go(func() error { return ways.run(ctx, up.size) })  // the other hosts
+	g.Go(func() error { return dialer.Run(ctx) })         // the controller
+	g.Go(func() error { return renew(ctx, c, id) })       // the certificate
 	return g.Wait()
 }
 

@@ -192,8 +192,8 @@ func (s *moves) resume(ctx context.Context, m *move, o agentapi.MoveOrder) error
 	return s.end(m, func(r *agentapi.MoveReport) {
 		r.State, r.Error = agentapi.MoveResumed, ""
 		if d.State != agentapi.VMRunning {
-			// To start it anew is another order. This one can be repeated after it.
-			r.State, r.Error = agentapi.MoveFailed, fmt.Sprintf("the VM ended while it was moved: it is %s", d.State)
+			// There is nothing to resume. To start it anew is another order.
+			r.Error = fmt.Sprintf("the VM ended while it was moved: it is %s", d.State)
 		}
 	})
 }

@@ -62,13 +62,17 @@ func (u *uplink) run(ctx context.Context) error {
 			warn = append(warn, w)
 		}
 		u.mu.Lock()
+		known := mac
+		if mac.IsZero() { // the kernel has just forgotten it: packets still go there
+			mac = u.mac
+		}
 		changed := u.mac != mac || u.mtu != mtu
 		u.mac, u.mtu, u.warn = mac, mtu, warn
 		u.mu.Unlock()
 		if changed {
 			u.hub.tell(agentapi.Event{Kind: "host", At: time.Now(), What: "gateway " + mac.String()})
 		}
-		if mac.IsZero() {
+		if known.IsZero() {
 			pause(ctx, gatewayAsk)
 		} else {
 			pause(ctx, gatewayCheck)

@@ -43,6 +43,9 @@ func (v *vms) learn(ctx context.Context) error {
 		}
 		host, err := hv.Host(ctx)
 		if err == nil {
+			if err := hv.Sweep(ctx, v.config.diskDir()); err != nil {
+				v.log.Warn("disks of moves that were broken off remain", "error", err)
+			}
 			v.known <- host
 			return nil
 		}
@@ -158,6 +161,11 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 // Status says how the host is. It is an error, not an empty list, if libvirt does not
 // tell which VMs there are.
 func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
+	if v.config.Libvirt == NoLibvirt {
+		s := agentapi.HostStatus{Host: v.host, Version: Version, Boot: v.boot, NoVMs: true, Paths: v.paths.measured(), Warnings: v.uplink.warnings()}
+		s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
+		return s, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
 	hv, err := v.conn.get(ctx)

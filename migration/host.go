@@ -51,7 +51,7 @@ const (
 	HostDrained   HostState = "drained"   // source
 	HostActive    HostState = "active"    // destination: the vCPUs run
 	HostFinished  HostState = "finished"  // source: nothing is left
-	HostResumed   HostState = "resumed"   // source: it runs here again
+	HostResumed   HostState = "resumed"   // source: it runs here again, or Error says how it ended
 	HostDiscarded HostState = "discarded" // destination: nothing is left
 	HostFailed    HostState = "failed"    // Error says why; the source, if it was copying, runs again
 )
@@ -71,8 +71,7 @@ type Report struct {
 
 	PausedAt  time.Time `json:"paused_at,omitzero"`  // source: vCPUs stopped, by the host's clock
 	ResumedAt time.Time `json:"resumed_at,omitzero"` // destination: vCPUs started, by the host's clock
-	Rescued   int       `json:"rescued,omitempty"`   // source: packets that StepDrain sent on
-	Injected  int       `json:"injected,omitempty"`  // destination: packets that it put into the VM's queue
+	Rescued   int       `json:"rescued,omitempty"`   // source: packets that StepDrain sent on and the destination took
 }
 
 // Progress is the hypervisor's count of a running copy.

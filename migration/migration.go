@@ -130,7 +130,7 @@ var next = map[Phase]Phase{
 
 // Limits of time. They are generous for people's sake and finite for the VM's.
 const (
-	DefaultDeadline = 15 * time.Minute
+	DefaultDeadline = 10 * time.Minute
 	PhaseLimit      = 60 * time.Second // each phase but PreCopy
 	StallLimit      = 30 * time.Second // PreCopy without one byte of progress
 	StragglerGrace  = 2 * time.Second  // how long the source forwards after all have converged
@@ -186,7 +186,6 @@ type Measured struct {
 	// Pause is ResumedAt − PausedAt, each by its own host's clock.
 	Pause     heliotrope.Duration `json:"pause,omitempty"`
 	Rescued   int                 `json:"rescued"`             // packets caught at the source and sent on
-	Injected  int                 `json:"injected"`            // of these, put into the destination's queue
 	Converged heliotrope.Duration `json:"converged,omitempty"` // from Commit until every switch and router had it
 	Total     heliotrope.Duration `json:"total,omitempty"`
 }

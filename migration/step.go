@@ -207,7 +207,6 @@ func (m Move) report(r Report, now time.Time) Move {
 
 func (m Move) measure(r Report, now time.Time) Move {
 	if r.Role == Destination {
-		m.Measured.Injected = max(m.Measured.Injected, r.Injected)
 		if !r.ResumedAt.IsZero() {
 			m.Measured.ResumedAt = r.ResumedAt
 		}
@@ -251,6 +250,9 @@ func (m Move) fromSource(r Report, now time.Time) Move {
 	case HostFinished:
 		return m.done(ActFinish, now)
 	case HostResumed:
+		if r.Error != "" && slices.Contains(m.Open, ActResume) {
+			m.Warnings = append(slices.Clone(m.Warnings), r.Error)
+		}
 		return m.done(ActResume, now)
 	case HostFailed:
 		return m.failedStep(r, now, ActBegin, ActCopy, ActRelease, ActDrain)

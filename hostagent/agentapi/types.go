@@ -22,6 +22,7 @@ type HostStatus struct {
 	Libvirt     string            `json:"libvirt"`
 	GatewayMAC  heliotrope.MAC    `json:"gateway_mac"` // of the site's router as this host resolves it; zero while unknown
 	UnderlayMTU int               `json:"underlay_mtu"`
+	NoVMs       bool              `json:"no_vms,omitempty"` // the host has no hypervisor: it is asked for no VM
 	VMs         []VMStatus        `json:"vms"`
 	Paths       []Path            `json:"paths,omitempty"` // to the other hosts, as measured lately
 	Warnings    []string          `json:"warnings,omitempty"`

@@ -1,3 +1,5 @@
+//go:build lab
+
 package libvirt
 
 import (
@@ -15,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
+	"heliotrope/migration"
 )
 
 // Agent stands for the agent of a node: it lets the test use a Hypervisor, and taps, in
@@ -26,7 +28,7 @@ type Agent struct {
 	catch   *Catch
 	abort   context.CancelFunc
 	paused  time.Time
-	latest  agentapi.MoveProgress
+	latest  migration.Progress
 	reports int
 	events  []Event
 	heard   []time.Time
@@ -162,7 +164,7 @@ func (a *Agent) Prepare(in Incoming, cookie *[]byte) (err error) {
 type Performed struct {
 	Cookie  []byte
 	Paused  time.Time
-	Latest  agentapi.MoveProgress
+	Latest  migration.Progress
 	Reports int
 }
 
@@ -170,14 +172,14 @@ func (a *Agent) Perform(out Outgoing, p *Performed) error {
 	ctx, cancel := limited()
 	defer cancel()
 	a.mu.Lock()
-	a.abort, a.paused, a.reports = cancel, time.Time{}, 0
+	a.abort = cancel
 	a.mu.Unlock()
 	out.Paused = func(at time.Time) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.paused = at
 	}
-	out.Progress = func(m agentapi.MoveProgress) {
+	out.Progress = func(m migration.Progress) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.latest = m
@@ -188,6 +190,14 @@ func (a *Agent) Perform(out Outgoing, p *Performed) error {
 	defer a.mu.Unlock()
 	*p = Performed{Cookie: cookie, Paused: a.paused, Latest: a.latest, Reports: a.reports}
 	return err
+}
+
+// Forget makes Progress start anew.
+func (a *Agent) Forget(none, *none) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paused, a.latest, a.reports = time.Time{}, migration.Progress{}, 0
+	return nil
 }
 
 // Progress is what the running Perform has said so far.

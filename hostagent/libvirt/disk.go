@@ -14,12 +14,15 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
+	"heliotrope/migration"
 )
 
 // A disk with a file of this ending beside it is worth nothing unless its VM is defined
 // here: a move has not filled it yet, or has taken the VM away.
 const voidMark = ".void"
+
+// diskDirMode lets QEMU pass where it does not run as root; each file is its own user's.
+const diskDirMode = 0o711
 
 // makeDisk copies the image's disk for the VM unless it has one already, and returns its
 // format: empty where the image has no disk. Whether the VM is defined here decides if a
@@ -38,7 +41,7 @@ func (s Spec) makeDisk(defined bool) (format string, err error) {
 		return "", err
 	}
 	defer template.Close()
-	if err := os.MkdirAll(s.DiskDir, 0o700); err != nil {
+	if err := os.MkdirAll(s.DiskDir, diskDirMode); err != nil {
 		return "", err
 	}
 	// A half-made copy must never be taken for the VM's disk.
@@ -83,8 +86,8 @@ func copySparse(dst, src *os.File) error {
 }
 
 // describeDisks lists the disks that a move copies.
-func describeDisks(d *libvirtxml.Domain) ([]agentapi.Disk, error) {
-	var disks []agentapi.Disk
+func describeDisks(d *libvirtxml.Domain) ([]migration.Disk, error) {
+	var disks []migration.Disk
 	for i := range d.Devices.Disks {
 		disk := &d.Devices.Disks[i]
 		file := diskSource(disk)
@@ -95,14 +98,14 @@ func describeDisks(d *libvirtxml.Domain) ([]agentapi.Disk, error) {
 		if err != nil {
 			return nil, fmt.Errorf("describe disk: %w", err)
 		}
-		disks = append(disks, agentapi.Disk{Target: disk.Target.Dev, Bytes: info.Size(), Format: disk.Driver.Type})
+		disks = append(disks, migration.Disk{Target: disk.Target.Dev, Bytes: info.Size(), Format: disk.Driver.Type})
 	}
 	return disks, nil
 }
 
 // makeEmptyDisks makes the files that the disks of an incoming VM are copied to. What is
 // left there from an earlier stay is overwritten.
-func makeEmptyDisks(d *libvirtxml.Domain, disks []agentapi.Disk) error {
+func makeEmptyDisks(d *libvirtxml.Domain, disks []migration.Disk) error {
 	if len(disks) != len(d.Devices.Disks) {
 		return fmt.Errorf("make disks: described are %d, the VM has %d", len(disks), len(d.Devices.Disks))
 	}
@@ -142,7 +145,7 @@ func removeDisks(d *libvirtxml.Domain) error {
 func markDisks(d *libvirtxml.Domain) error {
 	for i := range d.Devices.Disks {
 		file := diskSource(&d.Devices.Disks[i])
-		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(file), diskDirMode); err != nil {
 			return err
 		}
 		if err := os.WriteFile(file+voidMark, nil, 0o600); err != nil {

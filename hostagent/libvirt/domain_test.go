@@ -1,3 +1,5 @@
+//go:build lab
+
 package libvirt
 
 import (
@@ -163,26 +165,33 @@ func TestMakeDisk(t *testing.T) {
 	}
 }
 
-func TestPrecedes(t *testing.T) {
+func TestPrecede(t *testing.T) {
 	frames := func(words string) (all [][]byte) {
 		for w := range strings.FieldsSeq(words) {
 			all = append(all, []byte(w))
 		}
 		return all
 	}
-	for _, c := range []struct{ name, records, queued, want string }{
-		{"one taken", "a b c d", "c d", "b"},
-		{"all taken", "a b", "", "b"},
-		{"doubles", "a x x x", "x x", "x"},
-		{"queue was full", "a b c d e", "c", "b"},
-		{"order of two senders", "a b d c", "c d", "b"},
+	for _, c := range []struct {
+		name, records, queued string
+		n                     int
+		want                  string
+	}{
+		{"one taken", "a b c d", "c d", 1, "b"},
+		{"two taken", "a b c d", "c d", 2, "a b"},
+		{"all taken", "a b", "", 1, "b"},
+		{"doubles", "a x x x", "x x", 2, "a x"},
+		{"queue was full", "a b c d e", "c", 1, "b"},
+		{"order of two senders", "a b d c", "c d", 1, "b"},
 	} {
-		got, err := precedes(frames(c.records), frames(c.queued))
-		if err != nil || len(got) != 1 || string(got[0]) != c.want {
-			t.Errorf("%s: %q, %v, want %s", c.name, got, err, c.want)
+		got, err := precede(frames(c.records), frames(c.queued), c.n)
+		if words := string(bytes.Join(got, []byte(" "))); err != nil || words != c.want {
+			t.Errorf("%s: %q, %v, want %s", c.name, words, err, c.want)
 		}
 	}
-	if _, err := precedes(frames("a"), frames("a")); err == nil {
-		t.Error("a frame from before the records: no error")
+	for _, queued := range []string{"b", "a"} { // one that was never recorded, and none before
+		if got, err := precede(frames("a"), frames(queued), 1); err == nil {
+			t.Errorf("before %s comes %q", queued, got)
+		}
 	}
 }

@@ -13,14 +13,13 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
 )
 
 // Domain is a virtual machine of the host, ours or foreign.
 type Domain struct {
 	Name    string // heliotrope.VMID where it is ours
 	UUID    string
-	State   agentapi.VMState
+	State   heliotrope.VMState
 	Epoch   uint64 // of the permit under which it was last started here
 	Foreign bool   // Heliotrope did not define it
 	Taps    []Tap  // of a domain that has a QEMU
@@ -115,7 +114,7 @@ func (h *Hypervisor) inspect(ctx context.Context, ref rpc.Domain) (domain, error
 	d.Epoch, ours = epochOf(d.parsed)
 	d.Foreign = !ours
 	d.State = stateOf(rpc.DomainState(a.state), a.reason)
-	if d.State != agentapi.VMShutOff && d.State != agentapi.VMCrashed {
+	if d.State != heliotrope.VMShutOff && d.State != heliotrope.VMCrashed {
 		d.Taps = tapsOf(d.parsed)
 		d.PID = h.pid(d.Name)
 	}
@@ -135,13 +134,13 @@ func (h *Hypervisor) inspectIncoming(ctx context.Context, d domain) (domain, err
 		return h.control.DomainGetMetadata(d.ref, int32(rpc.DomainMetadataElement), rpc.OptString{metadataURI}, 0)
 	})
 	if refused := (rpc.Error{}); errors.As(err, &refused) && refused.Code == uint32(rpc.ErrNoDomainMetadata) {
-		d.Foreign, d.State = true, agentapi.VMPaused
+		d.Foreign, d.State = true, heliotrope.VMPaused
 		return d, nil
 	}
 	if err != nil {
 		return domain{}, err
 	}
-	d.State, d.PID = agentapi.VMIncoming, h.pid(d.Name)
+	d.State, d.PID = heliotrope.VMIncoming, h.pid(d.Name)
 	d.parsed.Metadata = &libvirtxml.DomainMetadata{XML: mark}
 	d.Epoch, _ = epochOf(d.parsed)
 	if s := h.session(heliotrope.VMID(d.Name)); s != nil && s.domain != nil {
@@ -152,20 +151,20 @@ func (h *Hypervisor) inspectIncoming(ctx context.Context, d domain) (domain, err
 }
 
 // stateOf translates libvirt's state.
-func stateOf(state rpc.DomainState, reason int32) agentapi.VMState {
+func stateOf(state rpc.DomainState, reason int32) heliotrope.VMState {
 	switch state {
 	case rpc.DomainRunning, rpc.DomainBlocked, rpc.DomainShutdown:
-		return agentapi.VMRunning
+		return heliotrope.VMRunning
 	case rpc.DomainPaused, rpc.DomainPmsuspended:
-		return agentapi.VMPaused
+		return heliotrope.VMPaused
 	case rpc.DomainCrashed:
-		return agentapi.VMCrashed
+		return heliotrope.VMCrashed
 	case rpc.DomainShutoff:
 		if rpc.DomainShutoffReason(reason) == rpc.DomainShutoffCrashed {
-			return agentapi.VMCrashed
+			return heliotrope.VMCrashed
 		}
 	}
-	return agentapi.VMShutOff
+	return heliotrope.VMShutOff
 }
 
 func tapsOf(d *libvirtxml.Domain) []Tap {
@@ -214,9 +213,9 @@ func (h *Hypervisor) Start(ctx context.Context, spec Spec) error {
 	case errors.Is(err, ErrAbsent):
 	case err != nil:
 		return err
-	case d.State == agentapi.VMPaused || d.State == agentapi.VMIncoming:
+	case d.State == heliotrope.VMPaused || d.State == heliotrope.VMIncoming:
 		return fmt.Errorf("start %s: %w", spec.VM, ErrPaused)
-	case d.State == agentapi.VMRunning:
+	case d.State == heliotrope.VMRunning:
 		if d.Epoch != spec.Epoch {
 			if err := h.setEpoch(ctx, d.ref, spec.Epoch); err != nil {
 				return fmt.Errorf("adopt %s: %w", spec.VM, err)
@@ -280,7 +279,7 @@ func (h *Hypervisor) Remove(ctx context.Context, vm heliotrope.VMID) error {
 	if err := markDisks(d.parsed); err != nil {
 		return fmt.Errorf("mark disks of %s: %w", vm, err)
 	}
-	if d.State != agentapi.VMShutOff && d.State != agentapi.VMCrashed {
+	if d.State != heliotrope.VMShutOff && d.State != heliotrope.VMCrashed {
 		err := do0(ctx, h, func() error { return h.control.DomainDestroy(d.ref) })
 		if err != nil && !errors.Is(err, ErrAbsent) {
 			return fmt.Errorf("destroy %s: %w", vm, err)
@@ -301,7 +300,7 @@ func (h *Hypervisor) Resume(ctx context.Context, vm heliotrope.VMID) error {
 	if err != nil {
 		return err
 	}
-	if d.State == agentapi.VMRunning {
+	if d.State == heliotrope.VMRunning {
 		return nil
 	}
 	if err := do0(ctx, h, func() error { return h.control.DomainResume(d.ref) }); err != nil {
@@ -316,7 +315,7 @@ func (h *Hypervisor) Suspend(ctx context.Context, vm heliotrope.VMID) error {
 	if err != nil {
 		return err
 	}
-	if d.State == agentapi.VMPaused {
+	if d.State == heliotrope.VMPaused {
 		return nil
 	}
 	if err := do0(ctx, h, func() error { return h.control.DomainSuspend(d.ref) }); err != nil {

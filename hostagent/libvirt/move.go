@@ -11,14 +11,14 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
+	"heliotrope/migration"
 )
 
 // Description is what a source tells of a VM that is about to move.
 type Description struct {
 	XML    string
 	Cookie []byte // for Prepare
-	Disks  []agentapi.Disk
+	Disks  []migration.Disk
 }
 
 // Incoming is what a destination needs to receive a VM.
@@ -27,7 +27,7 @@ type Incoming struct {
 	Epoch  uint64 // of the permit under which the VM will run here; 0: the one in XML
 	XML    string // from Begin
 	Cookie []byte // from Begin
-	Disks  []agentapi.Disk
+	Disks  []migration.Disk
 
 	DiskDir      string // where all disks of XML must be
 	LogDir       string // where its console's log must be; default /var/log/heliotrope
@@ -39,7 +39,7 @@ type Incoming struct {
 type session struct {
 	conn   *conn
 	ref    rpc.Domain // source
-	role   agentapi.Role
+	role   migration.Role
 	begun  Description // source
 	params []rpc.TypedParam
 	flags  rpc.DomainMigrateFlags
@@ -60,7 +60,7 @@ func text(field, value string) rpc.TypedParam {
 }
 
 // moveParams are the parameters that all steps share.
-func moveParams(vm heliotrope.VMID, disks []agentapi.Disk, memory, disk string) []rpc.TypedParam {
+func moveParams(vm heliotrope.VMID, disks []migration.Disk, memory, disk string) []rpc.TypedParam {
 	params := []rpc.TypedParam{text(rpc.MigrateParamDestName, string(vm))}
 	if memory != "" {
 		params = append(params, text(rpc.MigrateParamURI, "unix://"+memory))
@@ -74,7 +74,7 @@ func moveParams(vm heliotrope.VMID, disks []agentapi.Disk, memory, disk string) 
 	return params
 }
 
-func flagsFor(disks []agentapi.Disk) rpc.DomainMigrateFlags {
+func flagsFor(disks []migration.Disk) rpc.DomainMigrateFlags {
 	if len(disks) > 0 {
 		return moveFlags | rpc.MigrateNonSharedDisk
 	}
@@ -100,7 +100,7 @@ func (h *Hypervisor) session(vm heliotrope.VMID) *session {
 }
 
 // open connects for a new session.
-func (h *Hypervisor) open(ctx context.Context, vm heliotrope.VMID, role agentapi.Role) (*session, error) {
+func (h *Hypervisor) open(ctx context.Context, vm heliotrope.VMID, role migration.Role) (*session, error) {
 	if h.session(vm) != nil {
 		return nil, fmt.Errorf("open move of %s: another one is on", vm)
 	}
@@ -137,21 +137,21 @@ func (h *Hypervisor) end(vm heliotrope.VMID, s *session) {
 // changing it. Repeated before Perform, it returns the same again.
 // If the move goes no further, end it by a cancelled Confirm.
 func (h *Hypervisor) Begin(ctx context.Context, vm heliotrope.VMID) (Description, error) {
-	if s := h.session(vm); s != nil && s.role == agentapi.Source && s.begun.XML != "" {
+	if s := h.session(vm); s != nil && s.role == migration.Source && s.begun.XML != "" {
 		return s.begun, nil
 	}
 	d, err := h.lookup(ctx, vm)
 	if err != nil {
 		return Description{}, err
 	}
-	if d.State != agentapi.VMRunning {
+	if d.State != heliotrope.VMRunning {
 		return Description{}, fmt.Errorf("begin move of %s: it is %s", vm, d.State)
 	}
 	disks, err := describeDisks(d.parsed)
 	if err != nil {
 		return Description{}, fmt.Errorf("begin move of %s: %w", vm, err)
 	}
-	s, err := h.open(ctx, vm, agentapi.Source)
+	s, err := h.open(ctx, vm, migration.Source)
 	if err != nil {
 		return Description{}, err
 	}
@@ -178,7 +178,7 @@ func (h *Hypervisor) Prepare(ctx context.Context, in Incoming) (cookie []byte, e
 		return nil, fmt.Errorf("prepare %s: %w", in.VM, err)
 	}
 	d, err := h.lookup(ctx, in.VM)
-	if err == nil && d.State != agentapi.VMShutOff && d.State != agentapi.VMCrashed {
+	if err == nil && d.State != heliotrope.VMShutOff && d.State != heliotrope.VMCrashed {
 		return nil, fmt.Errorf("prepare %s: it is here already, %s", in.VM, d.State)
 	}
 	if err != nil && !errors.Is(err, ErrAbsent) {
@@ -187,7 +187,7 @@ func (h *Hypervisor) Prepare(ctx context.Context, in Incoming) (cookie []byte, e
 	if err := makeEmptyDisks(parsed, in.Disks); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", in.VM, err)
 	}
-	s, err := h.open(ctx, in.VM, agentapi.Destination)
+	s, err := h.open(ctx, in.VM, migration.Destination)
 	if err != nil {
 		return nil, err
 	}
@@ -214,11 +214,12 @@ func (h *Hypervisor) Prepare(ctx context.Context, in Incoming) (cookie []byte, e
 // Settle ends the stream at the destination once Perform has returned at the source, and
 // leaves the VM stopped. It fails if the destination could not run the VM. Afterwards the
 // VM here outlives the agent; Finish lets it run or throws it away. Settle may be left out.
+// cookie is Perform's.
 func (h *Hypervisor) Settle(ctx context.Context, vm heliotrope.VMID, cookie []byte) error {
 	s := h.session(vm)
 	if s == nil {
 		d, err := h.lookup(ctx, vm)
-		if err == nil && d.State != agentapi.VMPaused {
+		if err == nil && d.State != heliotrope.VMPaused {
 			err = fmt.Errorf("it is %s, and not in a move", d.State)
 		}
 		if err != nil {
@@ -239,8 +240,13 @@ func (h *Hypervisor) arrived(ctx context.Context, vm heliotrope.VMID, s *session
 }
 
 func (h *Hypervisor) finish(ctx context.Context, s *session, cookie []byte, flags rpc.DomainMigrateFlags, cancelled int32) error {
-	if s.role != agentapi.Destination {
+	if s.role != migration.Destination {
 		return errors.New("this host is the source")
+	}
+	// Only when the cookie tells it of disks does libvirt close the server that received
+	// them; left open, it makes the VM's next move fail.
+	if cancelled == 0 && len(cookie) == 0 {
+		return errors.New("the source's cookie is missing")
 	}
 	ref, err := do(ctx, h, func() (rpc.Domain, error) {
 		ref, _, err := s.conn.DomainMigrateFinish3Params(s.params, cookie, uint32(s.flags|flags), cancelled)
@@ -253,8 +259,8 @@ func (h *Hypervisor) finish(ctx context.Context, s *session, cookie []byte, flag
 // Finish is the destination's last step. Not cancelled, it lets the VM run here: call it
 // under a permit only. Cancelled, it throws the incoming VM and its disks away, but never
 // one that runs (ErrRunning). Both may be repeated, and both work after Settle and after
-// a restart of the agent, as far as libvirt has kept the VM. cookie is Perform's; it only
-// carries statistics, and may be nil.
+// a restart of the agent, as far as libvirt has kept the VM. cookie is Perform's, and is
+// needed unless the move is cancelled or settled.
 func (h *Hypervisor) Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
 	s := h.session(vm)
 	if cancelled {
@@ -286,7 +292,7 @@ func (h *Hypervisor) discard(ctx context.Context, vm heliotrope.VMID, s *session
 		return nil
 	case err != nil:
 		return err
-	case d.State == agentapi.VMRunning:
+	case d.State == heliotrope.VMRunning:
 		return fmt.Errorf("discard %s: %w", vm, ErrRunning)
 	}
 	return h.Remove(ctx, vm)
@@ -298,7 +304,7 @@ func (h *Hypervisor) discard(ctx context.Context, vm heliotrope.VMID, s *session
 // restart of the agent. cookie may be nil.
 func (h *Hypervisor) Confirm(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
 	s := h.session(vm)
-	if s != nil && s.role != agentapi.Source {
+	if s != nil && s.role != migration.Source {
 		return fmt.Errorf("confirm %s: this host is the destination", vm)
 	}
 	if cancelled {
@@ -312,7 +318,7 @@ func (h *Hypervisor) Confirm(ctx context.Context, vm heliotrope.VMID, cookie []b
 	if err != nil {
 		return err
 	}
-	if d.State == agentapi.VMRunning {
+	if d.State == heliotrope.VMRunning {
 		return fmt.Errorf("confirm %s: %w", vm, ErrRunning)
 	}
 	if s != nil {

@@ -1,3 +1,5 @@
+//go:build lab
+
 package libvirt
 
 import (
@@ -12,7 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"heliotrope/hostagent/agentapi"
+	"heliotrope"
+	"heliotrope/migration"
 )
 
 // numbered is a frame for the guest, which counts such frames by their number; the
@@ -130,7 +133,7 @@ func (p *pair) prepared(rate int) (Outgoing, wires) {
 	out := Outgoing{VM: testVM, XML: d.XML, MemorySocket: w.memory, DiskSocket: w.disk}
 	in := Incoming{VM: testVM, Epoch: 9, XML: d.XML, Cookie: d.Cookie, Disks: d.Disks, DiskDir: diskDir, MemorySocket: w.memory, DiskSocket: w.disk}
 	timed(p.t, "prepare", func() { p.dst.call("Prepare", in, &out.Cookie) })
-	p.dst.wantState(agentapi.VMIncoming)
+	p.dst.wantState(heliotrope.VMIncoming)
 	return out, w
 }
 
@@ -144,7 +147,7 @@ func timed(t *testing.T, what string, f func()) {
 // wantNothing fails unless a node has nothing of the VM.
 func (n *node) wantNothing() {
 	n.t.Helper()
-	n.wantState(agentapi.VMAbsent)
+	n.wantState(heliotrope.VMAbsent)
 	left, err := os.ReadDir(n.path(diskDir))
 	if err != nil || len(left) > 0 {
 		n.t.Errorf("disks left at %s: %v %v", n.name, left, err)
@@ -159,6 +162,7 @@ func (n *node) wantNothing() {
 // copying starts a Perform and waits until some of it is copied.
 func (p *pair) copying(out Outgoing, past uint64) <-chan error {
 	p.t.Helper()
+	p.src.call("Forget", nothing, nil)
 	done := make(chan error, 1)
 	go func() { done <- p.src.try("Perform", out, new(Performed)) }()
 	await(p.t, "the copy", 10*time.Second, func() bool {
@@ -204,7 +208,7 @@ func testGivenUp(t *testing.T, p *pair) {
 	var d, again Description
 	p.src.call("Begin", testVM, &d)
 	p.src.call("Begin", testVM, &again)
-	if d.XML != again.XML || !slices.Equal(d.Disks, []agentapi.Disk{{Target: "vda", Bytes: 16 << 20, Format: "raw"}}) {
+	if d.XML != again.XML || !slices.Equal(d.Disks, []migration.Disk{{Target: "vda", Bytes: 16 << 20, Format: "raw"}}) {
 		t.Errorf("described are disks %v", d.Disks)
 	}
 	bad := Incoming{VM: testVM, XML: d.XML, Cookie: d.Cookie, Disks: d.Disks, DiskDir: "/elsewhere"}
@@ -238,7 +242,7 @@ func (p *pair) rollBack() {
 	// Both again: an order may be repeated.
 	p.dst.call("Finish", Last{VM: testVM, Cancelled: true}, new(time.Time))
 	p.src.call("Confirm", Last{VM: testVM, Cancelled: true}, nil)
-	p.src.wantState(agentapi.VMRunning)
+	p.src.wantState(heliotrope.VMRunning)
 }
 
 func testCut(t *testing.T, p *pair) {
@@ -256,7 +260,7 @@ func testCut(t *testing.T, p *pair) {
 func testFailedAfterCopy(t *testing.T, p *pair) {
 	out, _ := p.prepared(0)
 	p.src.call("Perform", out, new(Performed))
-	p.src.wantState(agentapi.VMPaused)
+	p.src.wantState(heliotrope.VMPaused)
 	p.rollBack()
 
 	// The same when the destination had shown already that it is able to run it.
@@ -264,7 +268,7 @@ func testFailedAfterCopy(t *testing.T, p *pair) {
 	var done Performed
 	p.src.call("Perform", out, &done)
 	p.dst.call("Settle", Last{VM: testVM, Cookie: done.Cookie}, nil)
-	p.dst.wantState(agentapi.VMPaused)
+	p.dst.wantState(heliotrope.VMPaused)
 	p.rollBack()
 }
 
@@ -281,7 +285,7 @@ func testAgentsDieInCopy(t *testing.T, p *pair) {
 		n.call("Dial", nothing, nil)
 	}
 	timed(t, "abort by another connection", func() { p.src.call("Abort", testVM, nil) })
-	await(t, "the end of the incoming VM", 5*time.Second, func() bool { return p.dst.vm().State == agentapi.VMAbsent })
+	await(t, "the end of the incoming VM", 5*time.Second, func() bool { return p.dst.vm().State == heliotrope.VMAbsent })
 	p.dst.call("Sweep", diskDir, nil)
 	p.rollBack()
 }
@@ -291,10 +295,10 @@ func testAgentsDieAfterCopy(t *testing.T, p *pair) {
 	p.src.call("Perform", out, new(Performed))
 	p.src.call("Drop", nothing, nil)
 	p.src.call("Dial", nothing, nil)
-	p.src.wantState(agentapi.VMPaused)
+	p.src.wantState(heliotrope.VMPaused)
 	p.dst.call("Drop", nothing, nil)
 	p.dst.call("Dial", nothing, nil)
-	await(t, "the end of the incoming VM", 5*time.Second, func() bool { return p.dst.vm().State == agentapi.VMAbsent })
+	await(t, "the end of the incoming VM", 5*time.Second, func() bool { return p.dst.vm().State == heliotrope.VMAbsent })
 	p.dst.call("Sweep", diskDir, nil)
 	p.rollBack()
 }
@@ -309,12 +313,15 @@ func testMemory(t *testing.T, p *pair) {
 	if done.Latest.Rounds < 2 || done.Latest.DoneBytes < 16<<20 {
 		t.Errorf("copy of a busy VM took %+v", done.Latest)
 	}
+	if err := p.dst.try("Settle", Last{VM: testVM}, nil); err == nil {
+		t.Error("settled without the source's cookie")
+	}
 	timed(t, "settle", func() { p.dst.call("Settle", Last{VM: testVM, Cookie: done.Cookie}, nil) })
 	p.dst.call("Drop", nothing, nil) // a settled VM outlives the agent
 	p.dst.call("Dial", nothing, nil)
 	var memory [2][]byte
 	for i, n := range []*node{p.src, p.dst} {
-		n.wantState(agentapi.VMPaused)
+		n.wantState(heliotrope.VMPaused)
 		n.call("DumpMemory", Dump{testVM, "/run/memory", testMiB}, nil)
 		var err error
 		if memory[i], err = os.ReadFile(n.path("/run/memory")); err != nil || len(memory[i]) != testMiB<<20 {
@@ -363,6 +370,7 @@ func (p *pair) arrived() guestReport {
 // testPackets moves the VM while frames are sent to it, first to the source's bridge and
 // from the commit on to the destination's, and wants the guest to get each of them once.
 func testPackets(t *testing.T, p *pair) {
+	p.src.call("Forget", nothing, nil)
 	first := uint32(p.src.ask().last)
 	out, _ := p.prepared(0)
 	p.src.call("Catch", testVM, nil)
@@ -433,10 +441,10 @@ func startStream(n *node, first uint32) *stream {
 			case <-tick.C:
 			}
 			s.mu.Lock()
-			if err := s.node.try("Send", Shipment{"br-int", [][]byte{numbered(s.next)}}, nil); err != nil && s.err == nil {
-				s.err = err
+			if s.err == nil {
+				s.err = s.node.try("Send", Shipment{"br-int", [][]byte{numbered(s.next)}}, nil)
+				s.next++
 			}
-			s.next++
 			s.mu.Unlock()
 		}
 	}()
@@ -466,7 +474,7 @@ func (s *stream) stop() (next uint32) {
 	s.stopIt()
 	<-s.ended
 	if s.err != nil {
-		s.node.t.Fatal(s.err)
+		s.node.t.Fatalf("send frame %d: %v", s.next-1, s.err)
 	}
 	return s.next
 }

@@ -8,7 +8,7 @@ import (
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
+	"heliotrope/migration"
 )
 
 // Outgoing says how a source sends a VM.
@@ -19,11 +19,11 @@ type Outgoing struct {
 	MemorySocket string // a relay to the destination's Incoming.MemorySocket listens here
 	DiskSocket   string // a relay to its DiskSocket; needed where the VM has disks
 
-	MaxDowntime time.Duration               // the VM is stopped when the rest would take no longer; 0: 300 ms
-	MaxRate     heliotrope.BitRate          // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
-	Progress    func(agentapi.MoveProgress) // called every 100 ms, and at the end; may be nil
-	Paused      func(time.Time)             // called once, when the vCPUs have stopped; may be nil
-	_           struct{}                    // fields are named
+	MaxDowntime time.Duration            // the VM is stopped when the rest would take no longer; 0: 300 ms
+	MaxRate     heliotrope.BitRate       // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
+	Progress    func(migration.Progress) // called every 100 ms, and at the end; may be nil
+	Paused      func(time.Time)          // called once, when the vCPUs have stopped; may be nil
+	_           struct{}                 // fields are named
 }
 
 const progressEvery = 100 * time.Millisecond
@@ -40,20 +40,16 @@ const progressEvery = 100 * time.Millisecond
 // reading ends only when the relay closes its sockets.
 func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, err error) {
 	s := h.session(out.VM)
-	if s == nil || s.role != agentapi.Source || s.begun.XML == "" {
+	if s == nil || s.role != migration.Source || s.begun.XML == "" {
 		return nil, fmt.Errorf("perform move of %s: it has not begun on this connection", out.VM)
 	}
 	if out.XML == "" {
 		out.XML = s.begun.XML
 	}
-	limit := out.MaxDowntime
-	if limit <= 0 {
-		limit = 300 * time.Millisecond
+	if out.MaxDowntime <= 0 {
+		out.MaxDowntime = 300 * time.Millisecond
 	}
-	err = do0(ctx, h, func() error {
-		return h.control.DomainMigrateSetMaxDowntime(s.ref, uint64(max(limit.Milliseconds(), 1)), 0)
-	})
-	if err != nil {
+	if err := h.limitDowntime(ctx, s, downtimeAfter(0, out.MaxDowntime)); err != nil {
 		return nil, fmt.Errorf("limit downtime of %s: %w", out.VM, err)
 	}
 	s.params = moveParams(out.VM, s.begun.Disks, out.MemorySocket, out.DiskSocket)
@@ -88,6 +84,28 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 	return cookie, nil
 }
 
+// firstDowntime is the pause that is asked for first. A guest that is still enough gets it;
+// for one that is not, each further round over its memory doubles it, up to what is allowed.
+const (
+	firstDowntime  = 20 * time.Millisecond
+	roundsOfMercy  = 3 // rounds before it doubles for the first time
+	doublingsLimit = 20
+)
+
+// downtimeAfter is the pause to allow after so many rounds.
+func downtimeAfter(rounds uint64, most time.Duration) time.Duration {
+	if rounds < roundsOfMercy {
+		return min(firstDowntime, most)
+	}
+	return min(firstDowntime<<min(rounds-roundsOfMercy+1, doublingsLimit), most)
+}
+
+func (h *Hypervisor) limitDowntime(ctx context.Context, s *session, limit time.Duration) error {
+	return do0(ctx, h, func() error {
+		return h.control.DomainMigrateSetMaxDowntime(s.ref, uint64(max(limit.Milliseconds(), 1)), 0)
+	})
+}
+
 // follow reports a copy's progress and pause until it is done, and aborts it when ctx ends.
 func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing, events <-chan Event, done <-chan error) error {
 	paused := func(at time.Time) {
@@ -100,6 +118,7 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 	}
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
+	allowed := downtimeAfter(0, out.MaxDowntime)
 	cancelled := ctx.Done()
 	for {
 		select {
@@ -124,7 +143,14 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 				h.abort(watch, s.ref, out.VM)
 				continue
 			}
-			h.report(watch, s, out, false)
+			p := h.report(watch, s, out, false)
+			if limit := downtimeAfter(p.Rounds, out.MaxDowntime); limit > allowed {
+				if err := h.limitDowntime(watch, s, limit); err != nil {
+					h.log.Debug("allow a longer pause", "vm", out.VM, "error", err) // asked again at the next tick
+				} else {
+					allowed = limit
+				}
+			}
 		}
 	}
 }
@@ -137,34 +163,35 @@ func (h *Hypervisor) abort(ctx context.Context, ref rpc.Domain, vm heliotrope.VM
 	}
 }
 
-// report passes the counters of a copy on. A poll that fails is made good by the next.
-func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) {
-	if out.Progress == nil {
-		return
-	}
+// report passes the counters of a copy on, and returns them. A poll that fails is made good
+// by the next.
+func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) migration.Progress {
 	params, err := do(ctx, h, func() ([]rpc.TypedParam, error) {
 		_, params, err := h.control.DomainGetJobStats(s.ref, 0)
 		return params, err
 	})
 	if err != nil {
 		h.log.Debug("read progress", "vm", out.VM, "error", err)
-		return
+		return migration.Progress{}
 	}
 	p := progressOf(params)
 	if !ended {
 		p.Downtime = 0 // only QEMU's limit until then
 	}
-	out.Progress(p)
+	if out.Progress != nil {
+		out.Progress(p)
+	}
+	return p
 }
 
-func progressOf(params []rpc.TypedParam) agentapi.MoveProgress {
+func progressOf(params []rpc.TypedParam) migration.Progress {
 	n := make(map[string]uint64, len(params))
 	for _, p := range params {
 		if v, ok := p.Value.I.(uint64); ok {
 			n[p.Field] = v
 		}
 	}
-	return agentapi.MoveProgress{
+	return migration.Progress{
 		TotalBytes:     n["data_total"],
 		DoneBytes:      n["data_processed"],
 		RemainingBytes: n["data_remaining"],
@@ -187,7 +214,7 @@ func (h *Hypervisor) Abort(ctx context.Context, vm heliotrope.VMID) error {
 		if err != nil {
 			return err
 		}
-		if d.State != agentapi.VMRunning && d.State != agentapi.VMPaused {
+		if d.State != heliotrope.VMRunning && d.State != heliotrope.VMPaused {
 			return nil
 		}
 		kind, err := do(ctx, h, func() (rpc.DomainJobType, error) {

@@ -1,3 +1,5 @@
+//go:build lab
+
 package libvirt
 
 import (
@@ -12,7 +14,6 @@ import (
 	"time"
 
 	"heliotrope"
-	"heliotrope/hostagent/agentapi"
 )
 
 const (
@@ -78,7 +79,12 @@ func (n *node) console() string {
 func (n *node) start(images string) {
 	n.t.Helper()
 	n.call("Start", testSpec(images, 1), nil)
-	await(n.t, "the guest", 30*time.Second, func() bool { return strings.Contains(n.console(), "GUEST ready") })
+	n.t.Cleanup(func() {
+		if n.t.Failed() {
+			n.t.Logf("console at %s: %s", n.name, n.console())
+		}
+	})
+	await(n.t, "the guest", 90*time.Second, func() bool { return strings.Contains(n.console(), "GUEST ready") })
 }
 
 // vm returns the test's VM as the node sees it.
@@ -91,10 +97,10 @@ func (n *node) vm() Domain {
 			return d
 		}
 	}
-	return Domain{State: agentapi.VMAbsent}
+	return Domain{State: heliotrope.VMAbsent}
 }
 
-func (n *node) wantState(want agentapi.VMState) {
+func (n *node) wantState(want heliotrope.VMState) {
 	n.t.Helper()
 	if got := n.vm().State; got != want {
 		n.t.Fatalf("VM at %s is %s, want %s", n.name, got, want)
@@ -127,7 +133,7 @@ func (n *node) ask() guestReport {
 // wantLife fails unless the guest at the node goes on, with memory and disk intact.
 func (n *node) wantLife() guestReport {
 	n.t.Helper()
-	n.wantState(agentapi.VMRunning)
+	n.wantState(heliotrope.VMRunning)
 	first := n.ask()
 	var now guestReport
 	await(n.t, "the guest's clock", 5*time.Second, func() bool {
@@ -145,7 +151,7 @@ func TestStart(t *testing.T) {
 	n := startNode(t, "solo")
 	n.start(dir)
 	d := n.vm()
-	if d.UUID != heliotrope.VMUUID(testVM) || d.Epoch != 1 || d.Foreign || d.State != agentapi.VMRunning || d.PID == 0 ||
+	if d.UUID != heliotrope.VMUUID(testVM) || d.Epoch != 1 || d.Foreign || d.State != heliotrope.VMRunning || d.PID == 0 ||
 		!slices.Equal(d.Taps, []Tap{{NIC: 0, Name: TapName(testVM, 0), MAC: testMAC}}) {
 		t.Fatalf("started VM is %+v", d)
 	}
@@ -166,13 +172,13 @@ func TestStart(t *testing.T) {
 		n.call("Drop", nothing, nil)
 		n.call("Dial", nothing, nil)
 		n.call("Start", testSpec(dir, 2), nil)
-		if now := n.vm(); now.PID != d.PID || now.Epoch != 2 || now.State != agentapi.VMRunning {
+		if now := n.vm(); now.PID != d.PID || now.Epoch != 2 || now.State != heliotrope.VMRunning {
 			t.Errorf("adopted VM is %+v, was %+v", now, d)
 		}
 	})
 	t.Run("pause", func(t *testing.T) {
 		n.call("Suspend", testVM, nil)
-		n.wantState(agentapi.VMPaused)
+		n.wantState(heliotrope.VMPaused)
 		if err := n.try("Start", testSpec(dir, 2), nil); err == nil || !strings.Contains(err.Error(), ErrPaused.Error()) {
 			t.Errorf("start of a paused VM says %v", err)
 		}
@@ -184,7 +190,7 @@ func TestStart(t *testing.T) {
 		var all []Domain
 		n.call("Domains", nothing, &all)
 		if !slices.ContainsFunc(all, func(d Domain) bool {
-			return d.Name == "theirs" && d.Foreign && d.State == agentapi.VMShutOff
+			return d.Name == "theirs" && d.Foreign && d.State == heliotrope.VMShutOff
 		}) {
 			t.Errorf("domains are %+v", all)
 		}
@@ -200,7 +206,7 @@ func TestStart(t *testing.T) {
 	t.Run("remove", func(t *testing.T) {
 		n.call("Remove", testVM, nil)
 		n.call("Remove", testVM, nil)
-		n.wantState(agentapi.VMAbsent)
+		n.wantState(heliotrope.VMAbsent)
 		if _, err := os.Stat(n.path(diskDir + "/vm1.img")); !os.IsNotExist(err) {
 			t.Errorf("disk of a removed VM: %v", err)
 		}

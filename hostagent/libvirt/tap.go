@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -187,10 +188,20 @@ func Inject(tap string, frames [][]byte) error {
 	return nil
 }
 
+// send waits for room in a queue that is full: somebody reads it.
 func send(fd int, frame []byte) error {
-	for {
+	pause := time.NewTicker(time.Millisecond)
+	defer pause.Stop()
+	for attempts := 0; ; {
 		_, err := unix.Write(fd, frame)
-		if err != unix.EINTR {
+		switch err {
+		case unix.EINTR:
+		case unix.ENOBUFS, unix.EAGAIN:
+			if attempts++; attempts > 1000 {
+				return err
+			}
+			<-pause.C
+		default:
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ func (c *Client) Sent() uint64 { return c.sent.Load() }
 
 // dial opens a stream and returns once the destination has let it in.
 func (c *Client) dial(ctx context.Context, h Header) (*tls.Conn, error) {
-	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: userTimeout}
+	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: tune}
 	raw, err := d.DialContext(ctx, "tcp", c.Addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("dial relay: %w", err)

@@ -59,7 +59,7 @@ func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.Ho
 
 // Listen opens a relay port for Serve.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: userTimeout}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tune}
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for relays: %w", err)

@@ -96,7 +96,7 @@ func insert(file string) error {
 
 // listen opens the first network card for frames of our type.
 func listen() (int, error) {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for time.Now().Before(deadline) {
 		cards, _ := filepath.Glob("/sys/class/net/e*")
 		if len(cards) == 0 {
@@ -192,7 +192,7 @@ func dirtyMemory(mib, pagesPerSecond int) {
 }
 
 func waitDisk() (*os.File, error) {
-	for range 1000 {
+	for range 12000 {
 		if f, err := os.OpenFile("/dev/vda", os.O_RDWR|syscall.O_DIRECT|syscall.O_SYNC, 0); err == nil {
 			return f, nil
 		}

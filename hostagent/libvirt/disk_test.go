@@ -1,0 +1,35 @@
+//go:build lab
+
+package libvirt
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A QEMU that does not run as root must get at its disk.
+func TestDiskDirLetsQEMUPass(t *testing.T) {
+	image, disks := t.TempDir(), filepath.Join(t.TempDir(), "disks")
+	if err := os.WriteFile(filepath.Join(image, "disk.img"), make([]byte, 512), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{VM: testVM, ImageDir: image, DiskDir: disks}
+	if _, err := spec.makeDisk(false); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Stat(disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir.Mode().Perm() != 0o711 {
+		t.Errorf("mode %v of the disks' directory, want 0711", dir.Mode().Perm())
+	}
+	disk, err := os.Stat(spec.diskFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if disk.Mode().Perm()&0o077 != 0 {
+		t.Errorf("mode %v of a disk: others may read it", disk.Mode().Perm())
+	}
+}
