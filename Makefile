@@ -5,7 +5,7 @@ BIN      := bin
 LAB      ?= topologies/three-clouds.yaml
 FUZZTIME ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/hostagent.Version=$(VERSION)"
 
 .PHONY: all deps build test race lint fuzz demo lab bench-fabric clean
 

@@ -39,6 +39,8 @@ var rows = map[string]int{
 	"topologies/lab/wan":   3,
 	"topologies/lab/guest": 3,
 	"topologies/lab/probe": 3,
+	"topologies/lab/node":  3,
+	"topologies/lab/claim": 3,
 
 	// These wire everything.
 	"controller": 4,
@@ -47,8 +49,14 @@ var rows = map[string]int{
 	"controller/cli":            5,
 	"topologies/lab":            5,
 	"topologies/lab/guest/init": 5,
-	"cmd/heliotrope":            6,
-	"cmd/heliotrope-agent":      6,
+
+	// What is told and proven in the lab.
+	"topologies/lab/story": 6,
+	"topologies/lab/proof": 6,
+	"topologies/lab/bench": 6,
+
+	"cmd/heliotrope":       7,
+	"cmd/heliotrope-agent": 7,
 }
 
 // beside lists the imports within a row.
@@ -69,7 +77,7 @@ var worlds = map[string][]string{
 	"github.com/danielgtaylor/huma":       {"controller/api"},
 	"go.yaml.in/yaml":                     {"topologies", "controller/cli"},
 	"github.com/prometheus/client_golang": {"controller"},
-	"github.com/vishvananda/netlink":      {"hostagent", "topologies/lab", "topologies/lab/wan"},
+	"github.com/vishvananda/netlink":      {"hostagent", "hostagent/libvirt", "topologies/lab", "topologies/lab/node", "topologies/lab/story"},
 }
 
 // impure may not be imported in rows 0 to 2; net/netip is only values.

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -63,16 +62,25 @@ func (r *BitRate) UnmarshalText(text []byte) error {
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-func (m MAC) String() string               { return net.HardwareAddr(m[:]).String() }
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
 func (m MAC) IsZero() bool                 { return m == MAC{} }
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 func (m *MAC) UnmarshalText(text []byte) error {
-	hw, err := net.ParseMAC(string(text))
-	if err != nil || len(hw) != 6 {
+	pairs := strings.FieldsFunc(string(text), func(r rune) bool { return r == ':' || r == '-' })
+	var mac MAC
+	ok := len(pairs) == len(mac)
+	for i := 0; ok && i < len(mac); i++ {
+		b, err := strconv.ParseUint(pairs[i], 16, 8)
+		ok = err == nil && len(pairs[i]) == 2
+		mac[i] = byte(b)
+	}
+	if !ok {
 		return fmt.Errorf("%q is no MAC address: write six hex pairs, like 02:00:00:00:00:01", text)
 	}
-	copy(m[:], hw)
+	*m = mac
 	return nil
 }
 

@@ -6,12 +6,12 @@ import (
 )
 
 //go:embed three-clouds.yaml two-sites.yaml backbone.yaml
-var examples embed.FS
+var exampleFiles embed.FS
 
 // Example returns one of the topologies that come with Heliotrope: three-clouds, two-sites
 // or backbone.
 func Example(name string) ([]byte, error) {
-	data, err := examples.ReadFile(name + ".yaml")
+	data, err := exampleFiles.ReadFile(name + ".yaml")
 	if err != nil {
 		return nil, fmt.Errorf("no example topology %q: there are three-clouds, two-sites and backbone", name)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/topologies"
+	"heliotrope/topologies/lab/node"
 )
 
 // ExitError is how 'lab exec' hands on the exit code of the command it ran; main ends with it.
@@ -36,6 +37,8 @@ libvirt and agent, a BIRD router per site, and a WAN between them. Needs root.`,
   heliotrope lab exec left-1 -- ovs-vsctl show
   heliotrope lab link left-right --delay 80ms --loss 0.01
   heliotrope lab down`,
+		Args: cobra.NoArgs, // else a mistyped verb would show the help and succeed
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&t.Name, "lab", "", "name of the lab; needed only where several run")
 	cmd.PersistentFlags().StringVar(&t.Dir, "dir", "", "directory of the lab (default "+DefaultDir+"/NAME)")
@@ -285,6 +288,6 @@ func superviseCommand() *cobra.Command {
 func nodeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "node", Hidden: true, Args: cobra.NoArgs, SilenceUsage: true,
-		RunE: func(cmd *cobra.Command, _ []string) error { return RunNode(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return node.Run(cmd.Context()) },
 	}
 }

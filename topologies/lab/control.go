@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
+	"heliotrope/topologies/lab/node"
 	"heliotrope/topologies/lab/wan"
 )
 
@@ -149,7 +150,7 @@ func (s *supervisor) kill(k KillOrder) error {
 	if d.PID == 0 {
 		return fmt.Errorf("signal daemon: %s does not run on %s", k.Daemon, k.Node)
 	}
-	return n.order(order{Signal: &signalling{k.Daemon, k.Signal}})
+	return n.order(node.Order{Signal: &node.Signal{Daemon: k.Daemon, Signal: k.Signal}})
 }
 
 // ErrNotRunning says that no supervisor of the lab lives.

@@ -74,7 +74,7 @@ install_packages() {
 	enable_backports
 	apt update
 	say 'installing Open vSwitch, BIRD, tools'
-	without_services apt install --no-install-recommends openvswitch-switch bird2 iproute2 ethtool openssl util-linux tcpdump kmod
+	without_services apt install --no-install-recommends openvswitch-switch bird2 iproute2 ethtool openssl util-linux tcpdump kmod curl iputils-ping
 	say 'installing QEMU and libvirt from bookworm-backports'
 	without_services apt install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/topologies/lab/node"
 )
 
 // Stdio are a command's standard streams; nil ones are /dev/null. Files are given to the
@@ -67,9 +69,9 @@ func enter(ctx context.Context, pid int, argv []string, stdio Stdio) (int, error
 		return 0, fmt.Errorf("enter node: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = nodeEnv
+	cmd.Env = node.Env
 	if term := os.Getenv("TERM"); term != "" {
-		cmd.Env = append(slices.Clone(nodeEnv), "TERM="+term)
+		cmd.Env = append(slices.Clone(node.Env), "TERM="+term)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
 	// No Pdeathsig: Go's child asks who its parent is, gets 0 in the node, and kills itself.
@@ -102,6 +104,11 @@ func Logs(ctx context.Context, t Target, node, daemon string, follow bool, out i
 		path = l.supervisorLog()
 	}
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if names, err := LogNames(t, node); err == nil {
+			return fmt.Errorf("open log: node %s has none named %q: there are %s", node, daemon, strings.Join(names, ", "))
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}

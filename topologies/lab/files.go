@@ -8,33 +8,8 @@ import (
 	"strings"
 
 	"heliotrope"
+	"heliotrope/topologies/lab/node"
 )
-
-// binds are the directories that each node has of its own: target inside the node ->
-// name in the node's directory outside.
-var binds = map[string]string{
-	"/etc/bird":            "etc-bird",
-	"/etc/heliotrope":      "etc-heliotrope",
-	"/etc/libvirt":         "etc-libvirt",
-	"/etc/openvswitch":     "etc-openvswitch",
-	"/run/heliotrope":      "run-heliotrope",
-	"/run/libvirt":         "run-libvirt",
-	"/run/openvswitch":     "run-openvswitch",
-	"/var/cache/libvirt":   "var-cache-libvirt",
-	"/var/lib/heliotrope":  "var-lib-heliotrope",
-	"/var/lib/libvirt":     "var-lib-libvirt",
-	"/var/lib/openvswitch": "var-lib-openvswitch",
-	"/var/log/heliotrope":  "var-log-heliotrope",
-	"/var/log/libvirt":     "var-log-libvirt",
-	"/var/log/openvswitch": "var-log-openvswitch",
-}
-
-// fileBinds are single files of the same kind.
-var fileBinds = map[string]string{
-	"/etc/hostname":      "hostname",
-	"/etc/hosts":         "hosts",
-	"/etc/nsswitch.conf": "nsswitch.conf",
-}
 
 const (
 	nsswitchConf = "passwd: files\ngroup: files\nshadow: files\nhosts: files\n"
@@ -64,7 +39,7 @@ func writeFiles(p plan, peer *heliotrope.Peer, controller heliotrope.Controller,
 	case KindRouter:
 		files["bird.conf"] = birdConf(p, peer, controller)
 	}
-	for _, dir := range binds {
+	for _, dir := range node.Dirs {
 		if err := os.MkdirAll(filepath.Join(p.Dir, dir), 0o755); err != nil {
 			return fmt.Errorf("make node directory: %w", err)
 		}
@@ -77,7 +52,7 @@ func writeFiles(p plan, peer *heliotrope.Peer, controller heliotrope.Controller,
 			return fmt.Errorf("write node file: %w", err)
 		}
 	}
-	for _, name := range fileBinds {
+	for _, name := range node.Files {
 		if err := os.Chmod(filepath.Join(p.Dir, name), 0o644); err != nil {
 			return fmt.Errorf("open node file to all: %w", err)
 		}

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"heliotrope/topologies/lab/node"
 )
 
 // handle is the supervisor's side of a node.
@@ -28,7 +30,7 @@ type handle struct {
 	orders   *json.Encoder
 
 	mu      sync.Mutex
-	last    report
+	last    node.Report
 	gone    bool
 	changed chan struct{} // closed and renewed with each report
 }
@@ -80,7 +82,7 @@ func start(cfg config, p plan) (*handle, error) {
 	}
 	defer out.Close()
 	cmd := exec.Command(cfg.Binary, "lab", "node")
-	cmd.Dir, cmd.Env = "/", nodeEnv
+	cmd.Dir, cmd.Env = "/", node.Env
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -95,7 +97,7 @@ func start(cfg config, p plan) (*handle, error) {
 	if err := cfg.layout().record(h.pid); err != nil {
 		return nil, errors.Join(err, ours.Close(), cmd.Process.Kill(), cmd.Wait())
 	}
-	return h, h.order(order{Plan: &p})
+	return h, h.order(node.Order{Plan: &p.Plan})
 }
 
 // socketPair returns the supervisor's end, on which reads and writes have deadlines, and the node's.
@@ -113,16 +115,16 @@ func (h *handle) follow(ctx context.Context) {
 	ended := make(chan struct{})
 	defer close(ended)
 	defer context.AfterFunc(ctx, func() {
-		h.order(order{Stop: true}) // gone is as good
+		h.order(node.Order{Stop: true}) // gone is as good
 		select {
 		case <-ended:
-		case <-time.After(2 * stopGrace):
+		case <-time.After(2 * node.StopGrace):
 			h.cmd.Process.Kill() // gone is as good
 		}
 	})()
 	reports := json.NewDecoder(h.link)
 	for {
-		var r report
+		var r node.Report
 		if reports.Decode(&r) != nil {
 			break
 		}
@@ -147,7 +149,7 @@ func (h *handle) note(change func()) {
 }
 
 // order tells the node to do something; whether it has is seen in its reports.
-func (h *handle) order(o order) error {
+func (h *handle) order(o node.Order) error {
 	h.ordering.Lock()
 	defer h.ordering.Unlock()
 	if err := h.orders.Encode(o); err != nil {
@@ -157,7 +159,7 @@ func (h *handle) order(o order) error {
 }
 
 // await waits until a report satisfies ok, the node has gone, or ctx ends.
-func (h *handle) await(ctx context.Context, ok func(report) bool) error {
+func (h *handle) await(ctx context.Context, ok func(node.Report) bool) error {
 	for {
 		h.mu.Lock()
 		last, gone, changed := h.last, h.gone, h.changed
@@ -176,28 +178,28 @@ func (h *handle) await(ctx context.Context, ok func(report) bool) error {
 	}
 }
 
-func (h *handle) daemon(name string) (DaemonStatus, bool) {
+func (h *handle) daemon(name string) (node.DaemonStatus, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := slices.IndexFunc(h.last.Daemons, func(d DaemonStatus) bool { return d.Name == name })
+	i := slices.IndexFunc(h.last.Daemons, func(d node.DaemonStatus) bool { return d.Name == name })
 	if i < 0 {
-		return DaemonStatus{}, false
+		return node.DaemonStatus{}, false
 	}
 	return h.last.Daemons[i], true
 }
 
-func isolated(r report) bool { return r.Isolated }
+func isolated(r node.Report) bool { return r.Isolated }
 
 // up says whether all of the node works; daemons is how many it is to have.
-func up(daemons int) func(report) bool {
-	return func(r report) bool {
-		return r.Configured && len(r.Daemons) == daemons && !slices.ContainsFunc(r.Daemons, func(d DaemonStatus) bool { return !d.Ready })
+func up(daemons int) func(node.Report) bool {
+	return func(r node.Report) bool {
+		return r.Configured && len(r.Daemons) == daemons && !slices.ContainsFunc(r.Daemons, func(d node.DaemonStatus) bool { return !d.Ready })
 	}
 }
 
 // missing says what a node that is not up waits for.
-func missing(r report) string {
-	switch i := slices.IndexFunc(r.Daemons, func(d DaemonStatus) bool { return !d.Ready }); {
+func missing(r node.Report) string {
+	switch i := slices.IndexFunc(r.Daemons, func(d node.DaemonStatus) bool { return !d.Ready }); {
 	case !r.Isolated:
 		return "making its namespaces"
 	case i >= 0:

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"heliotrope/topologies/lab/node"
 )
 
 // bringControl waits for the controller, gives it the topology, and joins every host to
@@ -62,7 +64,7 @@ func (s *supervisor) join(ctx context.Context, api controllerAPI, n *handle) err
 		return fmt.Errorf("get token for %s: %w", n.plan.Host, err)
 	}
 	d := s.config.agent(s.config.Topology.Controller.Address, token.Token)
-	if err := n.order(order{Start: &d}); err != nil {
+	if err := n.order(node.Order{Start: &d}); err != nil {
 		return err
 	}
 	return s.expect(ctx, n, "agent", func() error {

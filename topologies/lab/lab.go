@@ -4,11 +4,10 @@
 //
 // Up starts a supervisor in the background: this program again, in a session of its own. For
 // each node the supervisor starts a process with its own network, mount, PID, UTS and IPC
-// namespace; that process, again this program, is PID 1 there (node.go). A PID 1 makes the
-// mount namespace the node's own (mounts.go), keeps addresses and routes as planned
-// (netconf.go), and keeps its daemons running (daemons.go). The supervisor makes the
-// cables (wire.go) and forwards between the sites (package wan). What each node is follows
-// from the topology alone (plan.go, pure).
+// namespace; that process, again this program, is PID 1 there and keeps the node's addresses
+// and daemons (package node). The supervisor makes the cables (wire.go) and forwards
+// between the sites (package wan). What each node is follows from the topology alone
+// (plan.go, pure).
 //
 //	client ─┐                                  ┌─ host: eth0 ─ br-phy (OVS) ─ libvirtd, agent
 //	host ───┤ lan ─ router ─ wan0 ═ WAN ═ wan0 ─ router ─ lan ┤
@@ -62,6 +61,9 @@ type Options struct {
 	Binary      string // the program that has Command; default: this one
 	AgentBinary string // default: heliotrope-agent beside Binary
 
+	// Controller is the program that is the controller, with its arguments; default: Binary's
+	// 'controller run'.
+	Controller []string
 	// Images are directories that hosts see read-only as /var/lib/heliotrope/images/KEY;
 	// default: the lab's own guest, as "guest", unless WithoutControl.
 	Images map[string]string
@@ -121,7 +123,7 @@ func Up(ctx context.Context, o Options) error {
 
 func (o Options) config() (config, error) {
 	c := config{
-		Name: o.Name, Topology: o.Topology, TopologyFile: o.TopologyFile, Binary: o.Binary, AgentBinary: o.AgentBinary,
+		Name: o.Name, Topology: o.Topology, TopologyFile: o.TopologyFile, Binary: o.Binary, AgentBinary: o.AgentBinary, Controller: o.Controller,
 		Images: o.Images, WithoutControl: o.WithoutControl, WithoutLibvirt: o.WithoutLibvirt, Patience: o.Patience,
 		Passwords: map[heliotrope.PeerID]string{},
 	}
@@ -154,6 +156,9 @@ func (o Options) config() (config, error) {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return config{}, fmt.Errorf("find file: %w", err)
 		}
+	}
+	if c.Controller == nil {
+		c.Controller = []string{c.Binary, "controller", "run"}
 	}
 	_, err = plans(c) // what is wrong with the topology is said before anything is started
 	return c, err

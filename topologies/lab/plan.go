@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/topologies/lab/node"
 )
 
 // Kind is what a node is for.
@@ -23,46 +25,14 @@ const (
 	KindClient     Kind = "client"
 )
 
-// plan is all that a node's PID 1 must know to become the node.
+// plan is a node as the supervisor sees it; the embedded part is for its PID 1.
 type plan struct {
-	Node      string
-	Kind      Kind
-	Host      heliotrope.HostID // of a host; its node may have to be named otherwise
-	Site      heliotrope.SiteID
-	Address   netip.Addr
-	Dir       string            // the node's directory, seen from outside
-	Trees     map[string]string // target inside the node -> directory outside
-	Images    map[string]string // image -> directory outside, bound read-only
-	Hosts     string            // the content of /etc/hosts
-	Sysctls   map[string]string
-	Addresses []address
-	Routes    []route
-	Neighbors []neighbor
-	Daemons   []daemon
-}
-
-type address struct {
-	Device string
-	Prefix netip.Prefix
-}
-
-type route struct {
-	To  netip.Prefix
-	Via netip.Addr
-}
-
-type neighbor struct {
-	Device  string
+	node.Plan
+	Kind    Kind
+	Site    heliotrope.SiteID
 	Address netip.Addr
-	MAC     heliotrope.MAC
-}
-
-// daemon is a process that is started again whenever it ends.
-type daemon struct {
-	Name   string
-	Argv   []string
-	Before [][]string // run one after the other before each start; must succeed
-	Ready  []string   // tried after each start until it succeeds; nil: ready at once
+	Host    heliotrope.HostID // of a host; its node may have to be named otherwise
+	Hosts   string            // the content of /etc/hosts
 }
 
 // maxSites is what the addresses between the routers, 100.64.0.0/24, have room for.
@@ -120,9 +90,11 @@ func (p *planner) add(name string, kind Kind, site heliotrope.SiteID, addr netip
 	}
 	p.names[name] = addr
 	p.plans = append(p.plans, plan{
-		Node: name, Kind: kind, Site: site, Address: addr,
-		Dir: p.config.layout().node(name), Sysctls: maps.Clone(nodeSysctls),
-		Trees: map[string]string{},
+		Kind: kind, Site: site, Address: addr,
+		Plan: node.Plan{
+			Node: name, Dir: p.config.layout().node(name),
+			Sysctls: maps.Clone(nodeSysctls), Trees: map[string]string{},
+		},
 	})
 	return &p.plans[len(p.plans)-1]
 }
@@ -149,20 +121,20 @@ func (p *planner) router(i int, id heliotrope.SiteID, hops map[heliotrope.SiteID
 	site := p.top.Sites[id]
 	n := p.add("router-"+string(id), KindRouter, id, site.Router)
 	n.Sysctls["net/ipv4/ip_forward"] = "1"
-	n.Addresses = []address{
-		{"lan", netip.PrefixFrom(site.Router, site.Underlay.Bits())},
-		{"wan0", netip.PrefixFrom(wanAddress(i), 24)},
+	n.Addresses = []node.Address{
+		{Device: "lan", Prefix: netip.PrefixFrom(site.Router, site.Underlay.Bits())},
+		{Device: "wan0", Prefix: netip.PrefixFrom(wanAddress(i), 24)},
 	}
 	for j, other := range p.sites {
 		if hop, ok := hops[other]; ok {
 			k := slices.Index(p.sites, hop)
-			n.Routes = append(n.Routes, route{p.top.Sites[other].Underlay, wanAddress(k)})
+			n.Routes = append(n.Routes, node.Route{To: p.top.Sites[other].Underlay, Via: wanAddress(k)})
 			if hop == other {
-				n.Neighbors = append(n.Neighbors, neighbor{"wan0", wanAddress(j), wanMAC(j)})
+				n.Neighbors = append(n.Neighbors, node.Neighbor{Device: "wan0", Address: wanAddress(j), MAC: wanMAC(j)})
 			}
 		}
 	}
-	n.Daemons = []daemon{{
+	n.Daemons = []node.Daemon{{
 		Name: "bird",
 		// -R, not the first time: what BIRD had put into the kernel stays until the
 		// controller has spoken again.
@@ -176,7 +148,7 @@ func (p *planner) router(i int, id heliotrope.SiteID, hops map[heliotrope.SiteID
 func (p *planner) controller() {
 	n := p.leaf("controller", KindController, p.top.Controller.Site, p.top.Controller.Address, "eth0")
 	n.Trees["/run/heliotrope"] = p.config.layout().controller()
-	n.Daemons = []daemon{{Name: "controller", Argv: []string{p.config.Binary, "controller", "run"}}}
+	n.Daemons = []node.Daemon{{Name: "controller", Argv: p.config.Controller}}
 }
 
 // host is a machine with Open vSwitch, libvirt and the agent. Its address is on br-phy:
@@ -184,7 +156,8 @@ func (p *planner) controller() {
 func (p *planner) host(id heliotrope.HostID, h heliotrope.Host) {
 	n := p.leaf(string(id), KindHost, h.Site, h.Address, "br-phy")
 	n.Host, n.Images = id, p.config.Images
-	n.Daemons = []daemon{
+	p.bypass(n, p.top.Sites[h.Site].Router, h)
+	n.Daemons = []node.Daemon{
 		{
 			Name:   "ovsdb-server",
 			Before: [][]string{{"sh", "-c", "test -e /etc/openvswitch/conf.db || ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema"}},
@@ -206,21 +179,51 @@ func (p *planner) host(id heliotrope.HostID, h heliotrope.Host) {
 	if p.config.WithoutLibvirt {
 		return
 	}
-	n.Daemons = append(n.Daemons, daemon{Name: "virtlogd", Argv: []string{"virtlogd"}}, daemon{
+	n.Daemons = append(n.Daemons, node.Daemon{Name: "virtlogd", Argv: []string{"virtlogd"}}, node.Daemon{
 		Name:  "libvirtd",
 		Argv:  []string{"libvirtd"},
 		Ready: []string{"virsh", "--quiet", "-c", "qemu:///system", "uri"},
 	})
 }
 
+// bulkDevice is a host's second cable, and bulkTable the routes through it.
+const (
+	bulkDevice = "eth1"
+	bulkTable  = 100
+)
+
+// bypass sends what a relay sends around Open vSwitch. A host whose datapath is the
+// kernel's has no need of it; here a copy would stand in one slow queue with the agent's
+// own words, and the pause would wait for them. What comes in goes through br-phy: nobody
+// but br-phy answers ARP for the host, and the router on this cable is known beforehand.
+func (p *planner) bypass(n *plan, router netip.Addr, h heliotrope.Host) {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	n.Routes = append(n.Routes, node.Route{To: all, Via: router, Device: bulkDevice, Source: h.Address, Table: bulkTable})
+	n.Rules = []node.Rule{{Port: agentapi.RelayPort, Table: bulkTable}}
+	n.Neighbors = append(n.Neighbors, node.Neighbor{Device: bulkDevice, Address: router, MAC: labMAC(p.routerOf(h.Site), "lan")})
+}
+
+// routerOf is the name of a site's router; routers are planned first.
+func (p *planner) routerOf(site heliotrope.SiteID) string {
+	i := slices.IndexFunc(p.plans, func(n plan) bool { return n.Kind == KindRouter && n.Site == site })
+	if i < 0 {
+		return "" // plans refuses such a topology
+	}
+	return p.plans[i].Node
+}
+
 // agent is the daemon that a host gets once the controller has given a token.
-func (c config) agent(controller netip.Addr, token string) daemon {
+func (c config) agent(controller netip.Addr, token string) node.Daemon {
 	at := netip.AddrPortFrom(controller, agentPort).String()
-	return daemon{
+	run := []string{c.AgentBinary, "run"}
+	if c.WithoutLibvirt {
+		run = append(run, "--libvirt", "none")
+	}
+	return node.Daemon{
 		Name: "agent",
 		Before: [][]string{{"sh", "-c", `test -e /etc/heliotrope/joined || { "$@" && touch /etc/heliotrope/joined; }`, "join",
 			c.AgentBinary, "join", "--controller", at, "--token", token}},
-		Argv: []string{c.AgentBinary, "run"},
+		Argv: run,
 	}
 }
 
@@ -231,8 +234,8 @@ const agentPort = 7443
 func (p *planner) leaf(name string, kind Kind, at heliotrope.SiteID, addr netip.Addr, device string) *plan {
 	site := p.top.Sites[at]
 	n := p.add(name, kind, at, addr)
-	n.Addresses = []address{{device, netip.PrefixFrom(addr, site.Underlay.Bits())}}
-	n.Routes = []route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), site.Router}}
+	n.Addresses = []node.Address{{Device: device, Prefix: netip.PrefixFrom(addr, site.Underlay.Bits())}}
+	n.Routes = []node.Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: site.Router}}
 	return n
 }
 

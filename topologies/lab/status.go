@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/topologies/lab/node"
 	"heliotrope/topologies/lab/wan"
 )
 
@@ -27,6 +28,9 @@ type Status struct {
 	Nodes      []NodeStatus `json:"nodes"`
 	Links      []LinkStatus `json:"links"`
 }
+
+// DaemonStatus is one daemon of a node.
+type DaemonStatus = node.DaemonStatus
 
 // NodeStatus is one node of a lab.
 type NodeStatus struct {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
+	"heliotrope/topologies/lab/node"
 	"heliotrope/topologies/lab/wan"
 )
 
@@ -29,6 +30,7 @@ type config struct {
 	TopologyFile   string
 	Binary         string
 	AgentBinary    string
+	Controller     []string
 	Images         map[string]string
 	WithoutControl bool
 	WithoutLibvirt bool
@@ -153,7 +155,7 @@ func (s *supervisor) bring(ctx context.Context) error {
 		return err
 	}
 	for _, n := range s.nodes {
-		if err := n.order(order{Wired: true}); err != nil {
+		if err := n.order(node.Order{Wired: true}); err != nil {
 			return err
 		}
 	}

@@ -33,8 +33,14 @@ func wire(w *wan.WAN, top heliotrope.Topology, nodes []*handle) error {
 			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
 		}
 		for _, m := range members {
-			if err := inNetns(m.pid, func() error { return startPort("eth0") }); err != nil {
-				return fmt.Errorf("wire node %s: %w", m.plan.Node, err)
+			devices := []string{"eth0"}
+			if m.plan.Kind == KindHost {
+				devices = append(devices, bulkDevice)
+			}
+			for _, device := range devices {
+				if err := inNetns(m.pid, func() error { return startPort(device) }); err != nil {
+					return fmt.Errorf("wire node %s: %w", m.plan.Node, err)
+				}
 			}
 		}
 		mac := wanMAC(number)
@@ -81,24 +87,35 @@ func wireLAN(router *handle, members []*handle) error {
 		return fmt.Errorf("add bridge: %w", err)
 	}
 	for i, m := range members {
-		here, there := labMAC(m.plan.Node, "port"), labMAC(m.plan.Node, "eth0")
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.HardwareAddr = portName(i, m.plan.Node), net.HardwareAddr(here[:])
-		veth := &netlink.Veth{
-			LinkAttrs: attrs,
-			PeerName:  "eth0", PeerHardwareAddr: there[:], PeerNamespace: netlink.NsPid(m.pid),
+		cables := []cable{{portName(i, m.plan.Node), "eth0"}}
+		if m.plan.Kind == KindHost {
+			cables = append(cables, cable{fmt.Sprintf("bulk%d", i), bulkDevice})
 		}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return fmt.Errorf("add cable to %s: %w", m.plan.Node, err)
-		}
-		if err := netlink.LinkSetMaster(veth, lan); err != nil {
-			return fmt.Errorf("plug cable to %s: %w", m.plan.Node, err)
-		}
-		if err := startPort(attrs.Name); err != nil {
-			return err
+		for _, c := range cables {
+			if err := c.plug(m, lan); err != nil {
+				return fmt.Errorf("add cable to %s: %w", m.plan.Node, err)
+			}
 		}
 	}
 	return startPort("lan")
+}
+
+// cable is a veth, by the names of its ends.
+type cable struct{ here, there string }
+
+// plug makes the cable between a site's bridge and a node.
+func (c cable) plug(m *handle, lan netlink.Link) error {
+	here, there := labMAC(m.plan.Node, "port of "+c.there), labMAC(m.plan.Node, c.there)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = c.here, net.HardwareAddr(here[:])
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: c.there, PeerHardwareAddr: there[:], PeerNamespace: netlink.NsPid(m.pid)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMaster(veth, lan); err != nil {
+		return err
+	}
+	return startPort(c.here)
 }
 
 // portName is the node's name where that can be a device's.
@@ -117,7 +134,14 @@ func startPort(name string) error {
 			return fmt.Errorf("switch offload of %s off: %w", name, err)
 		}
 	}
-	return onLink(name, netlink.LinkSetUp)
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring %s up: %w", name, err)
+	}
+	return nil
 }
 
 func ethtoolOff(name string, command uint32) error {

@@ -23,6 +23,9 @@ func demoCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.Out = cmd.OutOrStdout()
 			cmd.SilenceUsage = true
+			if lab := cmd.Flag("lab"); lab != nil && lab.Changed {
+				d.Name = lab.Value.String()
+			}
 			return d.Run(cmd.Context())
 		},
 	}

@@ -1,5 +1,5 @@
-// Package story tells what Heliotrope does, in the lab: the demo that make demo shows, and
-// the benchmark of the fabric. Each ends with one line of JSON that says what was measured,
+// Package story tells what Heliotrope does, in the lab: the demo that make demo shows.
+// It ends with one line of JSON that says what was measured,
 // and whether what must hold held.
 package story
 
@@ -19,6 +19,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/topologies"
 	"heliotrope/topologies/lab"
+	"heliotrope/topologies/lab/claim"
 	"heliotrope/topologies/lab/probe"
 )
 
@@ -40,6 +41,7 @@ type Demo struct {
 	routers *routers
 	public  netip.Addr
 	started time.Time
+	written string // topology file of our own, removed once the lab has read it
 }
 
 // maxLost is how many probes a move may lose; the aim is none.
@@ -52,7 +54,11 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := d.bringUp(ctx, topology); err != nil {
+	err = d.bringUp(ctx, topology)
+	if d.written != "" {
+		err = errors.Join(err, os.Remove(d.written))
+	}
+	if err != nil {
 		return err
 	}
 	if !d.Keep {
@@ -102,7 +108,7 @@ func (d *Demo) load() (heliotrope.Topology, error) {
 			return t, fmt.Errorf("write topology: %w", err)
 		}
 		_, err = file.Write(data)
-		d.File = file.Name()
+		d.File, d.written = file.Name(), file.Name()
 		if err := errors.Join(err, file.Close()); err != nil {
 			return t, fmt.Errorf("write topology: %w", err)
 		}
@@ -323,15 +329,15 @@ func (d *Demo) conclude(ctx context.Context, legs []leg) error {
 	claims := judge(legs, total, len(d.Route))
 	writeTable(d.Out, legs)
 	line, err := json.Marshal(struct {
-		Bench   string       `json:"bench"`
-		Seconds float64      `json:"seconds"`
-		Claims  []Claim      `json:"claims"`
-		Moves   []leg        `json:"moves"`
-		Client  probe.Report `json:"client"`
+		Bench   string        `json:"bench"`
+		Seconds float64       `json:"seconds"`
+		Claims  []claim.Claim `json:"claims"`
+		Moves   []leg         `json:"moves"`
+		Client  probe.Report  `json:"client"`
 	}{"demo", time.Since(d.started).Seconds(), claims, legs, total})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}
 	fmt.Fprintln(d.Out, string(line))
-	return failed(claims)
+	return claim.Failed(claims)
 }

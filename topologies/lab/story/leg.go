@@ -2,13 +2,13 @@ package story
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/topologies/lab/claim"
 	"heliotrope/topologies/lab/probe"
 )
 
@@ -55,23 +55,9 @@ func writeTable(out io.Writer, legs []leg) {
 	w.Flush()
 }
 
-// Claim is one figure that something is required of.
-type Claim struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Op    string  `json:"op"` // "<=", ">=" or "=="
-	Bound float64 `json:"bound"`
-	Holds bool    `json:"holds"`
-}
-
-func claim(name string, value float64, op string, bound float64) Claim {
-	holds := map[string]bool{"<=": value <= bound, ">=": value >= bound, "==": value == bound}[op]
-	return Claim{name, value, op, bound, holds}
-}
-
 // judge says what had to hold and whether it did. That nothing is lost or doubled is the
 // aim, and shown; more than maxLost in a move fails.
-func judge(legs []leg, total probe.Report, wanted int) []Claim {
+func judge(legs []leg, total probe.Report, wanted int) []claim.Claim {
 	var done, lost, worst, doubled, badPages, badRecords, ticksBack float64
 	for _, l := range legs {
 		if l.Migration.Phase == api.PhaseSucceeded {
@@ -90,25 +76,14 @@ func judge(legs []leg, total probe.Report, wanted int) []Claim {
 	if total.TCP.Connected && !total.TCP.Broken {
 		alive = 1
 	}
-	return []Claim{
-		claim("moves that succeeded", done, "==", float64(wanted)),
-		claim("TCP connection alive", alive, "==", 1),
-		claim("probes lost in the worst move", worst, "<=", maxLost),
-		claim("probes lost in all (aim 0)", lost, "<=", float64(maxLost*wanted)),
-		claim("probes doubled in all", doubled, "==", 0),
-		claim("pages of guest memory damaged", badPages, "==", 0),
-		claim("records on guest disk damaged", badRecords, "==", 0),
-		claim("moves in which the guest's clock broke off", ticksBack, "==", 0),
+	return []claim.Claim{
+		claim.New("moves that succeeded", done, "==", float64(wanted)),
+		claim.New("TCP connection alive", alive, "==", 1),
+		claim.New("probes lost in the worst move", worst, "<=", maxLost),
+		claim.New("probes lost in all (aim 0)", lost, "<=", float64(maxLost*wanted)),
+		claim.New("probes doubled in all", doubled, "==", 0),
+		claim.New("pages of guest memory damaged", badPages, "==", 0),
+		claim.New("records on guest disk damaged", badRecords, "==", 0),
+		claim.New("moves in which the guest's clock broke off", ticksBack, "==", 0),
 	}
-}
-
-// failed is an error that names each claim that does not hold.
-func failed(claims []Claim) error {
-	var all []error
-	for _, c := range claims {
-		if !c.Holds {
-			all = append(all, fmt.Errorf("%s: %g, must be %s %g", c.Name, c.Value, c.Op, c.Bound))
-		}
-	}
-	return errors.Join(all...)
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const echoPort = 7
@@ -17,8 +19,31 @@ func listenUDP(a netip.Addr) (*net.UDPConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on UDP: %w", err)
 	}
-	conn.SetReadBuffer(4 << 20)
+	if err := growReadBuffer(conn); err != nil {
+		return nil, errors.Join(fmt.Errorf("grow UDP buffer: %w", err), conn.Close())
+	}
 	return conn, nil
+}
+
+// readBuffer holds what a pause of many seconds leaves for the guest's return. A small
+// datagram takes about 1 kB of it.
+const readBuffer = 4 << 20
+
+// growReadBuffer asks as root first: anybody else gets net.core.rmem_max at most, and a
+// guest that comes back after two seconds at 100 datagrams a second would drop some.
+func growReadBuffer(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var forced error
+	err = raw.Control(func(fd uintptr) {
+		forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, readBuffer)
+	})
+	if err == nil && errors.Is(forced, unix.EPERM) {
+		return conn.SetReadBuffer(readBuffer)
+	}
+	return errors.Join(err, forced)
 }
 
 // echoUDP answers each datagram, one after the other in the order of arrival.

@@ -1,4 +1,12 @@
-package lab
+// Package node is what runs inside a node of the lab: a PID 1 that turns fresh namespaces
+// into a machine and keeps it one.
+//
+// It gets a Plan from the lab's supervisor, makes the mount namespace the node's own
+// (mounts.go), waits for its cables, and then does two things until it is told to stop:
+// it keeps addresses and routes as planned (netconf.go, a reconcile loop) and its daemons
+// running (daemons.go), reaping whatever else ends there (children.go). It reports what it
+// has reached; it never outlives the supervisor, and everything in the node ends with it.
+package node
 
 import (
 	"context"
@@ -14,50 +22,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The supervisor and a node's PID 1 talk JSON over a socket pair, nodeFD in the node.
-// The supervisor's end closes with the supervisor, however that dies, and the node with it.
-const nodeFD = 3
-
-// order is what the supervisor tells a node. The first carries the plan.
-type order struct {
-	Plan   *plan       `json:",omitempty"`
-	Wired  bool        `json:",omitempty"` // the node's devices are there: configure them, start the daemons
-	Start  *daemon     `json:",omitempty"` // one more daemon
-	Signal *signalling `json:",omitempty"`
-	Stop   bool        `json:",omitempty"` // end in order
-}
-
-type signalling struct {
-	Daemon string
-	Signal unix.Signal
-}
-
-// report is what a node says of itself; each replaces the one before.
-type report struct {
-	Isolated   bool           // the namespaces are the node's own
-	Configured bool           // addresses and routes have been set
-	Daemons    []DaemonStatus // in the order they were started
-	Error      string         // why the node gives up
-}
-
-// RunNode is the body of a node's PID 1. It returns when the supervisor says so or has
+// Run is the body of a node's PID 1. It returns when the supervisor says so or has
 // gone, or on a SIGTERM; the kernel then kills whatever the node still runs.
-func RunNode(ctx context.Context) error {
+func Run(ctx context.Context) error {
 	if os.Getpid() != 1 {
 		return errors.New("run node: this is a part of the lab and only PID 1 of a namespace; use 'heliotrope lab up'")
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
-	link := os.NewFile(nodeFD, "supervisor")
-	if err := unix.SetNonblock(nodeFD, true); err != nil {
+	link := os.NewFile(FD, "supervisor")
+	if err := unix.SetNonblock(FD, true); err != nil {
 		return fmt.Errorf("open supervisor's socket: %w", err)
 	}
-	unix.CloseOnExec(nodeFD)
+	unix.CloseOnExec(FD)
 	n := &node{link: link, orders: json.NewDecoder(link), reports: json.NewEncoder(link)}
 	err := n.run(ctx)
 	if err != nil && !errors.Is(err, errSupervisorGone) {
-		n.report(func(r *report) { r.Error = err.Error() })
+		n.report(func(r *Report) { r.Error = err.Error() })
 	}
 	return err
 }
@@ -71,18 +53,18 @@ var (
 
 // node is the state of a PID 1.
 type node struct {
-	plan    plan
+	plan    Plan
 	link    *os.File
 	orders  *json.Decoder
 	daemons *daemons
 
 	mu      sync.Mutex
 	reports *json.Encoder
-	last    report
+	last    Report
 }
 
 func (n *node) run(ctx context.Context) error {
-	var first order
+	var first Order
 	if err := n.orders.Decode(&first); err != nil || first.Plan == nil {
 		return fmt.Errorf("read plan: %w", errors.Join(err, errSupervisorGone))
 	}
@@ -90,11 +72,11 @@ func (n *node) run(ctx context.Context) error {
 	if err := isolate(n.plan); err != nil {
 		return fmt.Errorf("isolate node: %w", err)
 	}
-	n.report(func(r *report) { r.Isolated = true })
+	n.report(func(r *Report) { r.Isolated = true })
 
 	reaping, endReaping := context.WithCancel(context.WithoutCancel(ctx))
 	children := newChildren()
-	n.daemons = newDaemons(children, inside+"/log", func() { n.report(func(*report) {}) })
+	n.daemons = newDaemons(children, Dir+"/log", func() { n.report(func(*Report) {}) })
 	var reaper sync.WaitGroup
 	reaper.Go(func() { children.reap(reaping) })
 	defer reaper.Wait()
@@ -117,7 +99,7 @@ func (n *node) run(ctx context.Context) error {
 // is noted in the node's log: the supervisor sees in the reports that nothing came of it.
 func (n *node) obey(ctx context.Context, group *errgroup.Group) error {
 	for {
-		var o order
+		var o Order
 		if err := n.orders.Decode(&o); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -133,7 +115,7 @@ func (n *node) obey(ctx context.Context, group *errgroup.Group) error {
 	}
 }
 
-func (n *node) do(ctx context.Context, o order, group *errgroup.Group) error {
+func (n *node) do(ctx context.Context, o Order, group *errgroup.Group) error {
 	switch {
 	case o.Wired:
 		group.Go(func() error { return netconf{n.plan}.run(ctx, n.configured) })
@@ -160,12 +142,12 @@ func (n *node) configured(err error) {
 	known := n.last.Configured == (err == nil)
 	n.mu.Unlock()
 	if !known {
-		n.report(func(r *report) { r.Configured = err == nil })
+		n.report(func(r *Report) { r.Configured = err == nil })
 	}
 }
 
 // report tells the supervisor the node's state after change.
-func (n *node) report(change func(*report)) {
+func (n *node) report(change func(*Report)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	change(&n.last)

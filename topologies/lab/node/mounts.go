@@ -1,4 +1,4 @@
-package lab
+package node
 
 import (
 	"errors"
@@ -11,13 +11,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside is where a node sees its own directory.
-const inside = "/run/lab"
+// Dir is where a node sees its own directory.
+const Dir = "/run/lab"
+
+// Dirs are the directories that each node has of its own: target inside the node ->
+// name in the node's directory outside.
+var Dirs = map[string]string{
+	"/etc/bird":            "etc-bird",
+	"/etc/heliotrope":      "etc-heliotrope",
+	"/etc/libvirt":         "etc-libvirt",
+	"/etc/openvswitch":     "etc-openvswitch",
+	"/run/heliotrope":      "run-heliotrope",
+	"/run/libvirt":         "run-libvirt",
+	"/run/openvswitch":     "run-openvswitch",
+	"/var/cache/libvirt":   "var-cache-libvirt",
+	"/var/lib/heliotrope":  "var-lib-heliotrope",
+	"/var/lib/libvirt":     "var-lib-libvirt",
+	"/var/lib/openvswitch": "var-lib-openvswitch",
+	"/var/log/heliotrope":  "var-log-heliotrope",
+	"/var/log/libvirt":     "var-log-libvirt",
+	"/var/log/openvswitch": "var-log-openvswitch",
+}
+
+// Files are single files of the same kind.
+var Files = map[string]string{
+	"/etc/hostname":      "hostname",
+	"/etc/hosts":         "hosts",
+	"/etc/nsswitch.conf": "nsswitch.conf",
+}
 
 // isolate makes the calling process's mount namespace the node's: nothing that the node
 // writes below /etc, /var and /run reaches the machine, and nothing is made on the
 // machine for the node to mount on.
-func isolate(p plan) error {
+func isolate(p Plan) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -37,20 +63,20 @@ func isolate(p plan) error {
 	if err := os.MkdirAll("/run/bird", 0o755); err != nil {
 		return fmt.Errorf("make /run/bird: %w", err)
 	}
-	if err := trees[inside].attach(inside); err != nil {
+	if err := trees[Dir].attach(Dir); err != nil {
 		return err
 	}
-	for target, name := range binds {
-		if err := bind(filepath.Join(inside, name), target); err != nil {
+	for target, name := range Dirs {
+		if err := bind(filepath.Join(Dir, name), target); err != nil {
 			return err
 		}
 	}
-	for target, name := range fileBinds {
-		if err := bindFile(filepath.Join(inside, name), target); err != nil {
+	for target, name := range Files {
+		if err := bindFile(filepath.Join(Dir, name), target); err != nil {
 			return err
 		}
 	}
-	delete(trees, inside)
+	delete(trees, Dir)
 	for _, target := range slices.Sorted(maps.Keys(trees)) {
 		if err := trees[target].attach(target); err != nil {
 			return err
@@ -69,8 +95,8 @@ type tree struct {
 }
 
 // detach takes hold of all that the node needs from outside, before /run is covered.
-func detach(p plan) (map[string]tree, error) {
-	sources := map[string]string{inside: p.Dir}
+func detach(p Plan) (map[string]tree, error) {
+	sources := map[string]string{Dir: p.Dir}
 	maps.Copy(sources, p.Trees)
 	images := map[string]bool{}
 	for image, dir := range p.Images {

@@ -1,4 +1,4 @@
-package lab
+package node
 
 import (
 	"context"
@@ -14,21 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// StopGrace is how long a daemon may take to end when it is told to.
+const StopGrace = 3 * time.Second
+
 const (
 	restartPause = 100 * time.Millisecond
 	readyPause   = 50 * time.Millisecond
-	stopGrace    = 3 * time.Second
 )
-
-// DaemonStatus is one daemon of a node.
-type DaemonStatus struct {
-	Name     string    `json:"name"`
-	PID      int       `json:"pid,omitempty"` // in the node; 0 while it does not run
-	Ready    bool      `json:"ready"`         // it runs and has answered
-	Started  time.Time `json:"started,omitzero"`
-	Restarts int       `json:"restarts"`
-	LastExit string    `json:"last_exit,omitempty"` // why it ended the last time
-}
 
 // daemons keeps a node's daemons running, as systemd does with Restart=always.
 type daemons struct {
@@ -47,7 +39,7 @@ func newDaemons(c *children, logs string, changed func()) *daemons {
 }
 
 // add starts d and keeps it running until ctx ends; wait waits for that.
-func (ds *daemons) add(ctx context.Context, d daemon) error {
+func (ds *daemons) add(ctx context.Context, d Daemon) error {
 	out, err := os.OpenFile(filepath.Join(ds.logs, d.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open daemon log: %w", err)
@@ -78,7 +70,7 @@ func (ds *daemons) add(ctx context.Context, d daemon) error {
 func (ds *daemons) wait() error { return ds.group.Wait() }
 
 // once runs d from its start to its end and says how it ended.
-func (ds *daemons) once(ctx context.Context, d daemon, out *os.File) string {
+func (ds *daemons) once(ctx context.Context, d Daemon, out *os.File) string {
 	for _, argv := range d.Before {
 		if err := ds.run(ctx, argv, out); err != nil {
 			return err.Error()
@@ -119,14 +111,14 @@ func (ds *daemons) await(ctx context.Context, ch child) unix.WaitStatus {
 	select {
 	case status := <-ch.done:
 		return status
-	case <-time.After(stopGrace):
+	case <-time.After(StopGrace):
 	}
 	ds.children.kill(ch, unix.SIGKILL) // gone is as good
 	return <-ch.done
 }
 
 // answers tries d's readiness until it succeeds or ctx ends, which it does with the daemon.
-func (ds *daemons) answers(ctx context.Context, d daemon, out *os.File) bool {
+func (ds *daemons) answers(ctx context.Context, d Daemon, out *os.File) bool {
 	if d.Ready == nil {
 		return true
 	}

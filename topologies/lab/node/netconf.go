@@ -1,11 +1,14 @@
-package lab
+package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,7 +19,7 @@ import (
 // netconf keeps a node's addresses, routes and neighbours as the plan has them. It is a
 // loop and no script, because br-phy and all that hangs on it vanish whenever
 // ovs-vswitchd is restarted.
-type netconf struct{ plan plan }
+type netconf struct{ plan Plan }
 
 // wanted is one thing to be configured: add makes it, and is safe to repeat.
 type wanted struct{ add func() error }
@@ -25,6 +28,7 @@ type wanted struct{ add func() error }
 func (n netconf) run(ctx context.Context, configured func(error)) error {
 	loop := reconcile.New(n, n.want, func(_, _ wanted) bool { return true }, reconcile.Options{
 		RetryMax: restartPause,
+		Resync:   5 * time.Second, // no link tells when ovs-vswitchd opens a socket
 		Done:     func(r reconcile.Round) { configured(r.Err) },
 	})
 	changes := make(chan netlink.LinkUpdate, 64)
@@ -63,7 +67,19 @@ func (n netconf) want(context.Context) (map[string]wanted, error) {
 		w["3 neighbor "+nb.Device+" "+nb.Address.String()] = wanted{nb.add}
 	}
 	for _, r := range n.plan.Routes {
-		w["4 route "+r.To.String()] = wanted{r.add}
+		w[r.key()] = wanted{r.add}
+		if r.Device != "" {
+			up(r.Device)
+		}
+	}
+	for _, r := range n.plan.Rules {
+		for _, rule := range r.rules() {
+			w[ruleKey(rule)] = wanted{func() error { return r.add(rule) }}
+		}
+	}
+	if slices.ContainsFunc(n.plan.Addresses, func(a Address) bool { return a.Device == uplinkBridge }) {
+		w[queueKey] = wanted{setUplinkQueue}
+		w[packetsKey] = wanted{growPacketSockets}
 	}
 	return w, nil
 }
@@ -79,6 +95,9 @@ func (n netconf) Observe(context.Context) (map[string]wanted, error) {
 		names[l.Attrs().Index] = l.Attrs().Name
 		if l.Attrs().Flags&net.FlagUp != 0 {
 			have["1 up "+l.Attrs().Name] = wanted{}
+		}
+		if l.Attrs().Name == uplinkBridge && l.Attrs().TxQLen == uplinkQueue {
+			have[queueKey] = wanted{}
 		}
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
@@ -97,18 +116,25 @@ func (n netconf) Observe(context.Context) (map[string]wanted, error) {
 			have["3 neighbor "+names[nb.LinkIndex]+" "+nb.IP.String()] = wanted{}
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: unix.RTPROT_STATIC, Table: unix.RT_TABLE_UNSPEC},
+		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
-		to := "0.0.0.0/0"
-		if r.Dst != nil {
-			to = r.Dst.String()
-		}
-		if r.Protocol == unix.RTPROT_STATIC {
-			have["4 route "+to] = wanted{}
-		}
+		have[routeKey(r.Dst, r.Table)] = wanted{}
+	}
+	rules, err := netlink.RuleList(netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list rules: %w", err)
+	}
+	for _, r := range rules {
+		have[ruleKey(r)] = wanted{}
+	}
+	if grown, err := packetSocketsGrown(); err != nil {
+		return nil, err
+	} else if grown {
+		have[packetsKey] = wanted{}
 	}
 	return n.onlyWanted(have)
 }
@@ -133,21 +159,64 @@ func (n netconf) Apply(_ context.Context, changes []reconcile.Change[string, wan
 	return nil
 }
 
-func (a address) add() error {
+func (a Address) add() error {
 	return onLink(a.Device, func(l netlink.Link) error {
 		return netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(a.Prefix)})
 	})
 }
 
-func (r route) add() error {
-	err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(r.To), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC})
-	if err != nil {
+func (r Route) add() error {
+	route := &netlink.Route{Dst: ipNet(r.To), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC, Table: r.Table}
+	if r.Source.IsValid() {
+		route.Src = r.Source.AsSlice()
+	}
+	if r.Device != "" {
+		link, err := netlink.LinkByName(r.Device)
+		if err != nil {
+			return fmt.Errorf("add route to %s: find %s: %w", r.To, r.Device, err)
+		}
+		route.LinkIndex = link.Attrs().Index
+		route.SetFlag(netlink.FLAG_ONLINK) // the device has no address of its own
+	}
+	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("add route to %s: %w", r.To, err)
 	}
 	return nil
 }
 
-func (nb neighbor) add() error {
+func (r Route) key() string { return routeKey(ipNet(r.To), r.Table) }
+
+func routeKey(to *net.IPNet, table int) string {
+	all := "0.0.0.0/0"
+	if to != nil {
+		all = to.String()
+	}
+	return fmt.Sprintf("4 route %s in %d", all, cmp.Or(table, unix.RT_TABLE_MAIN))
+}
+
+// rules are r's two: for the end that dials and for the one that listens.
+func (r Rule) rules() []netlink.Rule {
+	var both [2]netlink.Rule
+	for i := range both {
+		both[i] = *netlink.NewRule()
+		both[i].Family, both[i].IPProto, both[i].Table = netlink.FAMILY_V4, unix.IPPROTO_TCP, r.Table
+	}
+	both[0].Dport, both[1].Sport = netlink.NewRulePortRange(r.Port, r.Port), netlink.NewRulePortRange(r.Port, r.Port)
+	return both[:]
+}
+
+func (r Rule) add(rule netlink.Rule) error {
+	if err := netlink.RuleAdd(&rule); err != nil {
+		return fmt.Errorf("add rule for port %d: %w", r.Port, err)
+	}
+	return nil
+}
+
+func ruleKey(r netlink.Rule) string {
+	return fmt.Sprintf("5 rule %v to %v in %d", r.Sport, r.Dport, r.Table)
+}
+
+func (nb Neighbor) add() error {
 	return onLink(nb.Device, func(l netlink.Link) error {
 		return netlink.NeighSet(&netlink.Neigh{
 			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, Family: netlink.FAMILY_V4,

@@ -1,4 +1,4 @@
-package lab
+package node
 
 import (
 	"context"
@@ -42,7 +42,7 @@ func (c *children) start(argv []string, out *os.File) (child, error) {
 	c.mu.Lock() // until it is registered, or a quick end would be reaped unseen
 	defer c.mu.Unlock()
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Dir: "/", Env: nodeEnv,
+		Dir: "/", Env: Env,
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -54,8 +54,8 @@ func (c *children) start(argv []string, out *os.File) (child, error) {
 	return child{pid: pid, done: done}, nil
 }
 
-// nodeEnv is the environment of everything in a node; nothing of the caller's gets in.
-var nodeEnv = []string{
+// Env is the environment of everything in a node; nothing of the caller's gets in.
+var Env = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/root", "LANG=C.UTF-8", "SHELL=/bin/sh",
 }
