@@ -42,6 +42,7 @@ type Config struct {
 	BGPListen   netip.AddrPort // for routers that dial; default: none, the controller dials
 	Etcd        []string       // endpoints of an external cluster; default: one inside the process
 	EtcdTLS     *tls.Config    // for Etcd
+	Store       *store.Store   // opened by the caller, who closes it; default: by Dir or Etcd
 	CertAddress []string       // names and addresses in the controller's certificate
 	Version     string
 	Log         *slog.Logger
@@ -88,12 +89,14 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	var err error
-	c.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.Dir, "etcd"), Endpoints: cfg.Etcd, TLS: cfg.EtcdTLS, Name: cfg.Name, Log: cfg.Log})
-	if err != nil {
-		return fmt.Errorf("open store: %w", err)
+	if c.store = cfg.Store; c.store == nil {
+		var err error
+		c.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(cfg.Dir, "etcd"), Endpoints: cfg.Etcd, TLS: cfg.EtcdTLS, Name: cfg.Name, Log: cfg.Log})
+		if err != nil {
+			return fmt.Errorf("open store: %w", err)
+		}
+		defer c.store.Close()
 	}
-	defer c.store.Close()
 	if err := c.loadCA(ctx); err != nil {
 		return err
 	}

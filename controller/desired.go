@@ -86,6 +86,9 @@ func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 		i, ok := index[key]
 		if !ok {
 			op := "update"
+			if old.Version == 0 {
+				op = "create" // there was no topology: there are no values to compare
+			}
 			if field == "" && kinds[parts[0]] != "" {
 				op = ops[ch.Op]
 			}

@@ -51,25 +51,34 @@ func (d *driver) run(ctx context.Context) error {
 	})
 }
 
-// abort asks for the move to be undone.
+// abort asks for the move to be undone, also if it has not been taken up yet.
 func (d *driver) abort(id heliotrope.MoveID) {
+	c := d.aborted(id)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c, ok := d.aborts[id]; ok {
-		select {
-		case <-c:
-		default:
-			close(c)
-		}
+	select {
+	case <-c:
+	default:
+		close(c)
 	}
 }
 
-func (d *driver) aborted(id heliotrope.MoveID) <-chan struct{} {
+// aborted is closed when somebody asks for the move to be undone.
+func (d *driver) aborted(id heliotrope.MoveID) chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := make(chan struct{})
-	d.aborts[id] = c
+	c, ok := d.aborts[id]
+	if !ok {
+		c = make(chan struct{})
+		d.aborts[id] = c
+	}
 	return c
+}
+
+func (d *driver) forget(id heliotrope.MoveID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.aborts, id)
 }
 
 // drive runs one move to its end.
@@ -79,6 +88,7 @@ func (d *driver) drive(ctx context.Context, m storedMove) error {
 	defer r.group.Wait()
 	defer cancel()
 	abort := d.aborted(m.ID)
+	defer d.forget(m.ID)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 

@@ -174,6 +174,34 @@ func (c pipelines) facts(h heliotrope.HostID) (*view, hostFacts, error) {
 	return v, f, nil
 }
 
+// WaitFlows waits until the switch of every host has flows made from the store at
+// revision or later, or until ctx ends, and says which have not.
+func (c pipelines) WaitFlows(ctx context.Context, revision int64) (api.FlowsReached, error) {
+	v, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= revision })
+	if err == nil {
+		fabric := v.fabric
+		v, _ = c.world.wait(ctx, func(v *view) bool { return len(v.behind(fabric)) == 0 })
+		return reachedView(v, revision, v.behind(fabric)), nil
+	}
+	return reachedView(v, revision, slices.Sorted(maps.Keys(v.topology.Hosts))), nil
+}
+
+func reachedView(v *view, revision int64, behind []heliotrope.HostID) api.FlowsReached {
+	return api.FlowsReached{Revision: revision, Reached: len(behind) == 0, Hosts: len(v.topology.Hosts), Behind: behind}
+}
+
+// behind are the hosts of the topology whose switches lack flows made from fabric.
+func (v *view) behind(fabric uint64) []heliotrope.HostID {
+	var hosts []heliotrope.HostID
+	for h := range v.topology.Hosts {
+		if !v.flowsReached(h, fabric) {
+			hosts = append(hosts, h)
+		}
+	}
+	slices.Sort(hosts)
+	return hosts
+}
+
 // Flows are those installed.
 func (c pipelines) Flows(ctx context.Context, h heliotrope.HostID) (api.FlowList, error) {
 	_, facts, err := c.facts(h)

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"heliotrope"
-	"heliotrope/arpproxy"
 	"heliotrope/flows"
 	"heliotrope/flows/openflow"
 	"heliotrope/hostagent/agentapi"
@@ -25,6 +24,9 @@ const (
 	flowsResync   = 10 * time.Second
 	vmsResync     = 5 * time.Second
 )
+
+// portsPause is the least time between two readings of a host's ports.
+const portsPause = 20 * time.Millisecond
 
 // serveAgents lets hosts in and runs the loops of each over the connections that it makes.
 func (c *Controller) serveAgents(ctx context.Context, term uint64) error {
@@ -100,6 +102,10 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 			if err := c.readPorts(ctx, h, sw); err != nil {
 				return err
 			}
+			// The first of many changes is looked at quickly, the others together.
+			if err := pause(ctx, portsPause); err != nil {
+				return err
+			}
 			select {
 			case <-changed:
 				loop.Kick()
@@ -120,9 +126,14 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	return g.Wait()
 }
 
-// bridgesWanted is br-int with a tunnel to every other host.
+// bridgesWanted is br-int with a tunnel to every other host; a host that the topology no
+// longer has keeps the bridge only.
 func bridgesWanted(v *view, h heliotrope.HostID) ovsdb.Want {
-	w := ovsdb.Want{Host: h, LocalIP: v.topology.Hosts[h].Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel)}
+	self, ok := v.topology.Hosts[h]
+	w := ovsdb.Want{Host: h, LocalIP: self.Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel)}
+	if !ok {
+		return w
+	}
 	for other, spec := range v.topology.Hosts {
 		if other != h {
 			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address}
@@ -170,17 +181,19 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 	if err := of.Role(ctx, openflow.Primary, term); err != nil {
 		return fmt.Errorf("lead the switch of %s: %w", h, err)
 	}
-	var compiled appliedFlows // from which state the round's flows are
+	target := &remembered{target: openflow.NewTarget(of)}
+	pipe := &pipeline{host: h}
 	want := func(context.Context) (map[string]flows.Flow, error) {
 		v := c.world.view()
-		compiled = appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen}
-		return flowsWanted(v, h)
+		target.growing = v.hosts[h].statusAt.IsZero()
+		all, err := pipe.at(v)
+		return target.narrow(all, pipe.touched), err
 	}
-	loop := reconcile.New[string, flows.Flow](&remembered{target: openflow.NewTarget(of)}, want, flows.Flow.Equal, reconcile.Options{Resync: flowsResync, RetryMin: 20 * time.Millisecond,
+	loop := reconcile.New[string, flows.Flow](target, want, flows.Flow.Equal, reconcile.Options{Resync: flowsResync, RetryMin: 20 * time.Millisecond,
 		Done: func(r reconcile.Round) {
 			c.told(h, "flows", r)
 			if r.Err == nil {
-				c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.applied, f.lastSeen = true, compiled, time.Now().UTC() })
+				c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.applied, f.lastSeen = true, pipe.made, time.Now().UTC() })
 			}
 		}})
 
@@ -201,80 +214,4 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 		}
 	})
 	return g.Wait()
-}
-
-// remembered is a switch's flow tables, read anew only now and then: in between, what was
-// read and what was applied since is what is there, since nobody else may write to the
-// switch. It spares a move the round trip of a dump.
-type remembered struct {
-	target reconcile.Target[string, flows.Flow]
-	have   map[string]flows.Flow
-	readAt time.Time
-}
-
-// Observe returns what is known, unless that is old.
-func (r *remembered) Observe(ctx context.Context) (map[string]flows.Flow, error) {
-	if r.have != nil && time.Since(r.readAt) < flowsResync {
-		return r.have, nil
-	}
-	have, err := r.target.Observe(ctx)
-	r.have, r.readAt = have, time.Now()
-	return have, err
-}
-
-// Apply forgets what is known if it fails.
-func (r *remembered) Apply(ctx context.Context, changes []reconcile.Change[string, flows.Flow]) error {
-	have := r.have
-	r.have = nil
-	if err := r.target.Apply(ctx, changes); err != nil {
-		return err
-	}
-	for _, ch := range changes {
-		if ch.Op == reconcile.Delete {
-			delete(have, ch.Key)
-		} else {
-			have[ch.Key] = ch.Want
-		}
-	}
-	r.have = have
-	return nil
-}
-
-// flowsWanted compiles the flows of a host from a view.
-func flowsWanted(v *view, h heliotrope.HostID) (map[string]flows.Flow, error) {
-	facts := v.hosts[h]
-	want := make(map[string]flows.Flow)
-	if _, ok := v.topology.Hosts[h]; !ok || !facts.ovsdb {
-		return nil, fmt.Errorf("ports of %s are not known yet", h)
-	}
-	ports := flows.Ports{NIC: make(map[flows.NICKey]uint32), Tunnel: make(map[heliotrope.HostID]uint32)}
-	for _, p := range facts.ports {
-		switch {
-		case p.Bridge != ovsdb.IntBridge || p.Ofport <= 0:
-		case p.Name == ovsdb.Uplink:
-			ports.Uplink = uint32(p.Ofport)
-		case p.Name == ovsdb.MeshPort:
-			ports.FlowTunnel = uint32(p.Ofport)
-		case p.Peer != "":
-			ports.Tunnel[p.Peer] = uint32(p.Ofport)
-		}
-	}
-	for vm, spec := range v.topology.VMs {
-		for i := range spec.NICs {
-			id := heliotrope.InterfaceID(vm, i)
-			for _, p := range facts.ports {
-				if p.IfaceID == id && p.Ofport > 0 {
-					ports.NIC[flows.NICKey{VM: vm, Index: i}] = uint32(p.Ofport)
-				}
-			}
-		}
-	}
-	list, err := flows.Compile(flows.View{Host: h, Topology: v.topology, Placements: v.placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC}, arpproxy.Flows)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range list {
-		want[f.Key()] = f
-	}
-	return want, nil
 }

@@ -131,11 +131,14 @@ func preflightChecks(v *view, vm heliotrope.VMID, from, to heliotrope.HostID) []
 		check("destination", dst.agent != nil && dst.openflow && dst.ovsdb, "%s is %s", to, connected(dst)),
 		check("vm runs", state == string(heliotrope.VMRunning), "%s is %s at %s", vm, state, from),
 	}
+	if dst.status.NoVMs {
+		checks = append(checks, check("destination", false, "%s has no hypervisor: it runs no VMs", to))
+	}
 	used, limit := memoryUsed(v, to), cmp.Or(v.topology.Hosts[to].MemoryMiB, dst.status.MemoryMiB)
 	need := v.topology.VMs[vm].MemoryMiB
 	checks = append(checks, check("memory", limit == 0 || used+need <= limit, "%s has %d of %d MiB given out, %s needs %d", to, used, limit, vm, need))
-	checks = append(checks, check("hypervisor", src.status.KVM == dst.status.KVM, "%s uses %s, %s uses %s: a VM cannot change between them",
-		from, accelerator(src), to, accelerator(dst)))
+	rule := map[bool]string{false: ": a VM cannot change between them"}[src.status.KVM == dst.status.KVM]
+	checks = append(checks, check("hypervisor", rule == "", "%s uses %s, %s uses %s%s", from, accelerator(src), to, accelerator(dst), rule))
 	if t, ok := src.tunnel(to); ok {
 		checks = append(checks, check("tunnel", t.up(), "the tunnel from %s to %s: %s", from, to, t.words()))
 	} else {

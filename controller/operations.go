@@ -171,20 +171,35 @@ func (c operations) WaitMigration(ctx context.Context, id heliotrope.MoveID, aft
 	return moveView(m), nil
 }
 
-// AbortMigration asks the driver for a rollback.
+// abortPatience is how long the driver may take to store that it was asked for a rollback.
+const abortPatience = 10 * time.Second
+
+// AbortMigration asks the driver for a rollback. The answer comes once that is stored, so
+// that no crash forgets it. Asking again is no error.
 func (c operations) AbortMigration(ctx context.Context, id heliotrope.MoveID) (api.Migration, error) {
 	m, err := c.WaitMigration(ctx, id, -1)
 	if err != nil {
 		return m, err
 	}
-	if !m.CanAbort {
-		return m, api.Conflict(fmt.Sprintf("%s is in phase %s: it cannot be undone any more", id, m.Phase), "move the VM back with a new migration")
-	}
 	d := c.leading()
 	if d == nil {
 		return m, api.Unavailable("this controller does not lead")
 	}
-	d.abort(id)
+	if m.CanAbort {
+		d.abort(id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, abortPatience)
+	defer cancel()
+	v, err := c.world.wait(ctx, func(v *view) bool {
+		s, ok := v.moves[id]
+		return ok && (s.Aborted || !moveView(s).CanAbort)
+	})
+	if err != nil {
+		return m, api.Unavailable("the request is not stored yet")
+	}
+	if m = moveView(v.moves[id]); !v.moves[id].Aborted {
+		return m, api.Conflict(fmt.Sprintf("%s is in phase %s: it cannot be undone any more", id, m.Phase), "move the VM back with a new migration")
+	}
 	return m, nil
 }
 
@@ -194,12 +209,12 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 func moveView(m storedMove) api.Migration {
 	c := m.Measured.Copy
 	out := api.Migration{ID: m.ID, VM: m.VM, From: m.From, To: m.To, Phase: string(m.Phase), Progress: m.Fraction(),
-		Epoch: m.Epoch, Revision: m.revision, CreatedAt: m.Passed[0].At, Deadline: m.Deadline, Error: m.Error,
+		Epoch: m.Epoch, Revision: m.revision, CreatedAt: m.Passed[0].At, Deadline: m.Deadline, Error: m.Error, Warnings: m.Warnings,
 		CanAbort: slices.Contains([]migration.Phase{migration.Pending, migration.Preflight, migration.SyncImage, migration.Prepare, migration.PreCopy, migration.Switchover}, m.Phase),
 		Measured: api.Measured{PauseMs: milliseconds(time.Duration(m.Measured.Pause)), Bytes: c.RelayBytes, MemoryBytes: c.DoneBytes,
 			TotalBytes: c.TotalBytes, Rounds: c.Rounds, BytesPerSecond: c.BytesPerSecond, DirtyPerSecond: c.DirtyPerSecond,
-			RescuedPackets: m.Measured.Rescued, InjectedPackets: m.Measured.Injected,
-			FlowsConvergedMs: milliseconds(time.Duration(m.Measured.Converged)), RouteConvergedMs: milliseconds(time.Duration(m.Measured.Converged))}}
+			RescuedPackets: m.Measured.Rescued,
+			ConvergedMs:    milliseconds(time.Duration(m.Measured.Converged))}}
 	for i, p := range m.Passed {
 		pt := api.PhaseTime{Phase: string(p.Phase), At: p.At}
 		if i+1 < len(m.Passed) {

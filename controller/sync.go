@@ -31,9 +31,10 @@ func absorb(v *view, u store.Update) error {
 	var problems []error
 	if u.Reset {
 		v.topology, v.topologyAt = heliotrope.Topology{}, 0
-		v.placements, v.tombstones, v.moves, v.members = nil, nil, nil, nil
+		v.placements, v.tombstones, v.moves, v.members, v.underway, v.concerned = nil, nil, nil, nil, nil, nil
 		v.fabric++
 	}
+	before := *v
 	placements, tombstones := maps.Clone(v.placements), maps.Clone(v.tombstones)
 	moves, members := maps.Clone(v.moves), maps.Clone(v.members)
 	for _, ch := range u.Changes {
@@ -62,6 +63,7 @@ func absorb(v *view, u store.Update) error {
 	}
 	v.placements, v.tombstones, v.moves, v.members = placements, tombstones, moves, members
 	v.revision = u.Rev
+	v.digest(u, before)
 	return errors.Join(problems...)
 }
 

@@ -28,11 +28,8 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error {
-		type key struct {
-			fabric uint64
-			moves  int
-		}
-		return follow(ctx, c.world, func(v *view) key { return key{v.fabric, v.movesActive()} }, func(*view) { loop.Kick() })
+		type key struct{ topology, concerned int64 }
+		return follow(ctx, c.world, func(v *view) key { return key{v.topologyAt, v.concerned[h]} }, func(*view) { loop.Kick() })
 	})
 	g.Go(func() error { return agent.Watch(ctx, func(agentapi.Event) { loop.Kick() }) })
 	g.Go(func() error {
@@ -44,17 +41,6 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 		}
 	})
 	return g.Wait()
-}
-
-// movesActive counts the moves that have not ended.
-func (v *view) movesActive() int {
-	n := 0
-	for _, m := range v.moves {
-		if !m.Phase.Ended() {
-			n++
-		}
-	}
-	return n
 }
 
 // vmWant is a VM that is to run at a host, or does.
@@ -79,6 +65,9 @@ type vmTarget struct {
 func (t *vmTarget) want(context.Context) (map[heliotrope.VMID]vmWant, error) {
 	v := t.c.world.view()
 	want := make(map[heliotrope.VMID]vmWant)
+	if v.hosts[t.host].status.NoVMs {
+		return want, nil
+	}
 	for vm, p := range v.placements {
 		if _, moving := v.moving(vm); p.Host == t.host && !moving {
 			want[vm] = vmWant{epoch: p.Epoch, state: heliotrope.VMRunning}
@@ -97,12 +86,18 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 		return nil, err
 	}
 	t.c.world.updateHost(t.host, func(f *hostFacts) {
-		if f.status.GatewayMAC != status.GatewayMAC {
-			f.portsGen++
+		if status.GatewayMAC.IsZero() { // an agent that has just started has not looked yet
+			status.GatewayMAC = f.status.GatewayMAC
+		}
+		if f.status.GatewayMAC != status.GatewayMAC || f.statusAt.IsZero() {
+			f.portsGen++ // flows are made of it
 		}
 		f.status, f.statusAt, f.lastSeen = status, time.Now().UTC(), time.Now().UTC()
 	})
 	v := t.c.world.view()
+	if err := t.measurePaths(ctx, v, status.Paths); err != nil {
+		t.c.log.Warn("paths to other hosts are not measured", "host", t.host, "err", err) // VMs matter more
+	}
 	have := make(map[heliotrope.VMID]vmWant)
 	for _, s := range status.VMs {
 		p, placed := v.placements[s.VM]
@@ -113,6 +108,21 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 		}
 	}
 	return have, nil
+}
+
+// measurePaths tells the agent whom to measure the underlay to, where it does not know.
+func (t *vmTarget) measurePaths(ctx context.Context, v *view, have []agentapi.Path) error {
+	peers := peersOf(v, t.host)
+	same := len(have) == len(peers)
+	for _, p := range have {
+		_, ok := peers[p.Peer]
+		same = same && ok
+	}
+	if same {
+		return nil
+	}
+	_, err := t.agent.Probe(ctx, agentapi.ProbeOrder{Peers: peers})
+	return err
 }
 
 // Apply starts what is to run, and removes what the topology no longer has.

@@ -22,9 +22,12 @@ type view struct {
 	topology   heliotrope.Topology
 	topologyAt int64 // the topology's own revision; 0 while there is none
 	placements map[heliotrope.VMID]heliotrope.Placement
+	recent     recently
 	tombstones map[heliotrope.VMID]heliotrope.Placement // of VMs that the topology no longer has
 	moves      map[heliotrope.MoveID]storedMove
-	members    map[heliotrope.HostID]store.Host // hosts that joined
+	underway   map[heliotrope.VMID]heliotrope.MoveID // the moves that have not ended
+	concerned  map[heliotrope.HostID]int64           // revision of the newest change of a placement or a move that a host has part in
+	members    map[heliotrope.HostID]store.Host      // hosts that joined
 	hosts      map[heliotrope.HostID]hostFacts
 	routesAt   uint64 // the fabric from which the announced routes were made
 }
@@ -150,12 +153,8 @@ func without[K comparable, V any](m map[K]V, k K) map[K]V {
 
 // moving returns the move of vm that has not ended.
 func (v *view) moving(vm heliotrope.VMID) (storedMove, bool) {
-	for _, m := range v.moves {
-		if m.VM == vm && !m.Phase.Ended() {
-			return m, true
-		}
-	}
-	return storedMove{}, false
+	id, ok := v.underway[vm]
+	return v.moves[id], ok
 }
 
 // flowsReached says whether the switch of h has flows compiled from fabric or later and

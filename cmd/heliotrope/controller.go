@@ -47,7 +47,8 @@ func controllerCommand() *cobra.Command {
 	if err := v.BindPFlags(f); err != nil {
 		panic(err) // a flag without a name: a mistake in this file
 	}
-	cmd := &cobra.Command{Use: "controller", Short: "Run a controller"}
+	cmd := &cobra.Command{Use: "controller", Short: "Run a controller", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(run)
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"heliotrope/controller/cli"
 	"heliotrope/topologies/lab"
+	"heliotrope/topologies/lab/bench"
 	"heliotrope/topologies/lab/story"
 )
 
@@ -26,6 +27,7 @@ func run() int {
 	root := cli.Command(version)
 	labs := lab.Command()
 	labs.AddCommand(story.Commands()...)
+	labs.AddCommand(bench.Command())
 	root.AddCommand(controllerCommand(), labs)
 	err := root.ExecuteContext(ctx)
 	var exit lab.ExitError

@@ -160,6 +160,7 @@ func everyMethod(t *testing.T, s testServer, c *Client) {
 	ok("flows", err, len(flows.Flows) == 1)
 	diff, err := c.FlowDiff(ctx, hosts[0].Name)
 	ok("flow diff", err, diff.Host == hosts[0].Name)
+	ok("flows reached", c.AwaitFlows(ctx, 1), true)
 	id := s.memory.happen("vm", "started")
 	page, err := c.Events(ctx, 0, 10)
 	ok("events", err, len(page.Events) > 0 && page.Events[len(page.Events)-1].ID == id)

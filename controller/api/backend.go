@@ -72,6 +72,9 @@ type Meshes interface {
 type Flows interface {
 	Flows(ctx context.Context, host heliotrope.HostID) (FlowList, error)
 	FlowDiff(ctx context.Context, host heliotrope.HostID) (FlowDiff, error)
+	// WaitFlows says which hosts lack flows made from the store at revision: once none
+	// does, or when ctx ends.
+	WaitFlows(ctx context.Context, revision int64) (FlowsReached, error)
 }
 
 // Events is the log of what happened.
@@ -113,7 +116,7 @@ const (
 type Answers interface {
 	// Claim takes key for a request whose content has this hash. state is Claimed for the
 	// first; Kept with its answer later; Reused when the hash is another; Busy while the
-	// first has no answer (for at most a minute: a controller may have died over it).
+	// first has no answer (for at most two minutes: a controller may have died over it).
 	Claim(ctx context.Context, key, hash string) (state string, answer []byte, err error)
 	// Keep stores the answer of a claimed key.
 	Keep(ctx context.Context, key, hash string, answer []byte) error

@@ -391,6 +391,18 @@ func (c *Client) Flows(ctx context.Context, h heliotrope.HostID) (FlowList, erro
 	return get[FlowList](ctx, c, nil, "/v1/hosts/%s/flows", h)
 }
 
+// AwaitFlows returns when every host's switch has flows made from the store at revision,
+// such as an applied topology's, or later; it goes on asking until ctx ends.
+func (c *Client) AwaitFlows(ctx context.Context, revision int64) error {
+	q := url.Values{"wait": {"true"}, "revision": {strconv.FormatInt(revision, 10)}}
+	for {
+		r, err := get[FlowsReached](ctx, c, q, "/v1/flows")
+		if err != nil || r.Reached {
+			return err
+		}
+	}
+}
+
 // FlowDiff is what is wanted minus what is installed.
 func (c *Client) FlowDiff(ctx context.Context, h heliotrope.HostID) (FlowDiff, error) {
 	return get[FlowDiff](ctx, c, nil, "/v1/hosts/%s/flows/diff", h)

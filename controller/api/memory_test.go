@@ -323,6 +323,12 @@ func (m *memory) FlowDiff(_ context.Context, host heliotrope.HostID) (FlowDiff, 
 	return FlowDiff{Host: host, Missing: []Flow{}, Extra: []Flow{}, Foreign: []Flow{}}, err
 }
 
+func (m *memory) WaitFlows(_ context.Context, revision int64) (FlowsReached, error) {
+	end, err := m.begin()
+	defer end()
+	return FlowsReached{Revision: revision, Reached: true, Hosts: len(m.topology.Hosts), Behind: []heliotrope.HostID{}}, err
+}
+
 // happen writes an event and returns its ID.
 func (m *memory) happen(kind, message string) int64 {
 	m.mu.Lock()

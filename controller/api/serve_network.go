@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -13,6 +14,10 @@ type (
 		IP string `path:"ip" doc:"A public or private address of a VM."`
 	}
 	verifyMesh struct{ Body MeshVerifyRequest }
+	waitFlows  struct {
+		Revision int64 `query:"revision" minimum:"0" doc:"Such as an applied topology's; 0 is the newest." example:"42"`
+		Wait     bool  `query:"wait" doc:"Answer when all switches know of it, or after 30 s."`
+	}
 )
 
 func (h *handler) registerNetwork(api huma.API) {
@@ -32,6 +37,7 @@ func (h *handler) registerNetwork(api huma.API) {
 			v, err := h.Meshes.VerifyMesh(ctx, in.Body.PacketSize)
 			return &body[MeshVerification]{v}, err
 		})
+	handle(h, api, operation("GET", "/v1/flows", "get-flows-reached", "Whether all switches know of a change, now or when they do", 422), h.waitFlows)
 	handle(h, api, operation("GET", "/v1/hosts/{host}/flows", "list-flows", "The flows of a host's br-int", 404),
 		func(ctx context.Context, in *hostRef) (*body[FlowList], error) {
 			l, err := h.Flows.Flows(ctx, in.Host)
@@ -52,6 +58,17 @@ func (h *handler) whyRoute(ctx context.Context, in *whyRoute) (*body[RouteWhy], 
 	}
 	why, err := h.Routes.WhyRoute(ctx, addr)
 	return &body[RouteWhy]{why}, err
+}
+
+func (h *handler) waitFlows(ctx context.Context, in *waitFlows) (*body[FlowsReached], error) {
+	limit := time.Duration(0) // a look at what is known takes none
+	if in.Wait {
+		limit = longPoll
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r, err := h.Flows.WaitFlows(ctx, in.Revision)
+	return &body[FlowsReached]{r}, err
 }
 
 func schemaOf[T any](r huma.Registry) *huma.Schema {

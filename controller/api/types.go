@@ -199,6 +199,7 @@ type Migration struct {
 	Deadline   time.Time `json:"deadline,omitzero"`
 	CanAbort   bool      `json:"can_abort" doc:"False once committed: from there it runs forward."`
 	Error      string    `json:"error,omitempty"`
+	Warnings   []string  `json:"warnings,omitempty" doc:"What went wrong without harm to the VM."`
 	Measured   Measured  `json:"measured"`
 }
 
@@ -220,17 +221,15 @@ type PhaseTime struct {
 
 // Measured are the numbers of a migration, zero while not yet known.
 type Measured struct {
-	PauseMs          float64 `json:"pause_ms" doc:"The hypervisor's: vCPUs stopped until they ran again."`
-	Bytes            uint64  `json:"bytes" doc:"Sent over the relay, TLS included."`
-	MemoryBytes      uint64  `json:"memory_bytes" doc:"Of the guest's memory and disks, resent pages counted again."`
-	TotalBytes       uint64  `json:"total_bytes" doc:"Size of what is to be copied."`
-	Rounds           uint64  `json:"rounds" doc:"Of pre-copy."`
-	BytesPerSecond   uint64  `json:"bytes_per_second"`
-	DirtyPerSecond   uint64  `json:"dirty_per_second" doc:"Bytes that the guest changes per second."`
-	RescuedPackets   int     `json:"rescued_packets" doc:"Caught in the stopped VM's queue and sent on."`
-	InjectedPackets  int     `json:"injected_packets" doc:"Rescued packets put into the VM's queue at the destination."`
-	RouteConvergedMs float64 `json:"route_converged_ms" doc:"From the commit until every BGP peer had the new next hop."`
-	FlowsConvergedMs float64 `json:"flows_converged_ms" doc:"From the commit until every host had the new flows."`
+	PauseMs        float64 `json:"pause_ms" doc:"The hypervisor's: vCPUs stopped until they ran again."`
+	Bytes          uint64  `json:"bytes" doc:"Sent over the relay, TLS included."`
+	MemoryBytes    uint64  `json:"memory_bytes" doc:"Of the guest's memory and disks, resent pages counted again."`
+	TotalBytes     uint64  `json:"total_bytes" doc:"Size of what is to be copied."`
+	Rounds         uint64  `json:"rounds" doc:"Of pre-copy."`
+	BytesPerSecond uint64  `json:"bytes_per_second"`
+	DirtyPerSecond uint64  `json:"dirty_per_second" doc:"Bytes that the guest changes per second."`
+	RescuedPackets int     `json:"rescued_packets" doc:"Caught in the stopped VM's queue and sent on."`
+	ConvergedMs    float64 `json:"converged_ms" doc:"From the commit until every connected switch had the new flows and every BGP peer was told."`
 }
 
 // Route is one public prefix that the controller announces.
@@ -337,6 +336,14 @@ type FlowDiff struct {
 	Missing []Flow            `json:"missing" doc:"Wanted, not there."`
 	Extra   []Flow            `json:"extra" doc:"There, ours, not wanted."`
 	Foreign []Flow            `json:"foreign" doc:"There, not ours: left alone."`
+}
+
+// FlowsReached says which hosts' switches know of a revision of the store.
+type FlowsReached struct {
+	Revision int64               `json:"revision" doc:"The one that was asked about."`
+	Reached  bool                `json:"reached" doc:"All of them do."`
+	Hosts    int                 `json:"hosts" doc:"Hosts of the topology."`
+	Behind   []heliotrope.HostID `json:"behind" doc:"Those whose switch has older flows, or is not connected."`
 }
 
 // Event is something that happened. ID is the store's revision at which it was written.

@@ -73,7 +73,12 @@ type silentError struct{ error }
 
 // isCobraUsage knows the errors that cobra makes without a type.
 func isCobraUsage(err error) bool {
-	return strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag")
+	for _, begin := range []string{"unknown command", "required flag", "accepts ", "requires at least "} {
+		if strings.HasPrefix(err.Error(), begin) {
+			return true
+		}
+	}
+	return false
 }
 
 // app is what the commands share.

@@ -151,7 +151,7 @@ func (f *fake) WaitMigration(_ context.Context, id heliotrope.MoveID, after int6
 	case "PreCopy":
 		m.Phase, m.Progress, m.ETAS, m.CanAbort, m.FinishedAt = f.ends, 1, 0, false, noon.Add(4*time.Second)
 		m.Phases = append(m.Phases, api.PhaseTime{Phase: f.ends, At: noon.Add(4 * time.Second)})
-		m.Measured = api.Measured{PauseMs: 29.4, Bytes: 123_456_789, Rounds: 3, RescuedPackets: 4, InjectedPackets: 4, RouteConvergedMs: 81, FlowsConvergedMs: 12.5}
+		m.Measured = api.Measured{PauseMs: 29.4, Bytes: 123_456_789, Rounds: 3, RescuedPackets: 4, ConvergedMs: 81}
 		if f.ends != api.PhaseSucceeded {
 			m.Error = "the destination's disk is full"
 		}
@@ -191,6 +191,10 @@ func (f *fake) VerifyMesh(_ context.Context, size int) (api.MeshVerification, er
 
 func (f *fake) Flows(_ context.Context, h heliotrope.HostID) (api.FlowList, error) {
 	return api.FlowList{Host: h, Flows: []api.Flow{{Table: "guard", Priority: 0, Match: "any", Actions: "drop", Packets: 7}}}, nil
+}
+
+func (f *fake) WaitFlows(_ context.Context, revision int64) (api.FlowsReached, error) {
+	return api.FlowsReached{Revision: revision, Reached: true}, nil
 }
 
 func (f *fake) FlowDiff(_ context.Context, h heliotrope.HostID) (api.FlowDiff, error) {

@@ -60,7 +60,7 @@ func (a *app) hostNames() cobra.CompletionFunc {
 func (a *app) host() *cobra.Command {
 	token := group("token", "Tokens with which hosts join", "  heliotrope host token create eu-1", a.tokenCreate())
 	return group("host", "Machines that run Open vSwitch, QEMU and the agent", `  heliotrope host list
-  heliotrope host token create eu-1        a token for: heliotrope-agent join TOKEN
+  heliotrope host token create eu-1        a token for: heliotrope-agent join --controller … --token …
   heliotrope host remove eu-1              refuse its certificate from now on`,
 		a.hostList(), a.hostShow(), token, a.hostRemove())
 }
@@ -142,7 +142,7 @@ func connected(h api.Host) string {
 func (a *app) tokenCreate() *cobra.Command {
 	return &cobra.Command{
 		Use: "create HOST", Short: "Make a token with which a host joins, once, within an hour", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
-		Example: "  heliotrope host token create eu-1\n  heliotrope-agent join TOKEN                # then, on the host",
+		Example: "  heliotrope host token create eu-1\n  heliotrope-agent join --controller 192.0.2.1:7443 --token HT10…   # then, on the host",
 		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
 			token, err := c.CreateToken(ctx, heliotrope.HostID(args[0]), rand.Text())
 			if err != nil {

@@ -155,6 +155,9 @@ func migrationTable(t *table, m api.Migration) {
 	if m.Error != "" {
 		t.row("error", m.Error)
 	}
+	for _, w := range m.Warnings {
+		t.row("warning", w)
+	}
 	if !m.Ended() {
 		t.row("progress", percent(m.Progress))
 		t.row("ends in", secondsText(m.ETAS))
@@ -165,9 +168,8 @@ func migrationTable(t *table, m api.Migration) {
 	t.row("pause", msText(d.PauseMs))
 	t.row("bytes", bytesText(d.Bytes))
 	t.row("rounds", d.Rounds)
-	t.row("rescued packets", fmt.Sprintf("%d, %d delivered", d.RescuedPackets, d.InjectedPackets))
-	t.row("flows converged", msText(d.FlowsConvergedMs))
-	t.row("route converged", msText(d.RouteConvergedMs))
+	t.row("rescued packets", fmt.Sprint(d.RescuedPackets))
+	t.row("converged", msText(d.ConvergedMs))
 	t.line("")
 	t.head("PHASE", "AFTER", "TOOK")
 	for _, p := range m.Phases {

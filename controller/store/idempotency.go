@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	claimFor = time.Minute    // a claim whose controller died is free again after this
-	keepFor  = 24 * time.Hour // an answer is given again for this long
+	claimFor = 2 * time.Minute // longer than any request lives; a claim whose controller died is free again after this
+	keepFor  = 24 * time.Hour  // an answer is given again for this long
 )
 
 // record is what is kept for an idempotency key. Done is false while the first request runs.

@@ -1,0 +1,90 @@
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"heliotrope/flows"
+	"heliotrope/internal/reconcile"
+)
+
+// flowsResyncEach is what each flow of a host adds to flowsResync, so that large tables do
+// not keep the controller reading.
+const flowsResyncEach = 10 * time.Millisecond
+
+// remembered is a switch's flow tables, read anew only now and then: in between, what was
+// read and what was applied since is what is there, since nobody else may write to the
+// switch. It spares a move the round trip of a dump, and the comparison of all flows.
+type remembered struct {
+	target reconcile.Target[string, flows.Flow]
+	have   map[string]flows.Flow // nil: to be read
+	due    time.Time             // when it is to be read anew
+	only   map[string]bool       // the keys that this round is about; nil: all
+	// growing lets nothing be deleted: a controller that has just started does not know yet
+	// what the host's flows are made of, and that is no reason to take them away.
+	growing bool
+	grew    bool // in the round before: not all was done
+}
+
+// narrow makes the round one about the touched flows only, where all others are known to
+// be as wanted since the round before. It returns the part of want that this leaves.
+func (r *remembered) narrow(want map[string]flows.Flow, touched map[string]bool) map[string]flows.Flow {
+	if !time.Now().Before(r.due) {
+		r.have = nil
+	}
+	r.only = touched
+	if r.have == nil || r.growing || r.grew {
+		r.only = nil
+	}
+	r.grew = r.growing
+	return part(want, r.only)
+}
+
+// part is m's entries under keys, or m where keys is nil.
+func part(m map[string]flows.Flow, keys map[string]bool) map[string]flows.Flow {
+	if keys == nil {
+		return m
+	}
+	out := make(map[string]flows.Flow, len(keys))
+	for k := range keys {
+		if f, ok := m[k]; ok {
+			out[k] = f
+		}
+	}
+	return out
+}
+
+// Observe returns what is known, unless that is to be read anew.
+func (r *remembered) Observe(ctx context.Context) (map[string]flows.Flow, error) {
+	if r.have != nil {
+		return part(r.have, r.only), nil
+	}
+	have, err := r.target.Observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.have, r.due = have, time.Now().Add(flowsResync+time.Duration(len(have))*flowsResyncEach)
+	return have, nil
+}
+
+// Apply forgets what is known if it fails.
+func (r *remembered) Apply(ctx context.Context, changes []reconcile.Change[string, flows.Flow]) error {
+	have := r.have
+	r.have = nil
+	if r.growing {
+		changes = slices.DeleteFunc(slices.Clone(changes), func(ch reconcile.Change[string, flows.Flow]) bool { return ch.Op == reconcile.Delete })
+	}
+	if err := r.target.Apply(ctx, changes); err != nil {
+		return err
+	}
+	for _, ch := range changes {
+		if ch.Op == reconcile.Delete {
+			delete(have, ch.Key)
+		} else {
+			have[ch.Key] = ch.Want
+		}
+	}
+	r.have = have
+	return nil
+}
