@@ -46,6 +46,8 @@ var rows = map[string]int{
 	"controller": 4,
 	"hostagent":  4,
 
+	"hostagent/paths": 4,
+
 	"controller/cli":            5,
 	"topologies/lab":            5,
 	"topologies/lab/guest/init": 5,
@@ -61,8 +63,9 @@ var rows = map[string]int{
 
 // beside lists the imports within a row.
 var beside = map[string][]string{
-	"arpproxy": {"flows"},
-	"ovsdb":    {"ovsdb/vswitch"},
+	"arpproxy":  {"flows"},
+	"ovsdb":     {"ovsdb/vswitch"},
+	"hostagent": {"hostagent/paths"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

@@ -8,6 +8,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
+	"heliotrope/hostagent/paths"
 	"heliotrope/migration/relay"
 	"net"
 	"net/netip"
@@ -64,7 +65,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := mv.load(); err != nil {
 		return errors.Join(err, port.Close())
 	}
-	up, ways := &uplink{hub: hub}, newPaths(c.Log)
+	up, ways := &uplink{hub: hub}, paths.New(c.Log)
 	vm := &vms{
 		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
 		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways,
@@ -91,7 +92,7 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return server.Serve(ctx, port) }) // streams from other hosts
 	g.Go(func() error { return flows.run(ctx) })          // a copy of the switch's flows
 	g.Go(func() error { return up.run(ctx) })             // the site's router
-	g.Go(func() error { return ways.run(ctx, up.size) })  // the other hosts
+	g.Go(func() error { return ways.Run(ctx, up.size) })  // the other hosts
 	g.Go(func() error { return dialer.Run(ctx) })         // the controller
 	g.Go(func() error { return renew(ctx, c, id) })       // the certificate
 	return g.Wait()

@@ -61,24 +61,29 @@ func (u *uplink) run(ctx context.Context) error {
 		if w := checkHostname(ctx); w != "" {
 			warn = append(warn, w)
 		}
-		u.mu.Lock()
-		known := mac
-		if mac.IsZero() { // the kernel has just forgotten it: packets still go there
-			mac = u.mac
-		}
-		changed := u.mac != mac || u.mtu != mtu
-		u.mac, u.mtu, u.warn = mac, mtu, warn
-		u.mu.Unlock()
-		if changed {
+		if u.note(mac, mtu, warn) {
 			u.hub.tell(agentapi.Event{Kind: "host", At: time.Now(), What: "gateway " + mac.String()})
 		}
-		if known.IsZero() {
+		if mac.IsZero() {
 			pause(ctx, gatewayAsk)
 		} else {
 			pause(ctx, gatewayCheck)
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// note keeps what was seen and says whether that is new. A gateway whose address the kernel
+// has just forgotten is most likely still the same: flows to it stay.
+func (u *uplink) note(mac heliotrope.MAC, mtu int, warn []string) (changed bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if mac.IsZero() {
+		mac = u.mac
+	}
+	changed = u.mac != mac || u.mtu != mtu
+	u.mac, u.mtu, u.warn = mac, mtu, warn
+	return changed
 }
 
 // lookAtGateway returns the default gateway's Ethernet address from the kernel's table of

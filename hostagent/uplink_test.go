@@ -13,6 +13,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/paths"
 )
 
 const (
@@ -70,9 +71,9 @@ func lookFromInside(t *testing.T) {
 		t.Errorf("gateway: got %s, MTU %d, want %s, 1400", mac, mtu, routerMAC)
 	}
 
-	ways := newPaths(nil)
+	ways := paths.New(nil)
 	peers := map[heliotrope.HostID]netip.Addr{"router": netip.MustParseAddr("192.0.2.1"), "nobody": netip.MustParseAddr("192.0.2.9")}
-	got, err := ways.probe(ctx, agentapi.ProbeOrder{Size: 1400, Peers: peers})
+	got, err := ways.Probe(ctx, agentapi.ProbeOrder{Size: 1400, Peers: peers})
 	if err != nil || len(got) != 2 {
 		t.Fatalf("probe: got %+v, %v", got, err)
 	}
@@ -82,13 +83,30 @@ func lookFromInside(t *testing.T) {
 	if got[1].Error != "" || got[1].MTU != 1400 || got[1].RTT <= 0 {
 		t.Errorf("probe of the router: got %+v", got[1])
 	}
-	got, err = ways.probe(ctx, agentapi.ProbeOrder{Size: 1401, Peers: peers})
+	got, err = ways.Probe(ctx, agentapi.ProbeOrder{Size: 1401, Peers: peers})
 	if err != nil || !strings.Contains(got[1].Error, "MTU") || got[1].MTU != 1400 {
 		t.Errorf("a probe that is too large: got %+v, %v", got, err)
 	}
-	if _, err := ways.probe(ctx, agentapi.ProbeOrder{Size: 10}); err == nil {
+	if _, err := ways.Probe(ctx, agentapi.ProbeOrder{Size: 10}); err == nil {
 		t.Error("a probe of 10 bytes was made")
 	}
 	cancel()
 	<-done
+}
+
+// A gateway that the kernel forgets is not lost, one that is replaced is.
+func TestGatewayIsKept(t *testing.T) {
+	u := &uplink{}
+	one, two := heliotrope.MAC{2, 0, 0, 0, 0, 1}, heliotrope.MAC{2, 0, 0, 0, 0, 2}
+	for _, step := range []struct {
+		seen, want heliotrope.MAC
+		changed    bool
+	}{
+		{heliotrope.MAC{}, heliotrope.MAC{}, false}, {one, one, true}, {heliotrope.MAC{}, one, false}, {one, one, false}, {two, two, true},
+	} {
+		changed := u.note(step.seen, 0, nil)
+		if got, _ := u.gateway(); got != step.want || changed != step.changed {
+			t.Errorf("after %s: got %s, changed %t, want %s, %t", step.seen, got, changed, step.want, step.changed)
+		}
+	}
 }

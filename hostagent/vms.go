@@ -6,6 +6,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
+	"heliotrope/hostagent/paths"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -28,7 +29,7 @@ type vms struct {
 	ledger *ledger
 	moves  *moves
 	uplink *uplink
-	paths  *paths
+	paths  *paths.Paths
 
 	known chan libvirt.Host // of size 1; holds what learn has learnt
 }
@@ -162,7 +163,7 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 // tell which VMs there are.
 func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 	if v.config.Libvirt == NoLibvirt {
-		s := agentapi.HostStatus{Host: v.host, Version: Version, Boot: v.boot, NoVMs: true, Paths: v.paths.measured(), Warnings: v.uplink.warnings()}
+		s := agentapi.HostStatus{Host: v.host, Version: Version, Boot: v.boot, NoVMs: true, Paths: v.paths.Measured(), Warnings: v.uplink.warnings()}
 		s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
 		return s, nil
 	}
@@ -183,7 +184,7 @@ func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 	s := agentapi.HostStatus{
 		Host: v.host, Version: Version, Boot: v.boot,
 		CPUs: host.CPUs, MemoryMiB: host.MemoryMiB, KVM: host.KVM, QEMU: host.QEMU, Libvirt: host.Libvirt,
-		Paths: v.paths.measured(), Warnings: v.uplink.warnings(),
+		Paths: v.paths.Measured(), Warnings: v.uplink.warnings(),
 	}
 	s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
 	for _, d := range domains {
@@ -209,7 +210,7 @@ func (v *vms) status(d libvirt.Domain) agentapi.VMStatus {
 
 // Probe measures the paths to peers.
 func (v *vms) Probe(ctx context.Context, o agentapi.ProbeOrder) ([]agentapi.Path, error) {
-	return v.paths.probe(ctx, o)
+	return v.paths.Probe(ctx, o)
 }
 
 // majorOf is the first number of a version, 0 if it has none.

@@ -1,4 +1,7 @@
-package hostagent
+// Package paths measures the underlay from this host to the others by ICMP echo: round
+// trip, loss, and the largest packet that passes whole. The kernel of the other host
+// answers; nothing of ours has to listen there.
+package paths
 
 import (
 	"cmp"
@@ -26,6 +29,7 @@ import (
 
 const (
 	pathEvery   = time.Second     // between two measurements of a path
+	pathsAtOnce = 10              // that are measured then, in turn: many hosts must not be busy with this
 	pathWait    = 2 * time.Second // for an answer
 	pathLarge   = 10              // of so many measurements, one is with a packet as large as can be
 	pathSamples = 20              // that its loss is said of
@@ -35,12 +39,14 @@ const (
 	probeMax    = 9216
 )
 
-// paths measures the underlay to the other hosts, by ICMP echo.
-type paths struct {
+// Paths are those to the peers of the last order. Make it with New.
+type Paths struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
 	peers map[heliotrope.HostID]*path
+	last  heliotrope.HostID // that was measured
+	turns int               // that all have had
 }
 
 type path struct {
@@ -50,12 +56,13 @@ type path struct {
 	mtu  int           // the largest that passed
 }
 
-func newPaths(log *slog.Logger) *paths {
-	return &paths{log: log, peers: map[heliotrope.HostID]*path{}}
+// New returns paths to nobody yet.
+func New(log *slog.Logger) *Paths {
+	return &Paths{log: log, peers: map[heliotrope.HostID]*path{}}
 }
 
-// measured is what is known of the paths by now.
-func (p *paths) measured() []agentapi.Path {
+// Measured is what is known of the paths by now.
+func (p *Paths) Measured() []agentapi.Path {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []agentapi.Path
@@ -72,17 +79,18 @@ func (p *paths) measured() []agentapi.Path {
 	return all
 }
 
-// run measures the paths to the peers of the last order until ctx ends. mtu is the size
+// Run measures the paths to the peers of the last order until ctx ends. mtu is the size
 // of packet that the paths ought to carry, 0 while that is not known.
-func (p *paths) run(ctx context.Context, mtu func() int) error {
+func (p *Paths) Run(ctx context.Context, mtu func() int) error {
 	tick := time.NewTicker(pathEvery)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	for {
 		select {
 		case <-tick.C:
-			p.each(ctx, pathSmall)
-			if size := mtu(); n%pathLarge == 0 && size > pathSmall {
-				p.each(ctx, min(size, probeMax))
+			peers, turn := p.next()
+			p.each(ctx, peers, pathSmall)
+			if size := mtu(); turn%pathLarge == 0 && size > pathSmall {
+				p.each(ctx, peers, min(size, probeMax))
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -90,18 +98,18 @@ func (p *paths) run(ctx context.Context, mtu func() int) error {
 	}
 }
 
-// probe sends one packet of the order's size to each peer, and makes them those whose
+// Probe sends one packet of the order's size to each peer, and makes them those whose
 // paths are measured from now on.
-func (p *paths) probe(ctx context.Context, o agentapi.ProbeOrder) ([]agentapi.Path, error) {
+func (p *Paths) Probe(ctx context.Context, o agentapi.ProbeOrder) ([]agentapi.Path, error) {
 	if o.Size != 0 && (o.Size < ipHeader+icmpHeader+echoSize || o.Size > probeMax) {
 		return nil, fmt.Errorf("%w: a probe of %d bytes", agentapi.ErrInvalid, o.Size)
 	}
 	p.set(o.Peers)
 	if o.Size == 0 {
-		return p.measured(), nil
+		return p.Measured(), nil
 	}
-	results := p.each(ctx, o.Size)
-	all := p.measured()
+	results := p.each(ctx, p.all(), o.Size)
+	all := p.Measured()
 	for i := range all {
 		r, ok := results[all[i].Peer]
 		switch {
@@ -115,7 +123,7 @@ func (p *paths) probe(ctx context.Context, o agentapi.ProbeOrder) ([]agentapi.Pa
 	return all, nil
 }
 
-func (p *paths) set(peers map[heliotrope.HostID]netip.Addr) {
+func (p *Paths) set(peers map[heliotrope.HostID]netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	maps.DeleteFunc(p.peers, func(h heliotrope.HostID, w *path) bool { return peers[h] != w.addr })
@@ -126,16 +134,39 @@ func (p *paths) set(peers map[heliotrope.HostID]netip.Addr) {
 	}
 }
 
+func (p *Paths) all() map[heliotrope.HostID]*path {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.peers)
+}
+
+// next are the peers whose turn it is, and how many turns all have had.
+func (p *Paths) next() (map[heliotrope.HostID]*path, int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hosts := slices.Sorted(maps.Keys(p.peers))
+	i, measured := slices.BinarySearch(hosts, p.last)
+	if measured {
+		i++
+	}
+	if i == len(hosts) {
+		i = 0
+		p.turns++
+	}
+	peers := map[heliotrope.HostID]*path{}
+	for _, h := range hosts[i:min(i+pathsAtOnce, len(hosts))] {
+		peers[h], p.last = p.peers[h], h
+	}
+	return peers, p.turns
+}
+
 type echo struct {
 	rtt time.Duration
 	err error
 }
 
-// each probes every peer at once and takes what comes of it in.
-func (p *paths) each(ctx context.Context, size int) map[heliotrope.HostID]echo {
-	p.mu.Lock()
-	peers := maps.Clone(p.peers)
-	p.mu.Unlock()
+// each probes peers at once and takes what comes of it in.
+func (p *Paths) each(ctx context.Context, peers map[heliotrope.HostID]*path, size int) map[heliotrope.HostID]echo {
 	results := map[heliotrope.HostID]echo{}
 	var g errgroup.Group
 	g.SetLimit(32)
