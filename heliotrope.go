@@ -132,8 +132,8 @@ type Placement struct {
 	Epoch uint64 `json:"epoch"`
 	// Incoming is the host that prepares to receive the VM, empty when none does.
 	Incoming HostID `json:"incoming,omitempty"`
-	// Opened is true once the source's vCPUs have stopped for good unless the move
-	// is rolled back: Incoming's port may then send.
+	// Opened lets Incoming's port send: set when the end of the copy is near, so that the
+	// pause need not wait for it. Incoming's QEMU does not run before the commit.
 	Opened bool `json:"opened,omitempty"`
 	// Previous are hosts that may still receive packets for the VM and forward them.
 	Previous []HostID `json:"previous,omitempty"`

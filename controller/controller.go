@@ -43,10 +43,10 @@ type Config struct {
 	Etcd        []string       // endpoints of an external cluster; default: one inside the process
 	EtcdTLS     *tls.Config    // for Etcd
 	Store       *store.Store   // opened by the caller, who closes it; default: by Dir or Etcd
+	BFD         time.Duration  // between two BFD packets of a tunnel; default 300 ms
 	CertAddress []string       // names and addresses in the controller's certificate
 	Version     string
 	Log         *slog.Logger
-	_           struct{}
 }
 
 func (c Config) withDefaults() Config {
@@ -77,13 +77,14 @@ type Controller struct {
 	speaker *bgp.Speaker
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
+	meshing chan struct{} // one for each host that gets many ports just now
 	started time.Time
 }
 
 // Run runs a controller until ctx ends. These are all of its loops.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
-	c := &Controller{cfg: cfg, log: cfg.Log, world: newWorld(), started: time.Now()}
+	c := &Controller{cfg: cfg, log: cfg.Log, world: newWorld(), meshing: make(chan struct{}, meshingAtOnce), started: time.Now()}
 	for _, dir := range []string{cfg.Dir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make directory: %w", err)
@@ -101,7 +102,6 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	c.metrics = newMetrics(c)
-
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.syncWorld(ctx) })
 	g.Go(func() error { return c.serveAPI(ctx) })
@@ -150,18 +150,15 @@ const movesKept = 1000
 
 // housekeep forgets what nobody needs any more.
 func (c *Controller) housekeep(ctx context.Context, term uint64) error {
+	ended := func(m move) bool { return m.Phase.Ended() }
 	for {
-		if err := errors.Join(c.store.TrimEvents(ctx, term), c.trimMoves(ctx, term)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(c.store.TrimEvents(ctx, term), store.Trim(ctx, c.store, term, "moves/", movesKept, ended)); err != nil && ctx.Err() == nil {
 			c.log.Warn("housekeeping", "err", err)
 		}
 		if err := pause(ctx, time.Minute); err != nil {
 			return err
 		}
 	}
-}
-
-func (c *Controller) trimMoves(ctx context.Context, term uint64) error {
-	return store.Trim(ctx, c.store, term, "moves/", movesKept, func(m move) bool { return m.Phase.Ended() })
 }
 
 // event records what happened. That it cannot is only logged: what happened has happened.

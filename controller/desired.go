@@ -74,7 +74,7 @@ func (c desired) ApplyTopology(ctx context.Context, t heliotrope.Topology, ifMat
 func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 	kinds := map[string]string{"sites": "site", "links": "link", "hosts": "host", "networks": "network", "vms": "vm", "peers": "peer", "clients": "client"}
 	ops := map[topologies.Op]string{topologies.Add: "create", topologies.Remove: "delete", topologies.Replace: "update"}
-	var out []api.ObjectChange
+	out := []api.ObjectChange{}
 	index := make(map[string]int)
 	for _, ch := range topologies.Diff(old, new) {
 		parts := strings.Split(strings.TrimPrefix(ch.Pointer, "/"), "/")
@@ -85,10 +85,7 @@ func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 		key := kind + "/" + name
 		i, ok := index[key]
 		if !ok {
-			op := "update"
-			if old.Version == 0 {
-				op = "create" // there was no topology: there are no values to compare
-			}
+			op := map[bool]string{true: "create", false: "update"}[old.Version == 0] // with nothing in force, no values to compare
 			if field == "" && kinds[parts[0]] != "" {
 				op = ops[ch.Op]
 			}

@@ -25,6 +25,13 @@ const (
 	vmsResync     = 5 * time.Second
 )
 
+// How long a switch may take for one thing, and be silent: one that gets a hundred tunnels
+// while its machine is busy must not be given up in the middle of that.
+const (
+	switchTimeout = 30 * time.Second
+	switchSilence = 15 * time.Second
+)
+
 // portsPause is the least time between two readings of a host's ports.
 const portsPause = 20 * time.Millisecond
 
@@ -76,7 +83,7 @@ func (c *Controller) told(h heliotrope.HostID, loop string, r reconcile.Round) {
 // runBridges keeps a host's bridges and tunnels as wanted, over one connection.
 func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn net.Conn, term uint64) error {
 	changed := make(chan struct{}, 1)
-	sw, err := ovsdb.Connect(ctx, conn, ovsdb.Options{Term: term, OnChange: func() {
+	sw, err := ovsdb.Connect(ctx, conn, ovsdb.Options{Term: term, Timeout: switchTimeout, Echo: switchSilence, OnChange: func() {
 		select {
 		case changed <- struct{}{}:
 		default:
@@ -87,9 +94,9 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	}
 	defer sw.Close()
 	want := func(ctx context.Context) (map[string]ovsdb.Object, error) {
-		return sw.Wanted(ctx, bridgesWanted(c.world.view(), h))
+		return sw.Wanted(ctx, bridgesWanted(c.world.view(), h, c.cfg.BFD))
 	}
-	loop := reconcile.New(sw.Target(), want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
+	loop := reconcile.New[string, ovsdb.Object](inTurn{sw.Target(), c.meshing}, want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
 		Done: func(r reconcile.Round) { c.told(h, "bridges", r) }})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -126,9 +133,35 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	return g.Wait()
 }
 
+// meshingAtOnce is how many hosts get many ports at the same time. Hosts that are done begin
+// to talk to each other, and with all at once a large mesh takes longer, not shorter.
+const meshingAtOnce = 8
+
+// manyPorts is how many changes are that many.
+const manyPorts = 16
+
+// inTurn is a target whose large changes wait for their turn.
+type inTurn struct {
+	reconcile.Target[string, ovsdb.Object]
+	turns chan struct{}
+}
+
+// Apply waits for a turn if there are many changes.
+func (t inTurn) Apply(ctx context.Context, changes []reconcile.Change[string, ovsdb.Object]) error {
+	if len(changes) >= manyPorts {
+		select {
+		case t.turns <- struct{}{}:
+			defer func() { <-t.turns }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return t.Target.Apply(ctx, changes)
+}
+
 // bridgesWanted is br-int with a tunnel to every other host; a host that the topology no
 // longer has keeps the bridge only.
-func bridgesWanted(v *view, h heliotrope.HostID) ovsdb.Want {
+func bridgesWanted(v *view, h heliotrope.HostID, bfd time.Duration) ovsdb.Want {
 	self, ok := v.topology.Hosts[h]
 	w := ovsdb.Want{Host: h, LocalIP: self.Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel)}
 	if !ok {
@@ -136,7 +169,7 @@ func bridgesWanted(v *view, h heliotrope.HostID) ovsdb.Want {
 	}
 	for other, spec := range v.topology.Hosts {
 		if other != h {
-			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address}
+			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address, BFD: bfd}
 		}
 	}
 	return w

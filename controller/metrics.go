@@ -1,13 +1,11 @@
 package controller
 
 import (
-	"net/http"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"heliotrope/controller/api"
 	"heliotrope/internal/reconcile"
@@ -32,10 +30,6 @@ func newMetrics(c *Controller) *metrics {
 	}
 	m.registry.MustRegister(m.rounds, m.changes, m.took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &viewCollector{c})
 	return m
-}
-
-func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 func (m *metrics) round(loop string, r reconcile.Round) {
@@ -101,9 +95,5 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descPause, time.Duration(newest.Measured.Pause).Seconds())
 	}
 	gauge(descRev, float64(now.revision))
-	leads := 0.0
-	if v.c.leading() != nil {
-		leads = 1
-	}
-	gauge(descLeader, leads)
+	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])
 }

@@ -178,7 +178,7 @@ func (c routes) Routes(ctx context.Context) ([]api.Route, error) {
 // WhyRoute tells where an address goes, who was told so, and who says otherwise.
 func (c routes) WhyRoute(ctx context.Context, a netip.Addr) (api.RouteWhy, error) {
 	v := c.world.view()
-	out := api.RouteWhy{Address: a, Verdict: "unknown-address"}
+	out := api.RouteWhy{Address: a, Verdict: "unknown-address", Peers: []api.RouteAtPeer{}}
 	for vm, spec := range v.topology.VMs {
 		for _, nic := range spec.NICs {
 			if nic.Public == a || nic.Address == a {

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"heliotrope/controller/api"
 	"heliotrope/topologies"
 )
@@ -47,7 +49,7 @@ func (c *Controller) backend() api.Backend {
 	return api.Backend{
 		Topologies: desired{c}, Inventory: inventory{c}, Membership: membership{c}, Migrations: operations{c}, Routes: routes{c},
 		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store,
-		Metrics: c.metrics.handler(), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
+		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}
 }
 

@@ -112,16 +112,14 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 
 // measurePaths tells the agent whom to measure the underlay to, where it does not know.
 func (t *vmTarget) measurePaths(ctx context.Context, v *view, have []agentapi.Path) error {
-	peers := peersOf(v, t.host)
-	same := len(have) == len(peers)
+	unknown := peersOf(v, t.host)
 	for _, p := range have {
-		_, ok := peers[p.Peer]
-		same = same && ok
+		delete(unknown, p.Peer)
 	}
-	if same {
+	if len(unknown) == 0 {
 		return nil
 	}
-	_, err := t.agent.Probe(ctx, agentapi.ProbeOrder{Peers: peers})
+	_, err := t.agent.Probe(ctx, agentapi.ProbeOrder{Peers: peersOf(v, t.host)})
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
@@ -25,7 +26,7 @@ func controllerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := controller.Config{Dir: v.GetString("state-dir"), RunDir: v.GetString("run-dir"),
 				AgentListen: v.GetString("agent-listen"), APIListen: v.GetString("api-listen"),
-				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), Version: version,
+				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), BFD: v.GetDuration("bfd-interval"), Version: version,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 			if s := v.GetString("bgp-listen"); s != "" {
 				var err error
@@ -43,6 +44,7 @@ func controllerCommand() *cobra.Command {
 	f.String("api-listen", "127.0.0.1:7080", "address of the REST API (TLS, bearer token)")
 	f.String("bgp-listen", "", "address for routers that dial (default: the controller dials)")
 	f.StringSlice("etcd-endpoints", nil, "an etcd cluster to use instead of the built-in store")
+	f.Duration("bfd-interval", 300*time.Millisecond, "between two BFD packets of a tunnel; a tunnel is down after three")
 	f.StringSlice("cert-address", nil, "further names and addresses by which the controller is reached")
 	if err := v.BindPFlags(f); err != nil {
 		panic(err) // a flag without a name: a mistake in this file

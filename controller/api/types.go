@@ -124,7 +124,7 @@ type Host struct {
 // JoinToken lets one host join, once.
 type JoinToken struct {
 	Host      heliotrope.HostID `json:"host"`
-	Token     string            `json:"token" doc:"Give it to the agent: heliotrope-agent join TOKEN. Shown once."`
+	Token     string            `json:"token" doc:"Give it to the agent: heliotrope-agent join --controller HOST:7443 --token TOKEN. Shown once."`
 	ExpiresAt time.Time         `json:"expires_at"`
 }
 

@@ -14,7 +14,10 @@ import (
 
 const (
 	leaderPrefix = "leader"
-	leaseTTL     = 3 // seconds
+	leaseTTL     = 3 // seconds, after which another controller leads if this one is gone
+	// A store inside the process has no other controller to wait for a leader that is gone,
+	// so a machine that is out of breath need not change its leader for itself.
+	leaseAlone = 60 // seconds
 )
 
 // terms are the election keys that this process holds or held, by term.
@@ -94,11 +97,11 @@ func (s *Store) leadOnce(ctx context.Context, fn func(context.Context, uint64) e
 func (s *Store) session(ctx context.Context) (*concurrency.Session, error) {
 	grantCtx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	lease, err := s.client.Grant(grantCtx, leaseTTL)
+	lease, err := s.client.Grant(grantCtx, s.lease)
 	if err != nil {
 		return nil, err
 	}
-	return concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(leaseTTL),
+	return concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(s.lease)),
 		concurrency.WithContext(context.WithoutCancel(ctx)))
 }
 

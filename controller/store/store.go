@@ -49,6 +49,7 @@ type Store struct {
 	stop    func() // ends the embedded server, if there is one
 	name    string
 	timeout time.Duration
+	lease   int64 // seconds
 	log     *slog.Logger
 	terms   terms
 }
@@ -68,8 +69,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	var err error
 	if len(cfg.Endpoints) > 0 {
+		s.lease = leaseTTL
 		s.client, err = dial(cfg)
 	} else {
+		s.lease = leaseAlone
 		s.client, s.stop, err = startEmbedded(ctx, cfg.Dir)
 	}
 	if err != nil {

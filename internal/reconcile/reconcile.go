@@ -10,7 +10,6 @@ package reconcile
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"time"
 )
@@ -38,20 +37,27 @@ type Change[K cmp.Ordered, V any] struct {
 // Diff returns the changes that turn have into want, deletions first, each kind ordered by key.
 func Diff[K cmp.Ordered, V any](want, have map[K]V, equal func(want, have V) bool) []Change[K, V] {
 	var changes []Change[K, V]
-	for _, k := range slices.Sorted(maps.Keys(have)) {
+	for k, h := range have {
 		if _, ok := want[k]; !ok {
-			changes = append(changes, Change[K, V]{Op: Delete, Key: k, Have: have[k]})
+			changes = append(changes, Change[K, V]{Op: Delete, Key: k, Have: h})
 		}
 	}
-	for _, k := range slices.Sorted(maps.Keys(want)) {
+	for k, w := range want {
 		h, ok := have[k]
 		switch {
 		case !ok:
-			changes = append(changes, Change[K, V]{Op: Create, Key: k, Want: want[k]})
-		case !equal(want[k], h):
-			changes = append(changes, Change[K, V]{Op: Update, Key: k, Want: want[k], Have: h})
+			changes = append(changes, Change[K, V]{Op: Create, Key: k, Want: w})
+		case !equal(w, h):
+			changes = append(changes, Change[K, V]{Op: Update, Key: k, Want: w, Have: h})
 		}
 	}
+	// Ordered now and not before: there are many keys, and few changes.
+	slices.SortFunc(changes, func(a, b Change[K, V]) int {
+		if (a.Op == Delete) != (b.Op == Delete) {
+			return cmp.Compare(b.Op, a.Op) // Delete is the greatest
+		}
+		return cmp.Compare(a.Key, b.Key)
+	})
 	return changes
 }
 

@@ -43,6 +43,7 @@ func (s *supervisor) bringControl(ctx context.Context) error {
 		return fmt.Errorf("apply topology: %w", err)
 	}
 	joining, joinCtx := errgroup.WithContext(ctx)
+	joining.SetLimit(joinsAtOnce)
 	for _, n := range s.nodes {
 		if n.plan.Kind == KindHost {
 			joining.Go(func() error { return s.join(joinCtx, api, n) })
@@ -78,6 +79,9 @@ func (s *supervisor) join(ctx context.Context, api controllerAPI, n *handle) err
 		return err
 	})
 }
+
+// joinsAtOnce keeps a hundred agents that all start from starving what they join.
+const joinsAtOnce = 8
 
 // hopeless is how often a daemon may end before it is given up.
 const hopeless = 20

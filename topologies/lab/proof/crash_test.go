@@ -39,6 +39,10 @@ func TestCrash(t *testing.T) {
 		{name: "controller in Cleanup", when: entered(migration.Cleanup), node: "controller", what: "controller", ends: either},
 		{name: "source agent in PreCopy", when: copying, node: string(here), what: "agent", ends: either, tight: true},
 		{name: "destination agent in PreCopy", when: copying, node: string(there), what: "agent", ends: either, tight: true},
+		{name: "source agent in Switchover", when: entered(migration.Switchover), node: string(here), what: "agent", ends: either, lost: 2 * rate},
+		{name: "source agent in Activate", when: entered(migration.Activate), node: string(here), what: "agent", ends: either, lost: 2 * rate},
+		// Its incoming VM dies with it, and what had been forwarded to that: the move is reverted.
+		{name: "destination agent in Activate", when: entered(migration.Activate), node: string(there), what: "agent", ends: either, lost: 3 * rate},
 		{name: "destination QEMU in PreCopy", when: copying, node: string(there), what: "qemu", ends: []string{api.PhaseRolledBack}, tight: true},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t) })

@@ -64,7 +64,7 @@ func witness(t *testing.T) {
 		})
 		context.AfterFunc(ctx, func() { inW.Close(); outR.Close() })
 	}
-	looked := 0
+	looked, ran := 0, 0
 	group.Go(func() error {
 		tick := time.NewTicker(25 * time.Millisecond)
 		defer tick.Stop()
@@ -77,6 +77,7 @@ func witness(t *testing.T) {
 				}
 				if looked++; state == "running" {
 					running++
+					ran++
 				} else {
 					running = 0
 				}
@@ -98,6 +99,9 @@ func witness(t *testing.T) {
 		}
 		cancel()
 		group.Wait() // it ends by the loss of its pipes
-		t.Logf("witness: looked %d times at web's QEMUs", looked)
+		t.Logf("witness: looked %d times at web's QEMUs, of which %d ran", looked, ran)
+		if ran == 0 {
+			t.Error("the witness saw nothing")
+		}
 	})
 }
