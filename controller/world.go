@@ -144,13 +144,6 @@ func with[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	return m
 }
 
-// without returns a copy of m that lacks k.
-func without[K comparable, V any](m map[K]V, k K) map[K]V {
-	m = maps.Clone(m)
-	delete(m, k)
-	return m
-}
-
 // moving returns the move of vm that has not ended.
 func (v *view) moving(vm heliotrope.VMID) (storedMove, bool) {
 	id, ok := v.underway[vm]

@@ -69,7 +69,7 @@ type DaemonStatus struct {
 	LastExit string    `json:"last_exit,omitempty"` // why it ended the last time
 }
 
-// The supervisor and a PID 1 talk JSON over a socket pair, whose end in the node is FD.
+// FD is a PID 1's end of the socket pair over which it and the supervisor talk JSON.
 // The supervisor's end closes with the supervisor, however that dies, and the node with it.
 const FD = 3
 
