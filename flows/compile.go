@@ -26,14 +26,39 @@ func Compile(v View, respond Responder) ([]Flow, error) {
 	c.guard()
 	c.flows = append(c.flows, respond(v)...)
 	c.route()
-	c.public()
-	c.mobility()
 	c.output()
+	for _, n := range c.nics {
+		c.placed(n)
+	}
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("compile flows of host %q: %w", v.Host, err)
 	}
 	sortFlows(c.flows)
 	return c.flows, nil
+}
+
+// Placed returns those of Compile's flows that depend on where vm is, in no order. Where
+// two Views differ in the placement of vm alone, Compile's flows differ in these alone; so
+// a host follows a move without compiling all other VMs' flows anew. v must be one that
+// Compile accepts.
+func Placed(v View, vm heliotrope.VMID) ([]Flow, error) {
+	c := &compiler{View: v}
+	for _, n := range v.nicsOf(vm, v.segmentsByID()) {
+		c.placed(n)
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("compile flows of VM %q at host %q: %w", vm, v.Host, err)
+	}
+	return c.flows, nil
+}
+
+// placed are the flows that depend on where n's VM is.
+func (c *compiler) placed(n NIC) {
+	c.enter(n)
+	c.guardNIC(n)
+	c.public(n)
+	c.mobility(n)
+	c.leave(n)
 }
 
 type compiler struct {
@@ -95,16 +120,20 @@ func (c *compiler) fixed() {
 		MoveField(EthSrc, NDTLL), Reflect())
 }
 
-// classify takes in untagged frames only: a match on an EtherType looks behind VLAN tags,
-// and no network of ours has any.
-func (c *compiler) classify() {
-	entry := func(port uint32) Match { return When(Is(InPort, Uint(port)), Is(VLAN, Value{})) }
-	for _, n := range c.nics {
-		if n.Port != 0 && n.Placement.At(c.Host) {
-			c.add(Classify, 100, Local, entry(n.Port),
-				SetField(Net, Uint(n.VNI)), SetField(Domain, Uint(n.Domain)), SetField(Side, Uint(SideVM)), Goto(Guard))
-		}
+// entry is the condition of table Classify. It takes in untagged frames only: a match on
+// an EtherType looks behind VLAN tags, and no network of ours has any.
+func entry(port uint32) Match { return When(Is(InPort, Uint(port)), Is(VLAN, Value{})) }
+
+// enter takes in what n sends.
+func (c *compiler) enter(n NIC) {
+	if n.Port != 0 && n.Placement.At(c.Host) {
+		c.add(Classify, 100, Local, entry(n.Port),
+			SetField(Net, Uint(n.VNI)), SetField(Domain, Uint(n.Domain)), SetField(Side, Uint(SideVM)), Goto(Guard))
 	}
+}
+
+// classify takes in what other hosts and the world outside send.
+func (c *compiler) classify() {
 	for _, port := range c.tunnelPorts() {
 		c.add(Classify, 100, Peer, entry(port),
 			MoveField(TunID, Net), SetField(Side, Uint(SideTunnel)), Goto(L2))
@@ -122,21 +151,22 @@ func (c *compiler) tunnelPorts() []uint32 {
 	return slices.DeleteFunc(ports, func(p uint32) bool { return p == 0 })
 }
 
-// guard lets a VM's packets through only if they come from its own addresses, and only
+// guardNIC lets a VM's packets through only if they come from its own addresses, and only
 // where the VM may run.
-func (c *compiler) guard() {
-	for _, n := range c.nics {
-		p := n.Placement
-		mayRun := p.Host == c.Host || p.Incoming == c.Host && p.Opened
-		if n.Port == 0 || !mayRun {
-			continue
-		}
-		if n.Address.Is4() {
-			c.guard4(n)
-		} else {
-			c.guard6(n)
-		}
+func (c *compiler) guardNIC(n NIC) {
+	p := n.Placement
+	mayRun := p.Host == c.Host || p.Incoming == c.Host && p.Opened
+	switch {
+	case n.Port == 0 || !mayRun:
+	case n.Address.Is4():
+		c.guard4(n)
+	default:
+		c.guard6(n)
 	}
+}
+
+// guard drops what neither a VM nor the world outside may say.
+func (c *compiler) guard() {
 	if slices.ContainsFunc(c.segments, func(s Segment) bool { return s.Subnet.Addr().Is6() }) {
 		c.guardND()
 	}

@@ -46,53 +46,46 @@ func (c *compiler) toVM(n NIC) []Action {
 		SetField(Net, Uint(n.VNI)), Goto(Mobility)}
 }
 
-// public are the flows of L3 to and from public addresses. What comes in goes to the VM
+// public are the flows of L3 to and from n's public address. What comes in goes to the VM
 // wherever it is; what goes out leaves at the VM's own host.
-func (c *compiler) public() {
-	if c.Ports.Uplink == 0 {
+func (c *compiler) public(n NIC) {
+	if c.Ports.Uplink == 0 || !n.Public.IsValid() {
 		return
 	}
-	for _, n := range c.nics {
-		if !n.Public.IsValid() {
-			continue
-		}
-		et, dst := family(n.Public, IPDst, IP6Dst)
-		c.add(L3, 300, Public, When(side(SideUplink), et, Is(dst, AddrValue(n.Public))),
-			append([]Action{SetField(dst, AddrValue(n.Address))}, c.toVM(n)...)...)
-		if n.Port == 0 || !n.Placement.At(c.Host) || c.GatewayMAC.IsZero() {
-			continue
-		}
-		_, src := family(n.Public, IPSrc, IP6Src)
-		c.add(L3, 100, Public, When(Is(Net, Uint(n.VNI)), side(SideVM), et, Is(src, AddrValue(n.Address))),
-			DecTTL(), SetField(src, AddrValue(n.Public)),
-			SetField(EthSrc, MACValue(heliotrope.PublicMAC(c.Host))), SetField(EthDst, MACValue(c.GatewayMAC)),
-			SetField(OutPort, Uint(c.Ports.Uplink)), Goto(Out))
+	et, dst := family(n.Public, IPDst, IP6Dst)
+	c.add(L3, 300, Public, When(side(SideUplink), et, Is(dst, AddrValue(n.Public))),
+		append([]Action{SetField(dst, AddrValue(n.Address))}, c.toVM(n)...)...)
+	if n.Port == 0 || !n.Placement.At(c.Host) || c.GatewayMAC.IsZero() {
+		return
 	}
+	_, src := family(n.Public, IPSrc, IP6Src)
+	c.add(L3, 100, Public, When(Is(Net, Uint(n.VNI)), side(SideVM), et, Is(src, AddrValue(n.Address))),
+		DecTTL(), SetField(src, AddrValue(n.Public)),
+		SetField(EthSrc, MACValue(heliotrope.PublicMAC(c.Host))), SetField(EthDst, MACValue(c.GatewayMAC)),
+		SetField(OutPort, Uint(c.Ports.Uplink)), Goto(Out))
 }
 
-// mobility are the flows that know where each VM is.
-func (c *compiler) mobility() {
-	for _, n := range c.nics {
-		p := n.Placement
-		to := []Term{Is(Net, Uint(n.VNI)), Is(EthDst, MACValue(n.MAC))}
-		from := append([]Term{side(SideTunnel)}, to...)
-		switch {
-		case p.Host == "":
-		case p.Host == c.Host:
-			if n.Port != 0 {
-				c.add(Mobility, 300, Local, When(to...), deliver(n)...)
-			}
-		case c.takesStragglers(p):
-			c.elsewhere(n, 300, append(from, ethType(n)), DecTTL())
-			c.elsewhere(n, 100, to)
-		case p.Incoming == c.Host:
-			if n.Port != 0 {
-				c.add(Mobility, 300, Local, When(from...), deliver(n)...)
-			}
-			c.elsewhere(n, 100, to)
-		default:
-			c.elsewhere(n, 100, to)
+// mobility are the flows that know where n's VM is.
+func (c *compiler) mobility(n NIC) {
+	p := n.Placement
+	to := []Term{Is(Net, Uint(n.VNI)), Is(EthDst, MACValue(n.MAC))}
+	from := append([]Term{side(SideTunnel)}, to...)
+	switch {
+	case p.Host == "":
+	case p.Host == c.Host:
+		if n.Port != 0 {
+			c.add(Mobility, 300, Local, When(to...), deliver(n)...)
 		}
+	case c.takesStragglers(p):
+		c.elsewhere(n, 300, append(from, ethType(n)), DecTTL())
+		c.elsewhere(n, 100, to)
+	case p.Incoming == c.Host:
+		if n.Port != 0 {
+			c.add(Mobility, 300, Local, When(from...), deliver(n)...)
+		}
+		c.elsewhere(n, 100, to)
+	default:
+		c.elsewhere(n, 100, to)
 	}
 }
 
@@ -133,14 +126,17 @@ func (c *compiler) elsewhere(n NIC, priority uint16, when []Term, first ...Actio
 	c.add(Mobility, priority, Forward, When(when...), actions...)
 }
 
-// output are the flows to ports. A switch does not send a packet back to where it came
-// from unless told so, and a straggler's sender may be the very host that it must go to.
-func (c *compiler) output() {
-	for _, n := range c.nics {
-		if n.Port != 0 && n.Placement.At(c.Host) {
-			c.add(Out, 100, Local, When(Is(OutPort, Uint(n.Port))), OutputTo(n.Port))
-		}
+// leave is the flow to n's port.
+func (c *compiler) leave(n NIC) {
+	if n.Port != 0 && n.Placement.At(c.Host) {
+		c.add(Out, 100, Local, When(Is(OutPort, Uint(n.Port))), OutputTo(n.Port))
 	}
+}
+
+// output are the flows to other hosts and outside. A switch does not send a packet back
+// to where it came from unless told so, and a straggler's sender may be the very host that
+// it must go to.
+func (c *compiler) output() {
 	for _, port := range c.tunnelPorts() {
 		c.add(Out, 200, Peer, When(Is(InPort, Uint(port)), Is(OutPort, Uint(port))), Reflect())
 		c.add(Out, 100, Peer, When(Is(OutPort, Uint(port))), OutputTo(port))

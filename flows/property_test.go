@@ -1,6 +1,7 @@
 package flows_test
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -318,4 +319,45 @@ func disjoint(a, b flows.Match) bool {
 		}
 	}
 	return false
+}
+
+// Whatever changes of one VM's placement, the flows that Placed names are all that change.
+func TestPlacedIsAllThatAMoveChanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		vm := rapid.SampledFrom(slices.Sorted(maps.Keys(w.placements))).Draw(t, "VM")
+		dst := rapid.SampledFrom(w.hosts).Draw(t, "to")
+		before := w.placements
+		for _, p := range append(stages(before[vm], dst, rapid.Bool().Draw(t, "roll back")), heliotrope.Placement{VM: vm}) {
+			after := maps.Clone(before)
+			after[vm] = p
+			for _, h := range w.hosts {
+				patched := byKey(compileView(t, w.view(h, before)))
+				for key := range byKey(placed(t, w.view(h, before), vm)) {
+					delete(patched, key)
+				}
+				maps.Copy(patched, byKey(placed(t, w.view(h, after), vm)))
+				if want := byKey(compileView(t, w.view(h, after))); !maps.EqualFunc(patched, want, flows.Flow.Equal) {
+					t.Fatalf("at %s, %+v:\ngot  %v\nwant %v", h, p, patched, want)
+				}
+			}
+			before = after
+		}
+	})
+}
+
+func placed(t rapid.TB, v flows.View, vm heliotrope.VMID) []flows.Flow {
+	fs, err := flows.Placed(v, vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
+func byKey(fs []flows.Flow) map[string]flows.Flow {
+	m := make(map[string]flows.Flow, len(fs))
+	for _, f := range fs {
+		m[f.Key()] = f
+	}
+	return m
 }

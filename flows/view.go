@@ -79,25 +79,37 @@ func (v View) Segments() []Segment {
 // NICs returns all VMs' NICs, ordered by VM and index. NICs in a network that is not
 // there are left out; Compile refuses such a topology.
 func (v View) NICs() []NIC {
+	segments := v.segmentsByID()
+	var all []NIC
+	for _, id := range slices.Sorted(maps.Keys(v.Topology.VMs)) {
+		all = append(all, v.nicsOf(id, segments)...)
+	}
+	return all
+}
+
+func (v View) segmentsByID() map[heliotrope.NetworkID]Segment {
 	segments := map[heliotrope.NetworkID]Segment{}
 	for _, s := range v.Segments() {
 		segments[s.ID] = s
 	}
+	return segments
+}
+
+// nicsOf returns one VM's NICs.
+func (v View) nicsOf(id heliotrope.VMID, segments map[heliotrope.NetworkID]Segment) []NIC {
 	var all []NIC
-	for _, id := range slices.Sorted(maps.Keys(v.Topology.VMs)) {
-		for i, n := range v.Topology.VMs[id].NICs {
-			s, ok := segments[n.Network]
-			if !ok {
-				continue
-			}
-			key := NICKey{id, i}
-			nic := NIC{NICKey: key, VNI: s.VNI, Domain: s.Domain, MAC: n.MAC, Address: n.Address,
-				Public: n.Public, Port: v.Ports.NIC[key], Placement: v.Placements[id]}
-			if nic.MAC.IsZero() {
-				nic.MAC = heliotrope.NICMAC(id, i)
-			}
-			all = append(all, nic)
+	for i, n := range v.Topology.VMs[id].NICs {
+		s, ok := segments[n.Network]
+		if !ok {
+			continue
 		}
+		key := NICKey{id, i}
+		nic := NIC{NICKey: key, VNI: s.VNI, Domain: s.Domain, MAC: n.MAC, Address: n.Address,
+			Public: n.Public, Port: v.Ports.NIC[key], Placement: v.Placements[id]}
+		if nic.MAC.IsZero() {
+			nic.MAC = heliotrope.NICMAC(id, i)
+		}
+		all = append(all, nic)
 	}
 	return all
 }

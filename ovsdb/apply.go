@@ -27,15 +27,25 @@ func (s *Switch) Wanted(ctx context.Context, w Want) (map[string]Object, error) 
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.round = t
+	s.mu.Unlock()
 	_, uplink := t.bridge(PhyBridge)
 	return w.Objects(uplink)
 }
 
-// Observe returns what is marked as ours or bears one of our fixed names.
+// Observe returns what is marked as ours or bears one of our fixed names. It takes over
+// what Wanted has read for the same round: a hundred ports are some work to read.
 func (t Target) Observe(ctx context.Context) (map[string]Object, error) {
-	rows, err := t.s.read(ctx, false)
-	if err != nil {
-		return nil, err
+	t.s.mu.Lock()
+	rows := t.s.round
+	t.s.round = nil
+	t.s.mu.Unlock()
+	if rows == nil {
+		var err error
+		if rows, err = t.s.read(ctx, false); err != nil {
+			return nil, err
+		}
 	}
 	objects := map[string]Object{}
 	if b, ok := rows.bridge(IntBridge); ok {

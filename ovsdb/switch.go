@@ -68,6 +68,7 @@ type Switch struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change
+	round   *tables       // that Wanted has read, for Observe
 }
 
 // Connect speaks OVSDB over conn, which it then owns. ctx bounds connecting only.

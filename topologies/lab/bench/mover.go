@@ -45,7 +45,7 @@ type moveOrder struct {
 
 // runController is the controller of a benchmark: the real one, and beside it a mover that
 // changes owners in the same store as a move's commit does.
-func runController(ctx context.Context) error {
+func runController(ctx context.Context, bfd time.Duration) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	s, err := store.Open(ctx, store.Config{Dir: filepath.Join(stateDir, "etcd"), Log: log})
 	if err != nil {
@@ -53,7 +53,7 @@ func runController(ctx context.Context) error {
 	}
 	defer s.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return controller.Run(ctx, controller.Config{Store: s, Log: log}) })
+	g.Go(func() error { return controller.Run(ctx, controller.Config{Store: s, BFD: bfd, Log: log}) })
 	g.Go(func() error { return serveMover(ctx, s) })
 	return g.Wait()
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"heliotrope"
 	"heliotrope/arpproxy"
 	"heliotrope/flows"
@@ -104,7 +102,7 @@ func newSwitch(ctx context.Context, target lab.Target) (*bareSwitch, error) {
 		return nil, err
 	}
 	dir := ovsDir(status.Dir, host(0))
-	err = vsctl(ctx, dir, nil, "add-br", bridge, "--", "set", "Bridge", bridge, "datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow15")
+	err = vsctl(ctx, dir, "add-br", bridge, "--", "set", "Bridge", bridge, "datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow15")
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +143,7 @@ func (s *bareSwitch) addFlows(ctx context.Context) error {
 }
 
 func (s *bareSwitch) ofctl(ctx context.Context, args ...string) error {
-	return command(ctx, nil, "ovs-ofctl", append([]string{"-O", "OpenFlow15"}, args...)...)
+	return command(ctx, "ovs-ofctl", append([]string{"-O", "OpenFlow15"}, args...)...)
 }
 
 // ovsDir is where the sockets of a host's Open vSwitch are, seen from outside.
@@ -153,42 +151,15 @@ func ovsDir(lab string, h heliotrope.HostID) string {
 	return filepath.Join(lab, "nodes", string(h), "run-openvswitch")
 }
 
-func vsctl(ctx context.Context, dir string, out *bytes.Buffer, args ...string) error {
-	return command(ctx, out, "ovs-vsctl", append([]string{"--timeout=20", "--db=unix:" + filepath.Join(dir, "db.sock")}, args...)...)
+func vsctl(ctx context.Context, dir string, args ...string) error {
+	return command(ctx, "ovs-vsctl", append([]string{"--timeout=20", "--db=unix:" + filepath.Join(dir, "db.sock")}, args...)...)
 }
 
-// command runs a program and keeps what it writes in out, unless that is nil.
-func command(ctx context.Context, out *bytes.Buffer, name string, args ...string) error {
+// command runs a program.
+func command(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
-	if out != nil {
-		cmd.Stdout = out
-	}
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("run %s %s: %w: %s", name, args[0], err, bytes.TrimSpace(complaint.Bytes()))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("run %s %s: %w: %s", name, args[0], err, bytes.TrimSpace(out))
 	}
 	return nil
-}
-
-// tunnelsInOVS asks every host's Open vSwitch itself how many tunnels it has.
-func (r *run) tunnelsInOVS(ctx context.Context) (int, error) {
-	status, err := lab.Read(ctx, r.target)
-	if err != nil {
-		return 0, err
-	}
-	found := make([]bytes.Buffer, r.size.Hosts)
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for i := range found {
-		g.Go(func() error {
-			return vsctl(ctx, ovsDir(status.Dir, host(i)), &found[i], "--bare", "--columns=name", "find", "Interface", "type=vxlan")
-		})
-	}
-	err = g.Wait()
-	sum := 0
-	for i := range found {
-		sum += len(bytes.Fields(found[i].Bytes()))
-	}
-	return sum, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ type Size struct {
 	Tunnels int     `json:"tunnels"`         // that stand, of hosts × (hosts − 1)
 	Mesh    float64 `json:"mesh_s"`          // from the topology's PUT until all tunnels had a port and no error
 	BFD     float64 `json:"bfd_s"`           // … and BFD was up on all
+	BFDms   float64 `json:"bfd_interval_ms"` // between two packets of a session: more than 300 where the machine cannot carry that
 	BFDUp   int     `json:"bfd_up"`          // sessions that are up at the end
 	Flows   int     `json:"flows_per_host"`  // of one host
 	Filled  float64 `json:"flows_s"`         // from the PUT until all hosts had all flows
@@ -47,10 +49,13 @@ type Size struct {
 }
 
 const (
-	agents     = 150 * time.Second // for everything to come up
-	meshLimit  = 60 * time.Second  // for the mesh, BFD included
+	sizeLimit  = 5 * time.Minute
+	agents     = time.Minute       // for everything to come up
+	meshLimit  = 150 * time.Second // for the mesh, BFD included
+	movesLimit = 100 * time.Second // after that, it is those that were made
 	idleFor    = 5 * time.Second   // looked at for the idle figures
 	settleFor  = 3 * time.Second   // left alone before that
+	bfdPerCPU  = 1500              // BFD packets a second, of all hosts together, for each CPU of the machine
 	checkHosts = 10                // whose flow tables are compared with what is wanted at the end
 )
 
@@ -70,7 +75,9 @@ type run struct {
 // measure brings n hosts up, measures, and takes them down.
 func (f *Fabric) measure(ctx context.Context, n int) Size {
 	r := &run{Fabric: f, size: Size{Hosts: n, VMs: n * vmsPerHost}, top: fabric(n), target: lab.Target{Name: fmt.Sprintf("%s-%d", f.Name, n)}}
-	err := r.all(ctx)
+	limited, stop := context.WithTimeoutCause(ctx, sizeLimit, fmt.Errorf("not done after %v", sizeLimit))
+	defer stop()
+	err := r.all(limited)
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if err = errors.Join(err, lab.Down(down, r.target)); err != nil {
@@ -97,7 +104,7 @@ func (r *run) all(ctx context.Context) error {
 // up starts the lab. Its hosts have all joined when it returns.
 func (r *run) up(ctx context.Context) error {
 	r.say("%d hosts: starting them", r.size.Hosts)
-	text, err := topologies.Marshal(r.top)
+	text, err := topologies.Marshal(seed(r.top))
 	if err != nil {
 		return err
 	}
@@ -116,10 +123,11 @@ func (r *run) up(ctx context.Context) error {
 	}
 	began := time.Now()
 	err = lab.Up(ctx, lab.Options{Topology: r.top, TopologyFile: file.Name(), Name: r.target.Name, WithoutLibvirt: true,
-		Images: map[string]string{}, Patience: agents, Controller: []string{self, "lab", commandName, "controller"}})
+		Images: map[string]string{}, Patience: agents, Controller: []string{self, "lab", commandName, "controller", "--bfd", r.bfd().String()}})
 	if err != nil {
 		return err
 	}
+	r.size.BFDms = ms(r.bfd())
 	r.size.Up = time.Since(began).Seconds()
 	status, err := lab.Read(ctx, r.target)
 	if err != nil {
@@ -141,6 +149,13 @@ func (r *run) up(ctx context.Context) error {
 	return nil
 }
 
+// bfd is the controller's default, or what the machine can carry: each packet costs its
+// hosts some 0.3 ms.
+func (r *run) bfd() time.Duration {
+	sessions := r.size.Hosts * (r.size.Hosts - 1)
+	return max(300*time.Millisecond, time.Duration(sessions)*time.Second/time.Duration(bfdPerCPU*runtime.NumCPU())).Round(time.Millisecond)
+}
+
 func (r *run) apply(ctx context.Context, t heliotrope.Topology) (int64, error) {
 	text, err := topologies.Marshal(t)
 	if err != nil {
@@ -150,22 +165,9 @@ func (r *run) apply(ctx context.Context, t heliotrope.Topology) (int64, error) {
 	return plan.Revision, err
 }
 
-// mesh takes all tunnels down, by a topology without hosts to speak of, and measures how
-// long the whole topology takes from there.
+// mesh measures how long the tunnels and flows take once the controller has the topology.
 func (r *run) mesh(ctx context.Context) error {
 	n := r.size.Hosts
-	if _, err := r.apply(ctx, seed(r.top)); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*meshLimit)
-	defer cancel()
-	err := r.until(ctx, "the tunnels to go", func() (bool, error) {
-		left, err := r.tunnelsInOVS(ctx)
-		return left == 0, err
-	})
-	if err != nil {
-		return err
-	}
 	began := time.Now()
 	rev, err := r.apply(ctx, r.top)
 	if err != nil {
@@ -195,15 +197,19 @@ func (r *run) mesh(ctx context.Context) error {
 	if err = errors.Join(err, filling.Wait()); err != nil {
 		return err
 	}
+	if r.size.Mesh == 0 {
+		return fmt.Errorf("after %v %d of %d tunnels stand, BFD is up on %d", meshLimit, r.size.Tunnels, n*(n-1), r.size.BFDUp)
+	}
 	r.say("%d hosts: %d tunnels in %.1f s, BFD up on %d after %.1f s, %d flow tables filled in %.1f s",
 		n, r.size.Tunnels, r.size.Mesh, r.size.BFDUp, cmp.Or(r.size.BFD, meshLimit.Seconds()), n, r.size.Filled)
 	return nil
 }
 
-// count says how many tunnels have a port that works, and on how many BFD is up.
+// count says how many tunnels have a port of their own that works, and on how many BFD is
+// up. The port that all shared before has no BFD.
 func count(m api.Mesh) (stand, up int) {
 	for _, l := range m.Links {
-		if l.State == "up" || l.State == "down" { // "missing" has no port or an error
+		if l.BFD != "" {
 			stand++
 		}
 		if l.BFD == "up" {
@@ -274,7 +280,7 @@ func (r *run) moves(ctx context.Context) error {
 		return err
 	}
 	var commits, tables []time.Duration
-	for i := range r.Moves {
+	for i, began := 0, time.Now(); i < r.Moves && time.Since(began) < movesLimit; i++ {
 		n := r.size.Hosts
 		k := i * 7 % r.size.VMs
 		to := host((k/vmsPerHost + 1 + i/r.size.VMs) % n)
