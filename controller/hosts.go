@@ -32,8 +32,12 @@ const (
 	switchSilence = 15 * time.Second
 )
 
-// portsPause is the least time between two readings of a host's ports.
-const portsPause = 20 * time.Millisecond
+// portsPause, and portsPauseEach for each port, is the least time between two readings of a
+// host's ports.
+const (
+	portsPause     = 20 * time.Millisecond
+	portsPauseEach = 2 * time.Millisecond
+)
 
 // serveAgents lets hosts in and runs the loops of each over the connections that it makes.
 func (c *Controller) serveAgents(ctx context.Context, term uint64) error {
@@ -106,11 +110,12 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	})
 	g.Go(func() error {
 		for {
-			if err := c.readPorts(ctx, h, sw); err != nil {
+			n, err := c.readPorts(ctx, h, sw)
+			if err != nil {
 				return err
 			}
 			// The first of many changes is looked at quickly, the others together.
-			if err := pause(ctx, portsPause); err != nil {
+			if err := pause(ctx, portsPause+time.Duration(n)*portsPauseEach); err != nil {
 				return err
 			}
 			select {
@@ -175,11 +180,11 @@ func bridgesWanted(v *view, h heliotrope.HostID, bfd time.Duration) ovsdb.Want {
 	return w
 }
 
-// readPorts takes a host's ports into the view.
-func (c *Controller) readPorts(ctx context.Context, h heliotrope.HostID, sw *ovsdb.Switch) error {
+// readPorts takes a host's ports into the view, and returns how many there are.
+func (c *Controller) readPorts(ctx context.Context, h heliotrope.HostID, sw *ovsdb.Switch) (int, error) {
 	ports, err := sw.Ports(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	before := c.world.view().hosts[h]
 	c.world.updateHost(h, func(f *hostFacts) {
@@ -195,7 +200,7 @@ func (c *Controller) readPorts(ctx context.Context, h heliotrope.HostID, sw *ovs
 			c.event("host", string(h), fmt.Sprintf("port %s of %s is not ours: left alone", p.Name, p.Bridge), nil)
 		}
 	}
-	return nil
+	return len(ports), nil
 }
 
 // samePort says whether flows for a and b are the same.

@@ -56,7 +56,7 @@ it has measured; the last line, a JSON object, says whether what is claimed held
 		},
 	}
 	cmd.Flags().StringVar(&f.Name, "name", "bench", "name of the labs")
-	cmd.Flags().IntSliceVar(&f.Sizes, "hosts", []int{3, 10, 30, 100}, "numbers of hosts")
+	cmd.Flags().IntSliceVar(&f.Sizes, "hosts", []int{3, 10, 30, 60, 100}, "numbers of hosts")
 	cmd.Flags().IntVar(&f.Moves, "moves", 120, "changes of an owner at each size")
 	cmd.Flags().IntVar(&f.Rounds, "rounds", 7, "of the comparison with ovs-ofctl; 0: leave it out")
 	cmd.Flags().StringVar(&f.Profile, "profile", "", "directory for profiles of the controller while owners change")

@@ -51,7 +51,7 @@ type Size struct {
 const (
 	sizeLimit  = 5 * time.Minute
 	agents     = time.Minute       // for everything to come up
-	meshLimit  = 150 * time.Second // for the mesh, BFD included
+	meshLimit  = 200 * time.Second // for the mesh, BFD included
 	movesLimit = 100 * time.Second // after that, it is those that were made
 	idleFor    = 5 * time.Second   // looked at for the idle figures
 	settleFor  = 3 * time.Second   // left alone before that
@@ -93,7 +93,10 @@ func (r *run) all(ctx context.Context) error {
 	}
 	defer r.api.Close()
 	defer r.mover.close()
-	for _, step := range []func(context.Context) error{r.mesh, r.moves, r.idle, r.verify} {
+	if err := r.mesh(ctx); err != nil {
+		return errors.Join(err, r.idle(ctx)) // what it costs is of interest all the more
+	}
+	for _, step := range []func(context.Context) error{r.moves, r.idle, r.verify} {
 		if err := step(ctx); err != nil {
 			return err
 		}
