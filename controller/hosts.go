@@ -219,13 +219,13 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 	if err := of.Role(ctx, openflow.Primary, term); err != nil {
 		return fmt.Errorf("lead the switch of %s: %w", h, err)
 	}
-	target := &remembered{target: openflow.NewTarget(of)}
+	target := openflow.Remember(openflow.NewTarget(of), flowsResync)
 	pipe := &pipeline{host: h}
 	want := func(context.Context) (map[string]flows.Flow, error) {
 		v := c.world.view()
-		target.growing = v.hosts[h].statusAt.IsZero()
+		target.Growing = v.hosts[h].statusAt.IsZero()
 		all, err := pipe.at(v)
-		return target.narrow(all, pipe.touched), err
+		return target.Narrow(all, pipe.touched), err
 	}
 	loop := reconcile.New[string, flows.Flow](target, want, flows.Flow.Equal, reconcile.Options{Resync: flowsResync, RetryMin: 20 * time.Millisecond,
 		Done: func(r reconcile.Round) {

@@ -1,10 +1,11 @@
-package controller
+package openflow
 
 import (
 	"context"
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"heliotrope/flows"
 	"heliotrope/internal/reconcile"
@@ -32,7 +33,7 @@ func (t table) Apply(_ context.Context, changes []reconcile.Change[string, flows
 // what they are made of.
 func TestGrowingDeletesNothing(t *testing.T) {
 	there := table{"old": {}, "kept": {}}
-	target := &remembered{target: there, growing: true}
+	target := Remember(there, time.Minute)
 	loop := reconcile.New[string, flows.Flow](target, func(context.Context) (map[string]flows.Flow, error) {
 		return map[string]flows.Flow{"kept": {}, "new": {}}, nil
 	}, flows.Flow.Equal, reconcile.Options{})
@@ -40,7 +41,7 @@ func TestGrowingDeletesNothing(t *testing.T) {
 		growing bool
 		want    []string
 	}{{true, []string{"kept", "new", "old"}}, {true, []string{"kept", "new", "old"}}, {false, []string{"kept", "new"}}} {
-		target.growing = step.growing
+		target.Growing = step.growing
 		if _, err := loop.Round(t.Context()); err != nil {
 			t.Fatal(err)
 		}

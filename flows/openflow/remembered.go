@@ -1,4 +1,4 @@
-package controller
+package openflow
 
 import (
 	"context"
@@ -9,35 +9,41 @@ import (
 	"heliotrope/internal/reconcile"
 )
 
-// flowsResyncEach is what each flow of a host adds to flowsResync, so that large tables do
-// not keep the controller reading.
-const flowsResyncEach = 10 * time.Millisecond
+// resyncEach is what each flow adds to the time between two readings, so that large tables
+// do not keep the controller reading.
+const resyncEach = 10 * time.Millisecond
 
-// remembered is a switch's flow tables, read anew only now and then: in between, what was
+// Remembered is a switch's flow tables, read anew only now and then: in between, what was
 // read and what was applied since is what is there, since nobody else may write to the
 // switch. It spares a move the round trip of a dump, and the comparison of all flows.
-type remembered struct {
+type Remembered struct {
 	target reconcile.Target[string, flows.Flow]
 	have   map[string]flows.Flow // nil: to be read
 	due    time.Time             // when it is to be read anew
 	only   map[string]bool       // the keys that this round is about; nil: all
-	// growing lets nothing be deleted: a controller that has just started does not know yet
+	every  time.Duration
+	// Growing lets nothing be deleted: a controller that has just started does not know yet
 	// what the host's flows are made of, and that is no reason to take them away.
-	growing bool
+	Growing bool
 	grew    bool // in the round before: not all was done
 }
 
-// narrow makes the round one about the touched flows only, where all others are known to
+// Remember returns target remembered, and read anew every now and then.
+func Remember(target reconcile.Target[string, flows.Flow], every time.Duration) *Remembered {
+	return &Remembered{target: target, every: every}
+}
+
+// Narrow makes the round one about the touched flows only, where all others are known to
 // be as wanted since the round before. It returns the part of want that this leaves.
-func (r *remembered) narrow(want map[string]flows.Flow, touched map[string]bool) map[string]flows.Flow {
+func (r *Remembered) Narrow(want map[string]flows.Flow, touched map[string]bool) map[string]flows.Flow {
 	if !time.Now().Before(r.due) {
 		r.have = nil
 	}
 	r.only = touched
-	if r.have == nil || r.growing || r.grew {
+	if r.have == nil || r.Growing || r.grew {
 		r.only = nil
 	}
-	r.grew = r.growing
+	r.grew = r.Growing
 	return part(want, r.only)
 }
 
@@ -56,7 +62,7 @@ func part(m map[string]flows.Flow, keys map[string]bool) map[string]flows.Flow {
 }
 
 // Observe returns what is known, unless that is to be read anew.
-func (r *remembered) Observe(ctx context.Context) (map[string]flows.Flow, error) {
+func (r *Remembered) Observe(ctx context.Context) (map[string]flows.Flow, error) {
 	if r.have != nil {
 		return part(r.have, r.only), nil
 	}
@@ -64,15 +70,15 @@ func (r *remembered) Observe(ctx context.Context) (map[string]flows.Flow, error)
 	if err != nil {
 		return nil, err
 	}
-	r.have, r.due = have, time.Now().Add(flowsResync+time.Duration(len(have))*flowsResyncEach)
+	r.have, r.due = have, time.Now().Add(r.every+time.Duration(len(have))*resyncEach)
 	return have, nil
 }
 
 // Apply forgets what is known if it fails.
-func (r *remembered) Apply(ctx context.Context, changes []reconcile.Change[string, flows.Flow]) error {
+func (r *Remembered) Apply(ctx context.Context, changes []reconcile.Change[string, flows.Flow]) error {
 	have := r.have
 	r.have = nil
-	if r.growing {
+	if r.Growing {
 		changes = slices.DeleteFunc(slices.Clone(changes), func(ch reconcile.Change[string, flows.Flow]) bool { return ch.Op == reconcile.Delete })
 	}
 	if err := r.target.Apply(ctx, changes); err != nil {
