@@ -50,7 +50,7 @@ demo: deps build
 lab: deps build
 	@$(BIN)/heliotrope lab up $(LAB)
 
-## bench-fabric: meshes of 3, 10, 30, 100 hosts
+## bench-fabric: meshes of 3 to 100 hosts; ends within 10 minutes
 bench-fabric: deps build
 	@$(BIN)/heliotrope lab bench-fabric
 

@@ -76,7 +76,8 @@ func moveParams(vm heliotrope.VMID, disks []migration.Disk, memory, disk string)
 
 func flagsFor(disks []migration.Disk) rpc.DomainMigrateFlags {
 	if len(disks) > 0 {
-		return moveFlags | rpc.MigrateNonSharedDisk
+		// A guest that goes on writing must not outrun a long way: its writes wait for the other end.
+		return moveFlags | rpc.MigrateNonSharedDisk | rpc.MigrateNonSharedSynchronousWrites
 	}
 	return moveFlags
 }

@@ -220,8 +220,8 @@ const (
 	unsentBytes = 128 << 10
 )
 
-// tune sets what a stream needs of TCP. Larger buffers take privilege and BBR a kernel that
-// has it; without them a stream is only slower.
+// tune sets what a stream needs of TCP. Larger buffers take privilege;
+// without them a stream is only slower.
 func tune(_, _ string, c syscall.RawConn) error {
 	var err error
 	if e := c.Control(func(fd uintptr) {
@@ -229,7 +229,6 @@ func tune(_, _ string, c syscall.RawConn) error {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, windowBytes)
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, windowBytes)
-		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "bbr")
 	}); e != nil {
 		return e
 	}

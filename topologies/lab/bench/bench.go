@@ -15,6 +15,7 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -44,7 +45,7 @@ const commandName = "bench-fabric"
 func Command() *cobra.Command {
 	f := &Fabric{}
 	cmd := &cobra.Command{
-		Use: commandName, Short: "Measure meshes of 3 to 100 hosts", Args: cobra.NoArgs,
+		Use: commandName, Short: "Measure fabrics of 3 to 100 hosts", Args: cobra.NoArgs,
 		Long: `Measure, for each number of hosts: how long the full mesh takes, how long one VM's new
 place takes to be in all flow tables, and what the controller uses. It exits with 0 when
 it has measured; the last line, a JSON object, says whether what is claimed held.`,
@@ -85,10 +86,10 @@ func (f *Fabric) Run(ctx context.Context) error {
 	for _, n := range f.Sizes {
 		sizes = append(sizes, f.measure(ctx, n))
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			break // what was measured by then is shown
 		}
 	}
-	return f.conclude(rate, sizes)
+	return errors.Join(f.conclude(rate, sizes), context.Cause(ctx))
 }
 
 func (f *Fabric) say(format string, args ...any) {
