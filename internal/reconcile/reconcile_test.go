@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,17 +14,22 @@ import (
 
 // shelf is an outside world with state: it can fail, and things happen to it unasked.
 type shelf struct {
+	mu     sync.Mutex
 	have   map[string]int
 	fail   int // the next Applys fail
 	rounds int
 }
 
 func (s *shelf) Observe(context.Context) (map[string]int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.rounds++
 	return maps.Clone(s.have), nil
 }
 
 func (s *shelf) Apply(_ context.Context, changes []Change[string, int]) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.fail > 0 {
 		s.fail--
 		return errors.New("shelf is locked")
@@ -64,28 +70,34 @@ func TestLoop(t *testing.T) {
 		want := map[string]int{"a": 1}
 		var rounds []Round
 		l := New(s, func(context.Context) (map[string]int, error) { return want, nil }, same,
-			Options{Resync: time.Minute, Done: func(r Round) { rounds = append(rounds, r) }})
+			Options{Resync: time.Minute, Done: func(r Round) { s.mu.Lock(); defer s.mu.Unlock(); rounds = append(rounds, r) }})
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
 
 		time.Sleep(2 * time.Second) // virtual: three failures take 100+200+400 ms
 		synctest.Wait()
+		s.mu.Lock()
 		if !maps.Equal(s.have, want) || len(rounds) != 4 || rounds[0].Err == nil || rounds[3].Err != nil {
 			t.Fatalf("after failures: have %v, rounds %v", s.have, rounds)
 		}
 
 		before := s.rounds
 		for range 100 {
-			l.Kick()
+			l.Kick() // the shelf is locked: no round gets through in between
 		}
+		s.mu.Unlock()
 		synctest.Wait()
+		s.mu.Lock()
 		if n := s.rounds - before; n < 1 || n > 2 {
 			t.Errorf("100 kicks made %d rounds, want 1 or 2", n)
 		}
 
 		s.have = map[string]int{} // somebody's reboot that nobody reports
+		s.mu.Unlock()
 		time.Sleep(61 * time.Second)
 		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if !maps.Equal(s.have, want) {
 			t.Errorf("an unreported change was not put right: %v", s.have)
 		}
