@@ -24,7 +24,6 @@ import (
 const (
 	topologyFile = "testdata/proof.yaml"
 	rate         = 100 // probes a second
-	stray        = 3   // probes that may be lost where none should be: the bound of a move; the number is always logged
 
 	// The parts of the topology that the tests name.
 	web     heliotrope.VMID   = "web"
