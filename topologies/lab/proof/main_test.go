@@ -3,6 +3,7 @@
 package proof
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,10 +148,12 @@ func enter(ctx context.Context, out io.Writer, node string, argv ...string) erro
 	return err
 }
 
-// poll tries do until it succeeds, or says why it did not by the time that ctx ends.
+// poll tries do until it succeeds, or says why it did not by the time that ctx ends: what
+// was wrong before the try that ctx cut short, since that one says only that it was.
 func poll(ctx context.Context, do func() error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var before error
 	for {
 		err := do()
 		if err == nil {
@@ -158,8 +161,9 @@ func poll(ctx context.Context, do func() error) error {
 		}
 		select {
 		case <-tick.C:
+			before = err
 		case <-ctx.Done():
-			return errors.Join(err, context.Cause(ctx))
+			return errors.Join(cmp.Or(before, err), context.Cause(ctx))
 		}
 	}
 }
