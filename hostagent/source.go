@@ -98,10 +98,12 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams errgroup.Group
+	var forwarders []*relay.Forwarder
 	for kind, path := range map[relay.Kind]string{relay.Memory: memory, relay.Disk: disk} {
 		f, err := client.Forward(path, relay.Header{Move: o.Move, VM: o.VM, Kind: kind})
 		if err == nil {
 			err = giveTo(s.user, path)
+			forwarders = append(forwarders, f)
 			streams.Go(func() error { return f.Serve(ctx) })
 		}
 		if err != nil {
@@ -129,6 +131,11 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	cancel()
 	broken := streams.Wait()
 	s.note(m, func(r *agentapi.MoveReport) { r.Progress.RelayBytes = client.Sent() })
+	for _, f := range forwarders {
+		if n := f.Owed(); err == nil && n > 0 {
+			err = fmt.Errorf("%d writes to the disk did not arrive", n)
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(err, broken)
 	}

@@ -82,7 +82,13 @@ type Forwarder struct {
 	client *Client
 	header Header
 	l      *net.UnixListener
+	owed   atomic.Int64
 }
+
+// Owed is the number of writes to a disk that the hypervisor believes done and that the
+// destination has not confirmed. Once the hypervisor has ended its streams it is zero, or
+// the destination's disk is not whole.
+func (f *Forwarder) Owed() int { return int(f.owed.Load()) }
 
 // Forward makes the unix socket path, for root alone (or whom it is then given to), and
 // sends whatever connects to it on to the destination, once Serve runs.
@@ -99,7 +105,7 @@ func (c *Client) Forward(path string, h Header) (*Forwarder, error) {
 		l.Close()
 		return nil, fmt.Errorf("protect relay socket: %w", err)
 	}
-	return &Forwarder{c, h, l}, nil
+	return &Forwarder{client: c, header: h, l: l}, nil
 }
 
 // Close removes the socket of a Forwarder whose Serve has not run.
@@ -141,5 +147,8 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 		return err
 	}
 	defer conn.Close()
+	if f.header.Kind == Disk {
+		return joinDisk(ctx, conn, local, &f.owed)
+	}
 	return join(ctx, conn, local)
 }

@@ -190,8 +190,8 @@ func TestSeveralStreamsOfAMove(t *testing.T) {
 	p := newPKI(t)
 	s, addr := destination(t, p)
 	sock := hypervisor(t, func(c *net.UnixConn) { io.Copy(c, c) })
-	s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Disk: sock}})
-	_, connect := source(t, &Client{Addr: addr, TLS: p.config(t, "src")}, Header{Move: "m1", VM: "web", Kind: Disk})
+	s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Memory: sock}})
+	_, connect := source(t, &Client{Addr: addr, TLS: p.config(t, "src")}, Header{Move: "m1", VM: "web", Kind: Memory})
 	for i := range 4 {
 		c := connect()
 		fmt.Fprintf(c, "stream %d", i)

@@ -1,0 +1,339 @@
+package relay
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// How much a disk's writes may be ahead of the destination, in bytes. Until the client's
+// first flush the disk is copied as a whole, and the window is what fills a long way; from
+// then on it is a part of the pause. diskRequests bounds those that carry no data.
+const (
+	diskWindow     = 16 << 20
+	diskWindowEnd  = 2 << 20
+	diskRequests   = 1024
+	diskWriteBatch = 256 << 10
+)
+
+// diskStream carries an NBD connection over a long way. A mirror writes a cluster, waits a
+// round trip for the answer, and never catches up with a guest that writes more often than
+// that. So the stream answers a write as soon as it has taken it over, and forwards it: the
+// guest's disk is then as far behind as the window allows, however long the way is. A flush
+// is answered once every write that came before it is on the destination's disk; so is a
+// request with FUA. A write that fails at the destination ends the stream, and with it the
+// mirror. After the first flush writes are sent with FUA: the last flush, which the guest's
+// pause waits for, then costs one round trip at most instead of one for the writes and
+// another for itself.
+//
+// Two requests that overlap are never on their way together, for the server may carry them
+// out in any order. A write that waits is replaced by the next one to the same place.
+type diskStream struct {
+	remote, local *bufio.Reader
+	out           *bufio.Writer // to remote; the sender's alone
+	replies       sync.Mutex    // who may write to back
+	back          io.Writer     // to local
+	owed          *atomic.Int64 // requests that were answered and are not done
+	fua           bool          // the server knows FUA
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	queue   []*nbdRequest          // to be sent, in order
+	sent    map[uint64]*nbdRequest // by the cookie that the server knows
+	cookie  uint64
+	bytes   int // of data, in queue and sent
+	window  int
+	synced  bool // every change that was sent is covered by a flush that was, or by FUA
+	err     error
+}
+
+// joinDisk carries one NBD connection from the hypervisor at local to the server at remote.
+func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, owed *atomic.Int64) error {
+	closeBoth := func() { remote.NetConn().Close(); local.Close() }
+	defer closeBoth()
+	stop := context.AfterFunc(ctx, closeBoth)
+	defer stop()
+	err := carryDisk(remote, local, closeBoth, owed)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func carryDisk(remote, local halfConn, closeBoth func(), owed *atomic.Int64) error {
+	d := &diskStream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
+		out: bufio.NewWriterSize(remote, diskWriteBatch), owed: owed, sent: make(map[uint64]*nbdRequest), window: diskWindow}
+	d.changed = sync.NewCond(&d.mu)
+	type wire struct {
+		io.Reader
+		io.Writer
+	}
+	flags, err := passHandshake(wire{d.local, local}, wire{d.remote, remote})
+	if err != nil {
+		return err
+	}
+	d.fua = flags&nbdSendFUA != 0
+	part := func(f func() error) func() error {
+		return func() error {
+			err := f()
+			if err != nil {
+				d.fail(err)
+				closeBoth()
+			}
+			return err
+		}
+	}
+	var g errgroup.Group
+	g.Go(part(d.take))
+	g.Go(part(func() error { return errors.Join(d.send(), remote.CloseWrite()) }))
+	g.Go(part(func() error { return errors.Join(d.receive(), local.CloseWrite()) }))
+	return g.Wait()
+}
+
+func (d *diskStream) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.err = err
+	}
+	d.changed.Broadcast()
+}
+
+// take takes the client's requests over until it disconnects.
+func (d *diskStream) take() error {
+	for {
+		r, err := readRequest(d.local)
+		if err == io.EOF {
+			r, err = &nbdRequest{kind: nbdDisconnect}, nil // that it did not say so changes nothing
+		}
+		if err != nil {
+			return err
+		}
+		r.answered = r.mayWait()
+		kind, cookie, early := r.kind, r.cookie, r.answered // r is the sender's once it is in the queue
+		if err := d.enqueue(r); err != nil {
+			return err
+		}
+		if kind == nbdDisconnect {
+			return nil
+		}
+		if early {
+			if err := d.reply(simpleReply(cookie), nil, 0); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// reply writes to the client: a head, and n bytes of from.
+func (d *diskStream) reply(head []byte, from io.Reader, n int64) error {
+	d.replies.Lock()
+	defer d.replies.Unlock()
+	if _, err := d.back.Write(head); err != nil {
+		return fmt.Errorf("answer NBD request: %w", err)
+	}
+	if n == 0 {
+		return nil
+	}
+	return pass(d.back, from, n)
+}
+
+// enqueue waits for room.
+func (d *diskStream) enqueue(r *nbdRequest) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.err == nil && (len(d.queue) >= diskRequests || d.bytes > 0 && d.bytes+len(r.data) > d.window) {
+		d.changed.Wait()
+	}
+	if d.err != nil {
+		return d.err
+	}
+	if d.replaces(r) {
+		return nil
+	}
+	d.queue = append(d.queue, r)
+	d.bytes += len(r.data)
+	if r.answered {
+		d.owed.Add(1)
+	}
+	d.changed.Broadcast()
+	return nil
+}
+
+// replaces puts r in place of a write to the very same place that still waits, if nothing
+// after that one minds.
+func (d *diskStream) replaces(r *nbdRequest) bool {
+	if r.kind != nbdWrite || !r.answered {
+		return false
+	}
+	for i := len(d.queue) - 1; i >= 0; i-- {
+		q := d.queue[i]
+		switch {
+		case !q.answered:
+			return false
+		case q.kind == nbdWrite && q.offset == r.offset && q.length == r.length:
+			q.data = r.data
+			return true
+		case q.overlaps(r):
+			return false
+		}
+	}
+	return false
+}
+
+// send forwards requests until the client's last.
+func (d *diskStream) send() error {
+	for {
+		r, cookie, err := d.next()
+		if err != nil {
+			return err
+		}
+		if cookie == 0 {
+			if err := d.reply(simpleReply(r.cookie), nil, 0); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.write(d.out, cookie); err != nil {
+			return fmt.Errorf("forward NBD request: %w", err)
+		}
+		if r.kind == nbdDisconnect {
+			return d.flush()
+		}
+	}
+}
+
+func (d *diskStream) flush() error {
+	if err := d.out.Flush(); err != nil {
+		return fmt.Errorf("forward NBD request: %w", err)
+	}
+	return nil
+}
+
+// next waits for a request that may be sent now. What was written is flushed before it waits.
+// The cookie is 0 for a flush that is done already.
+func (d *diskStream) next() (*nbdRequest, uint64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.err == nil && !d.ready() {
+		if d.out.Buffered() == 0 {
+			d.changed.Wait()
+			continue
+		}
+		d.mu.Unlock()
+		err := d.flush()
+		d.mu.Lock()
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	if d.err != nil {
+		return nil, 0, d.err
+	}
+	r := d.queue[0]
+	d.queue = d.queue[1:]
+	if r.answered && d.fua && d.window == diskWindowEnd {
+		r.flags |= nbdFlagFUA
+	}
+	switch {
+	case r.kind == nbdFlush && d.synced:
+		return r, 0, nil
+	case r.kind == nbdFlush:
+		d.synced = true
+	case r.changes():
+		d.synced = d.synced && r.flags&nbdFlagFUA != 0
+	}
+	d.cookie++
+	if r.kind != nbdDisconnect { // which has no answer
+		d.sent[d.cookie] = r
+	}
+	return r, d.cookie, nil
+}
+
+// ready says whether the queue's first request may be on its way beside those that are.
+func (d *diskStream) ready() bool {
+	if len(d.queue) == 0 || len(d.sent) >= diskRequests {
+		return false
+	}
+	r := d.queue[0]
+	for _, s := range d.sent {
+		if s.answered && (!r.answered || s.overlaps(r)) || r.changes() && s.changes() && s.overlaps(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// receive takes the server's replies until it hangs up.
+func (d *diskStream) receive() error {
+	for {
+		reply, err := readReply(d.remote)
+		if err == io.EOF {
+			return d.settled()
+		}
+		if err != nil {
+			return err
+		}
+		d.mu.Lock()
+		r := d.sent[reply.cookie()]
+		d.mu.Unlock()
+		switch {
+		case r == nil:
+			return errors.New("read NBD reply: to no request")
+		case r.answered && reply.failed:
+			return fmt.Errorf("the destination could not write %d bytes at %d to its disk", r.length, r.offset)
+		case r.answered:
+			_, err = io.CopyN(io.Discard, d.remote, int64(reply.payload))
+		default:
+			err = d.passReply(reply, r)
+		}
+		if err != nil {
+			return fmt.Errorf("read NBD reply: %w", noEOF(err))
+		}
+		if reply.done {
+			d.done(reply.cookie(), r, reply.failed)
+		}
+	}
+}
+
+func (d *diskStream) passReply(reply *nbdReply, r *nbdRequest) error {
+	n := int64(reply.payload)
+	if r.kind == nbdRead && !reply.failed && len(reply.head) == 16 {
+		n = int64(r.length)
+	}
+	own := reply.cookie()
+	reply.address(r.cookie)
+	defer reply.address(own)
+	return d.reply(reply.head, d.remote, n)
+}
+
+// settled is an error if the server hung up with requests unanswered.
+func (d *diskStream) settled() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.queue) + len(d.sent); n > 0 {
+		return fmt.Errorf("the destination's disk hung up before it answered %d requests", n)
+	}
+	return nil
+}
+
+func (d *diskStream) done(cookie uint64, r *nbdRequest, failed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.sent, cookie)
+	d.bytes -= len(r.data)
+	if r.answered {
+		d.owed.Add(-1)
+	} else if r.kind == nbdFlush {
+		d.window, d.synced = diskWindowEnd, d.synced && !failed
+	}
+	d.changed.Broadcast()
+}

@@ -1,0 +1,395 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// diskServer is an NBD server that carries requests out in any order, as it may.
+type diskServer struct {
+	disk  []byte
+	order *rand.Rand
+	fails func(*nbdRequest) bool
+	fua   bool
+
+	mu      sync.Mutex
+	durable []byte // what is on the disk whatever happens
+}
+
+func newDiskServer(order uint64, fua bool) *diskServer {
+	return &diskServer{disk: make([]byte, diskSize), durable: make([]byte, diskSize), order: rand.New(rand.NewPCG(order, 1)), fua: fua}
+}
+
+const diskSize = 64 << 10
+
+// serve answers the handshake and then rounds of requests, shuffled, until the client ends.
+func (s *diskServer) serve(conn *net.UnixConn) error {
+	defer conn.Close()
+	if err := s.greet(conn); err != nil {
+		return err
+	}
+	requests := make(chan *nbdRequest, diskRequests)
+	go func() {
+		defer close(requests)
+		for {
+			r, err := readRequest(conn)
+			if err != nil || r.kind == nbdDisconnect {
+				return
+			}
+			requests <- r
+		}
+	}()
+	for r := range requests {
+		round := []*nbdRequest{r}
+		for more := true; more && len(round) < 20; {
+			select {
+			case r, more = <-requests:
+				if more {
+					round = append(round, r)
+				}
+			default:
+				more = false
+			}
+		}
+		s.order.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		for _, r := range round {
+			if err := s.carryOut(conn, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *diskServer) greet(conn io.ReadWriter) error {
+	if _, err := conn.Write(make([]byte, nbdGreeting)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
+		return err
+	}
+	for {
+		option, _, err := readOption(conn)
+		if err != nil {
+			return err
+		}
+		answer := optionReply(option, nbdRepAck, nil)
+		if option == nbdOptGo && s.fua {
+			answer = append(optionReply(option, nbdRepInfo, []byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, nbdSendFUA}), answer...)
+		}
+		if _, err := conn.Write(answer); err != nil || option == nbdOptGo {
+			return err
+		}
+	}
+}
+
+func optionReply(option, kind uint32, body []byte) []byte {
+	b := binary.BigEndian.AppendUint64(nil, nbdReplyMagic)
+	for _, n := range []uint32{option, kind, uint32(len(body))} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	return append(b, body...)
+}
+
+func (s *diskServer) carryOut(conn io.Writer, r *nbdRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reply := simpleReply(r.cookie)
+	switch {
+	case s.fails != nil && s.fails(r):
+		reply[7] = 5
+	case r.kind == nbdWrite:
+		copy(s.disk[r.offset:], r.data)
+	case r.changes():
+		clear(s.disk[r.offset : r.offset+uint64(r.length)])
+	case r.kind == nbdRead:
+		reply = append(reply, s.disk[r.offset:r.offset+uint64(r.length)]...)
+	case r.kind == nbdFlush:
+		copy(s.durable, s.disk)
+	}
+	if r.changes() && r.flags&nbdFlagFUA != 0 {
+		copy(s.durable[r.offset:], s.disk[r.offset:r.offset+uint64(r.length)])
+	}
+	_, err := conn.Write(reply)
+	return err
+}
+
+// diskClient speaks as a hypervisor does.
+type diskClient struct {
+	conn   *net.UnixConn
+	cookie uint64
+}
+
+func (c *diskClient) greet() error {
+	if _, err := io.ReadFull(c.conn, make([]byte, nbdGreeting)); err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(make([]byte, 4)); err != nil {
+		return err
+	}
+	for _, want := range []struct{ option, answer uint32 }{{nbdOptExtended, nbdRepUnsupported}, {8, nbdRepAck}, {nbdOptGo, nbdRepAck}} {
+		o := binary.BigEndian.AppendUint64(nil, nbdOptionMagic)
+		o = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(o, want.option), 3)
+		_, err := c.conn.Write(append(o, "abc"...))
+		answer := make([]byte, 20)
+		for err == nil {
+			if _, err = io.ReadFull(c.conn, answer); err != nil || binary.BigEndian.Uint32(answer[12:]) != nbdRepInfo {
+				break
+			}
+			_, err = io.ReadFull(c.conn, make([]byte, 12))
+		}
+		if got := binary.BigEndian.Uint32(answer[12:]); err == nil && got != want.answer {
+			err = errors.New("wrong answer to an option")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// do sends a request and waits for its reply, with n bytes of data.
+func (c *diskClient) do(r nbdRequest, n int) ([]byte, error) {
+	c.cookie++
+	if err := r.write(c.conn, c.cookie); err != nil {
+		return nil, err
+	}
+	reply, err := readReply(c.conn)
+	if err != nil {
+		return nil, err
+	}
+	if reply.cookie() != c.cookie || reply.failed {
+		return nil, errors.New("not the reply to the request")
+	}
+	data := make([]byte, n)
+	_, err = io.ReadFull(c.conn, data)
+	return data, err
+}
+
+func unixPair(t require) (a, b *net.UnixConn) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.DialUnix("unix", nil, l.Addr().(*net.UnixAddr)); err == nil {
+		b, err = l.AcceptUnix()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+type require interface {
+	TempDir() string
+	Fatal(...any)
+	Cleanup(func())
+}
+
+// carried joins a client and a server by a diskStream; the function returned waits for both.
+func carried(t require, s *diskServer) (*diskClient, *atomic.Int64, func() error) {
+	hypervisor, local := unixPair(t)
+	remote, server := unixPair(t)
+	owed := new(atomic.Int64)
+	var group sync.WaitGroup
+	var streamErr, serverErr error
+	group.Go(func() { serverErr = s.serve(server) })
+	group.Go(func() {
+		streamErr = carryDisk(remote, local, func() { remote.Close(); local.Close() }, owed)
+		remote.Close()
+		local.Close()
+	})
+	wait := func() error { hypervisor.Close(); group.Wait(); return errors.Join(streamErr, serverErr) }
+	t.Cleanup(func() { hypervisor.Close(); group.Wait() })
+	return &diskClient{conn: hypervisor}, owed, wait
+}
+
+// Whatever is written in whatever order, the destination's disk is what the client wrote
+// when it asks for a flush, when it reads, and when it ends.
+func TestDiskIsWhatWasWritten(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newDiskServer(rapid.Uint64().Draw(rt, "order"), rapid.Bool().Draw(rt, "server knows FUA"))
+		want := make([]byte, diskSize)
+		client, owed, wait := carried(rapidT{rt, t}, s)
+		if err := client.greet(); err != nil {
+			rt.Fatal(err)
+		}
+		for range rapid.IntRange(1, 60).Draw(rt, "requests") {
+			r := nbdRequest{kind: rapid.SampledFrom([]uint16{nbdWrite, nbdWrite, nbdWrite, nbdWrite, nbdTrim, nbdWriteZeroes, nbdRead, nbdFlush}).Draw(rt, "kind")}
+			// Few places, so that requests meet.
+			r.offset, r.length = uint64(rapid.IntRange(0, 5).Draw(rt, "place"))*512, uint32(rapid.IntRange(1, 3).Draw(rt, "clusters"))*512
+			if r.mayWait() && rapid.IntRange(0, 9).Draw(rt, "fua") == 0 {
+				r.flags |= nbdFlagFUA
+			}
+			n := 0
+			switch {
+			case r.kind == nbdWrite:
+				r.data = bytes.Repeat([]byte{rapid.Byte().Draw(rt, "byte")}, int(r.length))
+				copy(want[r.offset:], r.data)
+			case r.changes():
+				clear(want[r.offset : r.offset+uint64(r.length)])
+			case r.kind == nbdRead:
+				n = int(r.length)
+			case r.kind == nbdFlush:
+				r.offset, r.length = 0, 0
+			}
+			data, err := client.do(r, n)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if r.kind == nbdRead && !bytes.Equal(data, want[r.offset:r.offset+uint64(r.length)]) {
+				rt.Fatalf("a read at %d is not what was written", r.offset)
+			}
+			if r.kind == nbdFlush {
+				s.mu.Lock()
+				same := bytes.Equal(s.durable, want)
+				s.mu.Unlock()
+				if !same {
+					rt.Fatal("after a flush not all that was written is on the destination's disk")
+				}
+			}
+		}
+		if err := (&nbdRequest{kind: nbdDisconnect}).write(client.conn, 0); err != nil {
+			rt.Fatal(err)
+		}
+		if err := wait(); err != nil {
+			rt.Fatal(err)
+		}
+		if !bytes.Equal(s.disk, want) || owed.Load() != 0 {
+			rt.Fatalf("the destination's disk differs, %d writes owed", owed.Load())
+		}
+	})
+}
+
+// rapidT lends a property's run what outlives it.
+type rapidT struct {
+	*rapid.T
+	t *testing.T
+}
+
+func (r rapidT) TempDir() string { return r.t.TempDir() }
+
+// A write that was answered and then failed ends the stream, and stays owed.
+func TestFailedWriteEndsStream(t *testing.T) {
+	s := newDiskServer(1, true)
+	s.fails = func(r *nbdRequest) bool { return r.offset == 512 }
+	client, owed, wait := carried(t, s)
+	if err := client.greet(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := client.do(nbdRequest{kind: nbdWrite, offset: uint64(i) * 512, length: 512, data: make([]byte, 512)}, 0); err != nil {
+			break // it may end at once
+		}
+	}
+	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err == nil {
+		t.Error("the flush succeeded")
+	}
+	if err := wait(); err == nil {
+		t.Error("the stream says that it is whole")
+	}
+	if owed.Load() == 0 {
+		t.Error("no write is owed")
+	}
+}
+
+// A destination that hangs up with writes unconfirmed is no good end.
+func TestDiskHangsUp(t *testing.T) {
+	hypervisor, local := unixPair(t)
+	remote, server := unixPair(t)
+	defer hypervisor.Close()
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() {
+		defer server.Close()
+		if err := (&diskServer{}).greet(server); err != nil {
+			t.Error(err)
+		}
+		if _, err := readRequest(server); err != nil {
+			t.Error(err)
+		}
+	})
+	group.Go(func() {
+		client := diskClient{conn: hypervisor}
+		err := client.greet()
+		if err == nil {
+			_, err = client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	var owed atomic.Int64
+	if err := carryDisk(remote, local, func() { remote.Close(); local.Close() }, &owed); err == nil || owed.Load() != 1 {
+		t.Errorf("the stream ended with %v, %d owed", err, owed.Load())
+	}
+}
+
+func FuzzNBDRequest(f *testing.F) {
+	var b bytes.Buffer
+	for _, r := range []nbdRequest{{kind: nbdWrite, length: 3, data: []byte("abc")}, {kind: nbdFlush}, {kind: nbdRead, offset: 512, length: 1 << 31}} {
+		_ = r.write(&b, 7)
+		f.Add(bytes.Clone(b.Bytes()))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		in := bytes.NewReader(raw)
+		for {
+			r, err := readRequest(in)
+			if err != nil {
+				return
+			}
+			if len(r.data) > len(raw) {
+				t.Fatal("more data than came")
+			}
+			var out bytes.Buffer
+			if err := r.write(&out, r.cookie); err != nil || !bytes.HasPrefix(raw[len(raw)-in.Len()-out.Len():], out.Bytes()) {
+				t.Fatalf("read and written again it differs: %v", err)
+			}
+		}
+	})
+}
+
+func FuzzNBDReply(f *testing.F) {
+	f.Add(simpleReply(9))
+	f.Add(append(binary.BigEndian.AppendUint32(nil, nbdChunkMagic), make([]byte, 16)...))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		in := bytes.NewReader(raw)
+		for {
+			r, err := readReply(in)
+			if err != nil {
+				return
+			}
+			if len(r.head) != 16 && len(r.head) != 20 || r.payload > nbdPayloadLimit {
+				t.Fatalf("read %+v", r)
+			}
+		}
+	})
+}
+
+func FuzzNBDHandshake(f *testing.F) {
+	o := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(make([]byte, 4), nbdOptionMagic), nbdOptGo), 0)
+	r := binary.BigEndian.AppendUint64(make([]byte, nbdGreeting), nbdReplyMagic)
+	for _, n := range []uint32{nbdOptGo, nbdRepAck, 0} {
+		r = binary.BigEndian.AppendUint32(r, n)
+	}
+	f.Add(o, r)
+	type wire struct {
+		io.Reader
+		io.Writer
+	}
+	f.Fuzz(func(t *testing.T, client, server []byte) {
+		// It has to end, whatever comes.
+		_, _ = passHandshake(wire{bytes.NewReader(client), io.Discard}, wire{bytes.NewReader(server), io.Discard})
+	})
+}
