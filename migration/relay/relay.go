@@ -5,9 +5,10 @@
 // certificates. It starts with a header that names the move and the kind of the stream;
 // the destination lets it in only if its controller has told it to Expect this move from
 // this very host. The answer is one line, "ok" or why not. From then on a stream of kind
-// Memory or Disk is a wire between two unix sockets, of which the hypervisors hold the
-// far ends: bytes go both ways, and the end of one direction is passed on by itself. A
-// stream of kind Packets has frames, and is answered with how many were taken.
+// Memory is a wire between two unix sockets, of which the hypervisors hold the far ends:
+// bytes go both ways, and the end of one direction is passed on by itself. So is one of
+// kind Disk, but for the source's end, which answers writes early (diskStream). A stream
+// of kind Packets has frames, and is answered with how many were taken.
 //
 // TLS is not only for secrecy: a hypervisor's stream has no checksum of its own, and one
 // wrong bit becomes a wrong page in the guest. The end of a stream counts only when TLS
