@@ -109,22 +109,12 @@ func (r *moveRun) open(ctx context.Context, m migration.Move) error {
 	return err
 }
 
-// commit changes the owner in one transaction, or sees that it has changed. Where the
-// answer of the store was lost, the next call sees what came of it.
+// commit changes the owner; what another commit has changed it refuses.
 func (r *moveRun) commit(ctx context.Context, vm heliotrope.VMID, from, to heliotrope.HostID, epoch uint64) error {
-	kv, err := store.Get[heliotrope.Placement](ctx, r.store, store.PlacementKey(vm))
-	if err != nil {
-		return err
+	_, err := r.store.ChangeOwner(ctx, r.term, vm, from, to, epoch)
+	if errors.Is(err, store.ErrOwner) {
+		return refuse("%v", err)
 	}
-	p := kv.Value
-	if p.Host == to && p.Epoch == epoch+1 {
-		return nil
-	}
-	if p.Host != from || p.Epoch != epoch {
-		return refuse("%s is at %s in epoch %d by now", vm, p.Host, p.Epoch)
-	}
-	p = heliotrope.Placement{VM: vm, Host: to, Epoch: epoch + 1, Previous: []heliotrope.HostID{from}}
-	_, err = store.Put(ctx, r.store, kv.Key, p, kv.Rev, r.store.Fenced(r.term))
 	return err
 }
 

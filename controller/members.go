@@ -50,7 +50,7 @@ func (c membership) CreateToken(ctx context.Context, host heliotrope.HostID) (ap
 	if err != nil {
 		return api.JoinToken{}, err
 	}
-	if err := c.store.CreateToken(ctx, record.ID, host, []byte(token.Secret), record.Expires); err != nil {
+	if _, err := store.Put(ctx, c.store, store.TokenKey(record.ID), record, 0); err != nil {
 		return api.JoinToken{}, unavailable(err)
 	}
 	c.event("host", string(host), "join token made", map[string]string{"expires": record.Expires.UTC().Format(time.RFC3339)})
@@ -80,24 +80,26 @@ func (c *Controller) join(ctx context.Context, req agentapi.JoinRequest) (agenta
 		cert, err := c.ca.SignHost(req.CSR, req.Renew, hostCertificateTTL)
 		return agentapi.JoinAnswer{Host: req.Renew, Certificate: cert}, err
 	}
-	token, err := c.store.Token(ctx, req.TokenID, []byte(req.Secret), now)
-	if errors.Is(err, store.ErrToken) {
-		return agentapi.JoinAnswer{}, fmt.Errorf("%w: the join token is unknown, used or expired; make a new one with 'heliotrope host token create HOST'", agentapi.ErrRefused)
-	}
-	if err != nil {
+	kv, err := store.Get[agentapi.TokenRecord](ctx, c.store, store.TokenKey(req.TokenID))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return agentapi.JoinAnswer{}, err
 	}
-	host := token.Value.Host
-	cert, err := c.ca.SignHost(req.CSR, host, hostCertificateTTL)
+	token := kv.Value
+	if err := token.Check(req, now); err != nil {
+		return agentapi.JoinAnswer{}, fmt.Errorf("%w with 'heliotrope host token create HOST'", err)
+	}
+	cert, err := c.ca.SignHost(req.CSR, token.Host, hostCertificateTTL)
 	if err != nil {
 		return agentapi.JoinAnswer{}, fmt.Errorf("%w: %w", agentapi.ErrInvalid, err)
 	}
-	if _, err := c.store.Join(ctx, token, store.Host{Host: host, JoinedAt: now}); err != nil {
-		if errors.Is(err, store.ErrToken) {
+	token.UsedAt = now
+	if _, err := c.store.Join(ctx, token.ID, kv.Rev, token, store.Host{Host: token.Host, JoinedAt: now}); err != nil {
+		if errors.Is(err, store.ErrConflict) {
 			err = fmt.Errorf("%w: the join token was used meanwhile", agentapi.ErrRefused)
 		}
 		return agentapi.JoinAnswer{}, err
 	}
+	host := token.Host
 	c.log.Info("host joined", "host", host, "agent", req.Version)
 	c.event("host", string(host), "joined", map[string]string{"agent": req.Version})
 	return agentapi.JoinAnswer{Host: host, Certificate: cert}, nil

@@ -40,38 +40,30 @@ func (s *Store) Moving(ctx context.Context) (map[heliotrope.VMID]heliotrope.Move
 	return m, err
 }
 
-// Commit is the one transaction of a move: VM's owner From becomes To, Epoch becomes
-// Epoch+1, From is among the previous owners, and the move is written as Move says.
-type Commit struct {
-	VM       heliotrope.VMID
-	From, To heliotrope.HostID
-	Epoch    uint64 // in which the move began
-	ID       heliotrope.MoveID
-	Move     any   // the move as it is once committed
-	MoveRev  int64 // its revision until then
-}
+// ErrOwner says that a VM is not where a commit wants to take it from.
+var ErrOwner = errors.New("the VM has another owner by now")
 
-// CommitMove does c and returns the revision of both records. ErrConflict when the
-// placement is not as c says, or the move has another revision: read both again, since a
-// commit whose answer was lost looks like that too.
-func (s *Store) CommitMove(ctx context.Context, term uint64, c Commit, ops ...Op) (int64, error) {
-	kv, err := Get[heliotrope.Placement](ctx, s, PlacementKey(c.VM))
+// ChangeOwner is the commit of a move: in one transaction vm's owner from becomes to, and
+// the epoch epoch+1. Where that has happened already it does nothing, since a commit whose
+// answer was lost is done again. ErrOwner when the VM is elsewhere, or in another epoch.
+func (s *Store) ChangeOwner(ctx context.Context, term uint64, vm heliotrope.VMID, from, to heliotrope.HostID, epoch uint64) (int64, error) {
+	kv, err := Get[heliotrope.Placement](ctx, s, PlacementKey(vm))
 	if err != nil {
-		return 0, fmt.Errorf("commit move: %w", err)
+		return 0, fmt.Errorf("change owner: %w", err)
 	}
 	p := kv.Value
-	if p.Host != c.From || p.Epoch != c.Epoch {
-		return 0, fmt.Errorf("commit move: %s is at %s in epoch %d, not at %s in epoch %d: %w",
-			c.VM, p.Host, p.Epoch, c.From, c.Epoch, ErrConflict)
+	if p.Host == to && p.Epoch == epoch+1 {
+		return kv.Rev, nil
 	}
-	p.Previous = slices.DeleteFunc(slices.Clone(p.Previous), func(h heliotrope.HostID) bool { return h == c.To || h == c.From })
-	p = heliotrope.Placement{VM: c.VM, Host: c.To, Epoch: c.Epoch + 1, Previous: append(p.Previous, c.From)}
-	conds := []Cond{s.Fenced(term), RevIs(MoveKey(c.ID), c.MoveRev), RevIs(PlacementKey(c.VM), kv.Rev)}
-	return s.Txn(ctx, conds, append([]Op{Set(PlacementKey(c.VM), p), Set(MoveKey(c.ID), c.Move)}, ops...)...)
+	if p.Host != from || p.Epoch != epoch {
+		return 0, fmt.Errorf("%w: %s is at %s in epoch %d", ErrOwner, vm, p.Host, p.Epoch)
+	}
+	p = heliotrope.Placement{VM: vm, Host: to, Epoch: epoch + 1, Previous: []heliotrope.HostID{from}}
+	return Put(ctx, s, kv.Key, p, kv.Rev, s.Fenced(term))
 }
 
 // ChangePlacement reads vm's placement, lets change alter a copy, and writes it if it
-// differs, until nobody changed it in between. Owner and epoch are CommitMove's alone.
+// differs, until nobody changed it in between. Owner and epoch are ChangeOwner's alone.
 func (s *Store) ChangePlacement(ctx context.Context, term uint64, vm heliotrope.VMID, change func(*heliotrope.Placement)) (int64, error) {
 	for {
 		kv, err := Get[heliotrope.Placement](ctx, s, PlacementKey(vm))

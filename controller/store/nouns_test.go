@@ -142,8 +142,7 @@ func TestMove(t *testing.T) {
 	_, err = s.ApplyTopology(ctx, topology("a"), Any)
 	wantErr(t, err, ErrMoving)
 
-	c := Commit{VM: "web", From: "h1", To: "h2", Epoch: 1, ID: "m1", Move: move{"Activate"}, MoveRev: rev}
-	_, err = s.CommitMove(ctx, 1, c)
+	_, err = s.ChangeOwner(ctx, 1, "web", "h1", "h2", 1)
 	wantErr(t, err, ErrStaleTerm)
 	lead(t, s, func(ctx context.Context, term uint64) {
 		must[int64](t)(s.ChangePlacement(ctx, term, "web", func(p *heliotrope.Placement) { p.Incoming, p.Opened = "h2", true }))
@@ -151,21 +150,21 @@ func TestMove(t *testing.T) {
 		if err == nil {
 			t.Error("an epoch was changed without a commit")
 		}
-		stale := c
-		stale.MoveRev--
-		_, err = s.CommitMove(ctx, term, stale)
-		wantErr(t, err, ErrConflict)
-		rev = must[int64](t)(s.CommitMove(ctx, term, c, AddEvent("committed")))
-		_, err = s.CommitMove(ctx, term, c)
-		wantErr(t, err, ErrConflict)
+		for _, wrong := range []struct {
+			from  heliotrope.HostID
+			epoch uint64
+		}{{"h3", 1}, {"h1", 2}} {
+			_, err = s.ChangeOwner(ctx, term, "web", wrong.from, "h2", wrong.epoch)
+			wantErr(t, err, ErrOwner)
+		}
+		done := must[int64](t)(s.ChangeOwner(ctx, term, "web", "h1", "h2", 1))
+		if again := must[int64](t)(s.ChangeOwner(ctx, term, "web", "h1", "h2", 1)); again != done {
+			t.Errorf("done again, a commit changed revision %d to %d", done, again)
+		}
 		places, _, err := s.Placements(ctx)
 		want := heliotrope.Placement{VM: "web", Host: "h2", Epoch: 2, Previous: []heliotrope.HostID{"h1"}}
-		if err != nil || !reflect.DeepEqual(places["web"].Value, want) || places["web"].Rev != rev {
+		if err != nil || !reflect.DeepEqual(places["web"].Value, want) || places["web"].Rev != done {
 			t.Errorf("placement is %+v, %v", places["web"], err)
-		}
-		m := must[KV[move]](t)(Get[move](ctx, s, MoveKey("m1")))
-		if m.Rev != rev || m.Value.Phase != "Activate" {
-			t.Errorf("move is %+v", m)
 		}
 		must[int64](t)(s.EndMove(ctx, term, "web", "m1", move{"Succeeded"}, rev))
 	})
@@ -179,8 +178,8 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// A VM that goes back and forth has each former host among the previous once, never itself.
-func TestCommitPrevious(t *testing.T) {
+// A VM that goes back and forth was before where it came from last; ended moves are trimmed.
+func TestMovesBackAndForth(t *testing.T) {
 	s := fresh(t)
 	must[int64](t)(s.ApplyTopology(t.Context(), topology("a", "web"), Any))
 	lead(t, s, func(ctx context.Context, term uint64) {
@@ -188,11 +187,11 @@ func TestCommitPrevious(t *testing.T) {
 		for i := range hosts[1:] {
 			id := heliotrope.MoveID(fmt.Sprint("m", i))
 			rev := must[int64](t)(s.StartMove(ctx, "web", id, move{}))
-			rev = must[int64](t)(s.CommitMove(ctx, term, Commit{VM: "web", From: hosts[i], To: hosts[i+1], Epoch: uint64(i + 1), ID: id, MoveRev: rev}))
+			must[int64](t)(s.ChangeOwner(ctx, term, "web", hosts[i], hosts[i+1], uint64(i+1)))
 			must[int64](t)(s.EndMove(ctx, term, "web", id, move{}, rev))
 		}
 		places, _, err := s.Placements(ctx)
-		if got := fmt.Sprint(places["web"].Value.Previous); err != nil || got != "[h3 h1]" {
+		if got := fmt.Sprint(places["web"].Value.Previous); err != nil || got != "[h1]" {
 			t.Errorf("previous are %s, %v", got, err)
 		}
 		if err := Trim(ctx, s, term, "moves/", 1, func(move) bool { return true }); err != nil {
@@ -332,24 +331,17 @@ func TestClaimRace(t *testing.T) {
 	}
 }
 
-func TestTokens(t *testing.T) {
+type token struct{ Used bool }
+
+func TestJoin(t *testing.T) {
 	s, ctx, now := fresh(t), t.Context(), time.Now()
-	if err := s.CreateToken(ctx, "t1", "h1", []byte("secret"), now.Add(time.Hour)); err != nil {
-		t.Fatal(err)
+	rev := must[int64](t)(Put(ctx, s, TokenKey("t1"), token{}, 0))
+	must[int64](t)(s.Join(ctx, "t1", rev, token{Used: true}, Host{Host: "h1", Serial: "aa", JoinedAt: now}))
+	_, err := s.Join(ctx, "t1", rev, token{Used: true}, Host{Host: "h1", Serial: "bb", JoinedAt: now})
+	wantErr(t, err, ErrConflict)
+	if kv := must[KV[token]](t)(Get[token](ctx, s, TokenKey("t1"))); !kv.Value.Used {
+		t.Error("the token was not used up")
 	}
-	for _, wrong := range []struct {
-		id, secret string
-		at         time.Time
-	}{{"t1", "wrong", now}, {"t2", "secret", now}, {"t1", "secret", now.Add(2 * time.Hour)}, {"t1", "", now}} {
-		_, err := s.Token(ctx, wrong.id, []byte(wrong.secret), wrong.at)
-		wantErr(t, err, ErrToken)
-	}
-	token := must[KV[Token]](t)(s.Token(ctx, "t1", []byte("secret"), now))
-	must[int64](t)(s.Join(ctx, token, Host{Host: "h1", Serial: "aa", JoinedAt: now}))
-	_, err := s.Join(ctx, token, Host{Host: "h1", Serial: "bb", JoinedAt: now})
-	wantErr(t, err, ErrToken)
-	_, err = s.Token(ctx, "t1", []byte("secret"), now)
-	wantErr(t, err, ErrToken)
 
 	must[int64](t)(s.ChangeHost(ctx, "h1", func(h *Host) { h.RevokedAt = now }))
 	h := must[KV[Host]](t)(Get[Host](ctx, s, HostKey("h1")))

@@ -74,7 +74,7 @@ func (r TokenRecord) Check(req JoinRequest, now time.Time) error {
 	switch {
 	case r.ID == "" || req.TokenID != r.ID || subtle.ConstantTimeCompare(sum[:], r.Hash[:]) != 1:
 		// Only who knows the secret learns more.
-		return fmt.Errorf("%w: unknown join token", ErrRefused)
+		return fmt.Errorf("%w: unknown join token; make a new one", ErrRefused)
 	case !r.UsedAt.IsZero():
 		return fmt.Errorf("%w: the join token was used at %s; make a new one", ErrRefused, r.UsedAt.UTC().Format(time.RFC3339))
 	case !now.Before(r.Expires):

@@ -107,9 +107,8 @@ func move(ctx context.Context, s *store.Store, client *api.Client, o moveOrder) 
 	if err != nil {
 		return moved{}, err
 	}
-	p := heliotrope.Placement{VM: o.VM, Host: o.To, Epoch: kv.Value.Epoch + 1, Previous: []heliotrope.HostID{kv.Value.Host}}
 	start := time.Now()
-	rev, err := store.Put(ctx, s, kv.Key, p, kv.Rev, s.Fenced(term))
+	rev, err := s.ChangeOwner(ctx, term, o.VM, kv.Value.Host, o.To, kv.Value.Epoch)
 	if err != nil {
 		return moved{}, err
 	}
