@@ -33,11 +33,7 @@ func (s *moves) stepPrepare(ctx, life context.Context, m *move, o agentapi.MoveO
 }
 
 func (s *moves) prepare(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte, error) {
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d, err := find(ctx, hv, o.VM)
+	hv, d, err := s.conn.find(ctx, o.VM)
 	if err != nil {
 		return nil, err
 	}
@@ -73,11 +69,7 @@ func (s *moves) expect(m *move, o agentapi.MoveOrder) {
 
 // inject puts packets that were caught at the source into the VM's queue here.
 func (s *moves) inject(ctx context.Context, vm heliotrope.VMID, nic int, frames [][]byte) (int, error) {
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	d, err := find(ctx, hv, vm)
+	hv, d, err := s.conn.find(ctx, vm)
 	if err != nil {
 		return 0, err
 	}
@@ -184,11 +176,7 @@ func (s *moves) discard(ctx context.Context, m *move, o agentapi.MoveOrder) erro
 // this move, is not touched.
 func (s *moves) throwAway(ctx context.Context, o agentapi.MoveOrder) error {
 	s.relay.Forget(o.Move)
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := find(ctx, hv, o.VM)
+	hv, d, err := s.conn.find(ctx, o.VM)
 	if err != nil {
 		return err
 	}

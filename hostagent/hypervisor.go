@@ -163,6 +163,16 @@ func (c *connection) set(hv hypervisor) {
 	}
 }
 
+// find gets the hypervisor and what it has of vm; the domain's State is VMAbsent if that is nothing.
+func (c *connection) find(ctx context.Context, vm heliotrope.VMID) (hypervisor, libvirt.Domain, error) {
+	hv, err := c.get(ctx)
+	if err != nil {
+		return nil, libvirt.Domain{}, err
+	}
+	d, err := find(ctx, hv, vm)
+	return hv, d, err
+}
+
 // find returns the domain of vm; its State is VMAbsent if there is none.
 func find(ctx context.Context, hv inventory, vm heliotrope.VMID) (libvirt.Domain, error) {
 	domains, err := hv.Domains(ctx)

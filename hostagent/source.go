@@ -161,11 +161,7 @@ func (s *moves) endCatch(m *move) {
 
 // runAgain ends what libvirt has of a move and makes the VM run, unless it has ended.
 func (s *moves) runAgain(ctx context.Context, vm heliotrope.VMID) error {
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := find(ctx, hv, vm)
+	hv, d, err := s.conn.find(ctx, vm)
 	if err != nil {
 		return err
 	}
@@ -185,11 +181,7 @@ func (s *moves) resume(ctx context.Context, m *move, o agentapi.MoveOrder) error
 		return fmt.Errorf("resume VM: %w", err)
 	}
 	s.endCatch(m)
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := find(ctx, hv, o.VM)
+	_, d, err := s.conn.find(ctx, o.VM)
 	if err != nil {
 		return err
 	}
@@ -248,11 +240,7 @@ func (s *moves) stepDrain(ctx, life context.Context, m *move, o agentapi.MoveOrd
 // drain sends on what waits for the stopped VM, and returns how many frames the
 // destination took.
 func (s *moves) drain(ctx context.Context, m *move, o agentapi.MoveOrder) (rescued int, err error) {
-	hv, err := s.conn.get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	d, err := find(ctx, hv, o.VM)
+	hv, d, err := s.conn.find(ctx, o.VM)
 	if err != nil {
 		return 0, err
 	}

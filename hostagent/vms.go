@@ -82,11 +82,7 @@ func (v *vms) PutVM(ctx context.Context, o agentapi.VMOrder) error {
 		return err
 	}
 	defer release()
-	hv, err := v.conn.get(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := find(ctx, hv, o.VM)
+	hv, d, err := v.conn.find(ctx, o.VM)
 	if err != nil {
 		return err
 	}
@@ -126,11 +122,7 @@ func (v *vms) RemoveVM(ctx context.Context, o agentapi.RemoveOrder) error {
 	if seen := v.ledger.get(o.VM).Epoch; o.Epoch < seen {
 		return fmt.Errorf("%w: epoch %d of %s is over here, %d was seen", agentapi.ErrStale, o.Epoch, o.VM, seen)
 	}
-	hv, err := v.conn.get(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := find(ctx, hv, o.VM)
+	hv, d, err := v.conn.find(ctx, o.VM)
 	if err != nil {
 		return err
 	}
