@@ -23,6 +23,8 @@ type machine struct {
 	point func(name string) // told where an agent's call is, without lock
 
 	outlives bool // an incoming QEMU outlives its agent
+	writes   bool // a copy writes to its disk
+	forgets  bool // an incoming disk confirms nothing
 
 	mu   sync.Mutex
 	vms  map[heliotrope.VMID]*fakeVM
@@ -230,6 +232,11 @@ func (s *session) Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
+	if s.forgets {
+		if err := s.forget(in); err != nil {
+			return nil, err
+		}
+	}
 	vm := &fakeVM{state: agentapi.VMIncoming, epoch: in.Epoch, begun: s, socket: l, arrived: make(chan struct{})}
 	s.vms[in.VM] = vm
 	s.world.wait.Go(func() { s.receive(vm, l) })
@@ -280,6 +287,11 @@ func (s *session) Perform(ctx context.Context, out libvirt.Outgoing) (cookie []b
 	half := len(vm.memory) / 2
 	if _, err := io.WriteString(conn, vm.memory[:half]); err != nil {
 		return nil, err
+	}
+	if s.writes {
+		if err := writeDisk(out.DiskSocket); err != nil {
+			return nil, err
+		}
 	}
 	out.Progress(agentapi.MoveProgress{TotalBytes: 10, DoneBytes: 5})
 	if err := s.at(ctx, "copying"); err != nil {
