@@ -120,6 +120,7 @@ func TestLab(t *testing.T) {
 	t.Run("each host has its own libvirt", func(t *testing.T) { testLibvirt(t, lab) })
 	t.Run("a command runs in the node", func(t *testing.T) { testExec(t, lab) })
 	t.Run("what is killed comes back", func(t *testing.T) { testRestart(t, lab) })
+	t.Run("frames that the machine is too slow for are told", func(t *testing.T) { testDrops(t, lab) })
 	t.Run("logs are kept", func(t *testing.T) {
 		var log strings.Builder
 		err := Logs(t.Context(), lab, "left-1", "ovs-vswitchd", false, &log)
@@ -209,8 +210,44 @@ func testLink(t *testing.T, lab Target) {
 	if err := s.WriteTable(&table, time.Now()); err != nil || !strings.Contains(strings.Join(strings.Fields(table.String()), " "), "left-right right left 20ms") {
 		t.Errorf("table: %v\n%s", err, table.String())
 	}
+	if strings.Contains(table.String(), "no room") {
+		t.Errorf("an idle lab has dropped frames:\n%s", table.String())
+	}
 	if _, err := Change(t.Context(), lab, LinkChange{Link: "nowhere"}); err == nil {
 		t.Error("a link that is not there was changed")
+	}
+}
+
+// A WAN that gets no core loses frames, and the lab owns up to it.
+func testDrops(t *testing.T, lab Target) {
+	s, err := Read(t.Context(), lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	router, _ := s.Node("router-left")
+	if err := unix.Kill(s.Supervisor, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	err = inNetns(router.PID, func() error {
+		conn, err := net.Dial("udp", "10.255.2.11:9")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for range 40_000 {
+			conn.Write([]byte("nobody reads this")) // an ICMP error for an earlier one is none of ours
+		}
+		return nil
+	})
+	if err := errors.Join(err, unix.Kill(s.Supervisor, unix.SIGCONT)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Read(t.Context(), lab); err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	if err := s.WriteTable(&table, time.Now()); err != nil || !strings.Contains(table.String(), "router-left dropped ") {
+		t.Errorf("table: %v\n%s", err, table.String())
 	}
 }
 

@@ -42,6 +42,9 @@ type NodeStatus struct {
 	Up      bool              `json:"up"`
 	Waiting string            `json:"waiting,omitempty"` // for what, where it is not up
 	Daemons []DaemonStatus    `json:"daemons"`
+	// Dropped frames of a router found no room in its queue to the WAN, which all its links
+	// share: the WAN's process was short of a core. No link's meter has them.
+	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 // LinkStatus is one direction of a link as it is now.
@@ -153,7 +156,21 @@ func (h *handle) status() NodeStatus {
 	case !st.Up:
 		st.Waiting = missing(h.last)
 	}
+	if st.PID != 0 && st.Kind == KindRouter {
+		st.Dropped = droppedAt(st.PID)
+	}
 	return st
+}
+
+// Drops says in words which frames the lab itself was too slow for, empty where none.
+func (s Status) Drops() string {
+	var words []string
+	for _, n := range s.Nodes {
+		if n.Dropped > 0 {
+			words = append(words, fmt.Sprintf("%s dropped %d frames that found no room in its queue to the WAN: this machine is short of a core", n.Name, n.Dropped))
+		}
+	}
+	return strings.Join(words, "\n")
 }
 
 // WriteTable writes the status for people.
@@ -183,7 +200,11 @@ func (s Status) WriteTable(out io.Writer, now time.Time) error {
 		return err
 	}
 	fmt.Fprintln(out)
-	return s.writeLinks(out, "")
+	if err := s.writeLinks(out, ""); err != nil || s.Drops() == "" {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "\n%s\n", s.Drops())
+	return err
 }
 
 // writeLinks writes the state of one link, or of all.

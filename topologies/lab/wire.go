@@ -14,6 +14,22 @@ import (
 	"heliotrope/topologies/lab/wan"
 )
 
+// wanDevice is a router's way to all other sites.
+const wanDevice = "wan0"
+
+// droppedAt counts the frames that a router's queue to the WAN had no room for, 0 where
+// the router is just ending.
+func droppedAt(router int) (frames uint64) {
+	_ = inNetns(router, func() error {
+		l, err := netlink.LinkByName(wanDevice)
+		if err == nil && l.Attrs().Statistics != nil {
+			frames = l.Attrs().Statistics.TxDropped
+		}
+		return err
+	})
+	return frames
+}
+
 // wire makes the cables: in each router a bridge, a veth to each node of its site and the
 // tap to the WAN. A veth is born in the router's namespace with its other end in the
 // node's, so no name of it is ever seen by the machine or by another lab.
@@ -45,7 +61,7 @@ func wire(w *wan.WAN, top heliotrope.Topology, nodes []*handle) error {
 		}
 		mac := wanMAC(number)
 		number++
-		tap, err := wan.OpenTap(netnsOf(router.pid), "wan0", mac)
+		tap, err := wan.OpenTap(netnsOf(router.pid), wanDevice, mac)
 		if err != nil {
 			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
 		}

@@ -290,6 +290,9 @@ func watch(t *testing.T) (see func() probe.Report) {
 		}
 		t.Logf("client: %d probes, %d lost (%d in a row), %d doubled, %d skipped, longest gap %.0f ms, TCP stalled %.0f ms", r.UDP.Sent,
 			r.UDP.Lost, r.UDP.LongestLoss.Probes, r.UDP.Duplicated, r.UDP.Skipped, r.UDP.LongestGap.MS, r.TCP.LongestStall.MS)
+		if status, err := lab.Read(t.Context(), world.target); err == nil && r.UDP.Lost > 0 && status.Drops() != "" {
+			t.Log(status.Drops())
+		}
 		if r.TCP.Broken || !r.TCP.Connected {
 			t.Errorf("the TCP connection broke: %s", r.TCP.Error)
 		}

@@ -328,6 +328,9 @@ func (d *Demo) conclude(ctx context.Context, legs []leg) error {
 	}
 	claims := judge(legs, total, len(d.Route))
 	writeTable(d.Out, legs)
+	if status, err := lab.Read(ctx, d.target); err == nil && status.Drops() != "" {
+		fmt.Fprintln(d.Out, status.Drops()) // a loss may be the lab's own
+	}
 	line, err := json.Marshal(struct {
 		Bench   string        `json:"bench"`
 		Seconds float64       `json:"seconds"`
