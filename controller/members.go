@@ -86,7 +86,7 @@ func (c *Controller) join(ctx context.Context, req agentapi.JoinRequest) (agenta
 	}
 	token := kv.Value
 	if err := token.Check(req, now); err != nil {
-		return agentapi.JoinAnswer{}, fmt.Errorf("%w with 'heliotrope host token create HOST'", err)
+		return agentapi.JoinAnswer{}, err
 	}
 	cert, err := c.ca.SignHost(req.CSR, token.Host, hostCertificateTTL)
 	if err != nil {

@@ -67,6 +67,8 @@ func ParseToken(s string) (Token, error) {
 	return t, err
 }
 
+const newToken = "make a new one with 'heliotrope host token create HOST'"
+
 // Check says whether req may join with this token at now; if not, the error is ErrRefused.
 // The caller stores UsedAt in the same transaction that it read the record in.
 func (r TokenRecord) Check(req JoinRequest, now time.Time) error {
@@ -74,11 +76,11 @@ func (r TokenRecord) Check(req JoinRequest, now time.Time) error {
 	switch {
 	case r.ID == "" || req.TokenID != r.ID || subtle.ConstantTimeCompare(sum[:], r.Hash[:]) != 1:
 		// Only who knows the secret learns more.
-		return fmt.Errorf("%w: unknown join token; make a new one", ErrRefused)
+		return fmt.Errorf("%w: unknown join token; %s", ErrRefused, newToken)
 	case !r.UsedAt.IsZero():
-		return fmt.Errorf("%w: the join token was used at %s; make a new one", ErrRefused, r.UsedAt.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: the join token was used at %s; %s", ErrRefused, r.UsedAt.UTC().Format(time.RFC3339), newToken)
 	case !now.Before(r.Expires):
-		return fmt.Errorf("%w: the join token expired at %s; make a new one", ErrRefused, r.Expires.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: the join token expired at %s; %s", ErrRefused, r.Expires.UTC().Format(time.RFC3339), newToken)
 	}
 	return nil
 }

@@ -68,17 +68,25 @@ func TestLoop(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := &shelf{have: map[string]int{"old": 1}, fail: 3}
 		want := map[string]int{"a": 1}
-		var rounds []Round
+		rounds := make(chan Round, 10)
 		l := New(s, func(context.Context) (map[string]int, error) { return want, nil }, same,
-			Options{Resync: time.Minute, Done: func(r Round) { s.mu.Lock(); defer s.mu.Unlock(); rounds = append(rounds, r) }})
+			Options{Resync: time.Minute, Done: func(r Round) { rounds <- r }})
 		done := make(chan error)
+		began := time.Now() // virtual
 		go func() { done <- l.Run(ctx) }()
 
-		time.Sleep(2 * time.Second) // virtual: three failures take 100+200+400 ms
+		for i := range 4 {
+			if r := <-rounds; (r.Err != nil) != (i < 3) {
+				t.Fatalf("round %d of a shelf that fails three times: %+v", i, r)
+			}
+		}
+		if took := time.Since(began); took != 700*time.Millisecond {
+			t.Errorf("three failures took %v, want 100 + 200 + 400 ms", took)
+		}
 		synctest.Wait()
 		s.mu.Lock()
-		if !maps.Equal(s.have, want) || len(rounds) != 4 || rounds[0].Err == nil || rounds[3].Err != nil {
-			t.Fatalf("after failures: have %v, rounds %v", s.have, rounds)
+		if !maps.Equal(s.have, want) || len(rounds) != 0 {
+			t.Fatalf("after failures: have %v, and %d rounds more", s.have, len(rounds))
 		}
 
 		before := s.rounds
@@ -94,8 +102,14 @@ func TestLoop(t *testing.T) {
 
 		s.have = map[string]int{} // somebody's reboot that nobody reports
 		s.mu.Unlock()
-		time.Sleep(61 * time.Second)
-		synctest.Wait()
+		for len(rounds) > 0 {
+			<-rounds
+		}
+		began = time.Now()
+		<-rounds
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it was read anew after %v, want a minute at most", took)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if !maps.Equal(s.have, want) {

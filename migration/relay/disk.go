@@ -298,8 +298,9 @@ func (d *diskStream) receive() error {
 		if err != nil {
 			return fmt.Errorf("read NBD reply: %w", noEOF(err))
 		}
+		r.failed = r.failed || reply.failed // the last chunk may only say that it is the last
 		if reply.done {
-			d.done(reply.cookie(), r, reply.failed)
+			d.done(reply.cookie(), r)
 		}
 	}
 }
@@ -325,7 +326,7 @@ func (d *diskStream) settled() error {
 	return nil
 }
 
-func (d *diskStream) done(cookie uint64, r *nbdRequest, failed bool) {
+func (d *diskStream) done(cookie uint64, r *nbdRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.sent, cookie)
@@ -333,7 +334,7 @@ func (d *diskStream) done(cookie uint64, r *nbdRequest, failed bool) {
 	if r.answered {
 		d.owed.Add(-1)
 	} else if r.kind == nbdFlush {
-		d.window, d.synced = diskWindowEnd, d.synced && !failed
+		d.window, d.synced = diskWindowEnd, d.synced && !r.failed
 	}
 	d.changed.Broadcast()
 }

@@ -304,6 +304,35 @@ func TestFailedWriteEndsStream(t *testing.T) {
 	}
 }
 
+// A flush that failed has made nothing durable, so the next one is not answered for it.
+func TestFlushAgainAfterFailure(t *testing.T) {
+	s := newDiskServer(1, true)
+	flushes := 0
+	s.fails = func(r *nbdRequest) bool {
+		if r.kind == nbdFlush {
+			flushes++
+		}
+		return r.kind == nbdFlush && flushes == 1
+	}
+	client, _, wait := carried(t, s)
+	err := client.greet()
+	if err == nil {
+		_, err = client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err == nil {
+		t.Error("the first flush succeeded")
+	}
+	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err != nil {
+		t.Errorf("the second flush: %v", err)
+	}
+	if err := wait(); err != nil || flushes != 2 {
+		t.Errorf("%d flushes arrived, %v", flushes, err)
+	}
+}
+
 // A destination that hangs up with writes unconfirmed is no good end.
 func TestDiskHangsUp(t *testing.T) {
 	hypervisor, local := unixPair(t)

@@ -51,6 +51,7 @@ type nbdRequest struct {
 	length      uint32 // bytes
 	data        []byte
 	answered    bool // the client has been told that it is done
+	failed      bool // a chunk of the server's reply says so
 }
 
 // changes says whether the request changes the disk.

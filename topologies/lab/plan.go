@@ -123,14 +123,14 @@ func (p *planner) router(i int, id heliotrope.SiteID, hops map[heliotrope.SiteID
 	n.Sysctls["net/ipv4/ip_forward"] = "1"
 	n.Addresses = []node.Address{
 		{Device: "lan", Prefix: netip.PrefixFrom(site.Router, site.Underlay.Bits())},
-		{Device: "wan0", Prefix: netip.PrefixFrom(wanAddress(i), 24)},
+		{Device: wanDevice, Prefix: netip.PrefixFrom(wanAddress(i), 24)},
 	}
 	for j, other := range p.sites {
 		if hop, ok := hops[other]; ok {
 			k := slices.Index(p.sites, hop)
 			n.Routes = append(n.Routes, node.Route{To: p.top.Sites[other].Underlay, Via: wanAddress(k)})
 			if hop == other {
-				n.Neighbors = append(n.Neighbors, node.Neighbor{Device: "wan0", Address: wanAddress(j), MAC: wanMAC(j)})
+				n.Neighbors = append(n.Neighbors, node.Neighbor{Device: wanDevice, Address: wanAddress(j), MAC: wanMAC(j)})
 			}
 		}
 	}

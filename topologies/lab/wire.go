@@ -136,7 +136,7 @@ func (c cable) plug(m *handle, lan netlink.Link) error {
 
 // portName is the node's name where that can be a device's.
 func portName(i int, node string) string {
-	if len(node) < unix.IFNAMSIZ && node != "lan" && node != "wan0" && node != "lo" {
+	if len(node) < unix.IFNAMSIZ && node != "lan" && node != wanDevice && node != "lo" {
 		return node
 	}
 	return fmt.Sprintf("port%d", i)
