@@ -29,6 +29,7 @@ type Topology struct {
 	VMs        map[VMID]VM           `yaml:"vms,omitempty" json:"vms,omitempty"`
 	Peers      map[PeerID]Peer       `yaml:"peers,omitempty" json:"peers,omitempty"`
 	Clients    map[ClientID]Client   `yaml:"clients,omitempty" json:"clients,omitempty"`
+	Capture    Capture               `yaml:"capture,omitempty" json:"capture,omitzero"`
 }
 
 // Controller says where the controller stands and as whom it speaks BGP.
@@ -77,6 +78,7 @@ type Network struct {
 	Gateway netip.Addr   `yaml:"gateway" json:"gateway"`
 	MTU     int          `yaml:"mtu,omitempty" json:"mtu,omitempty"`
 	Group   string       `yaml:"group,omitempty" json:"group,omitempty"`
+	Capture string       `yaml:"capture,omitempty" json:"capture,omitempty"` // off: what its VMs send and get is not counted
 }
 
 // VM is a nested virtual machine. Host is where it starts; where it is now is a Placement.
@@ -110,6 +112,16 @@ type Peer struct {
 type Client struct {
 	Site    SiteID     `yaml:"site" json:"site"`
 	Address netip.Addr `yaml:"address" json:"address"`
+}
+
+// CaptureOff, as Network.Capture or Capture.Source, counts nothing.
+const CaptureOff = "off"
+
+// Capture says how hosts count who talks to whom. Only headers are looked at.
+type Capture struct {
+	Source   string  `yaml:"source,omitempty" json:"source,omitempty"`     // packets, ebpf, counters or off; empty: what fits the budget
+	Budget   float64 `yaml:"budget,omitempty" json:"budget,omitempty"`     // share of one core of each host; zero: 0.05
+	Sampling int     `yaml:"sampling,omitempty" json:"sampling,omitempty"` // look at one of so many packets; zero: as the budget allows
 }
 
 // VMState is what a host's hypervisor says of a VM.

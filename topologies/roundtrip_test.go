@@ -60,6 +60,8 @@ func valid(t *rapid.T) heliotrope.Topology {
 	topo := heliotrope.Topology{
 		Version: 1, Name: "t-1", Sites: map[heliotrope.SiteID]heliotrope.Site{},
 		Controller: heliotrope.Controller{Site: "s0", Address: addr("10.0.0.5"), AS: rapid.Uint32Range(1, 23455).Draw(t, "as")},
+		Capture: heliotrope.Capture{Source: rapid.SampledFrom(append([]string{""}, captureSources...)).Draw(t, "source"),
+			Budget: share.Draw(t, "budget"), Sampling: rapid.IntRange(0, maxSampling).Draw(t, "sampling")},
 	}
 	for i := range sites {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
@@ -95,6 +97,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 		n := heliotrope.Network{
 			VNI: uint32(1 + i), Subnet: netip.MustParsePrefix(fmt.Sprintf("10.1.%d.0/24", i)), Gateway: addr("10.1.%d.1", i),
 			MTU: rapid.SampledFrom([]int{0, 576, 1400, 1450}).Draw(t, "mtu"), Group: rapid.SampledFrom([]string{"", "g", "h-1"}).Draw(t, "group"),
+			Capture: rapid.SampledFrom([]string{"", heliotrope.CaptureOff}).Draw(t, "capture"),
 		}
 		if rapid.Bool().Draw(t, "v6") {
 			n.Subnet, n.Gateway, n.MTU = netip.MustParsePrefix(fmt.Sprintf("fd00:0:0:%d::/64", i)), addr("fd00:0:0:%d::1", i), 1280

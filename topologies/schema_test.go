@@ -60,6 +60,10 @@ var limits = map[string]object{
 	"VM.MemoryMiB":      {"minimum": 16, "maximum": maxMemoryMiB, "default": builtin().VMs.MemoryMiB},
 	"VM.NICs":           {"minItems": 1},
 	"LinkDefaults.Loss": {"minimum": 0, "maximum": 1},
+	"Network.Capture":   {"enum": []any{heliotrope.CaptureOff}},
+	"Capture.Source":    {"enum": captureSources},
+	"Capture.Budget":    {"minimum": 0, "maximum": 1, "default": 0.05},
+	"Capture.Sampling":  {"minimum": 0, "maximum": maxSampling},
 }
 
 // said describes what the doc comments, written for programmers, do not.
@@ -74,6 +78,11 @@ var said = map[string]string{
 	"Topology.VMs":        "virtual machines, which move",
 	"Topology.Peers":      "BGP neighbours of the controller",
 	"Topology.Clients":    "machines that are not ours; only the lab makes them",
+	"Topology.Capture":    "how hosts count who talks to whom",
+	"Network.Capture":     "off: what its VMs send and get is not counted",
+	"Capture.Source":      "how packets are counted; default: what fits the budget",
+	"Capture.Budget":      "share of one core of each host that counting may take",
+	"Capture.Sampling":    "look at one of so many packets; default: as the budget allows",
 	"file.Defaults":       "values for entries that do not say otherwise",
 	"Controller.Site":     "site where the controller stands",
 	"Controller.AS":       "BGP autonomous system",
@@ -281,7 +290,7 @@ func TestSchemaAgrees(t *testing.T) {
 			t.Errorf("%s: %v", name, bad)
 		}
 	}
-	for _, name := range []string{"unknown-keys", "missing-fields", "wrong-types", "names", "vni", "mtu", "links", "version-2", "nothing", "latitude"} {
+	for _, name := range []string{"unknown-keys", "missing-fields", "wrong-types", "names", "vni", "mtu", "links", "version-2", "nothing", "latitude", "capture"} {
 		if bad := check("testdata/wrong/" + name + ".yaml"); len(bad) == 0 {
 			t.Errorf("%s: conforms", name)
 		}
@@ -301,6 +310,9 @@ func conforms(root, s object, v any, at string) []string {
 	}
 	if c, ok := s["const"]; ok && fmt.Sprint(c) != fmt.Sprint(v) {
 		say("%v is not %v", v, c)
+	}
+	if words, ok := s["enum"].([]any); ok && !slices.Contains(words, v) {
+		say("%v is none of %v", v, words)
 	}
 	switch v := v.(type) {
 	case string:

@@ -62,6 +62,7 @@ func (c *checker) check() {
 	c.vms()
 	c.peers()
 	c.clients()
+	c.capture()
 }
 
 // say reports a problem with the value at a path.

@@ -3,6 +3,7 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -32,7 +33,25 @@ func (c *checker) networks() {
 		if n.Group != "" {
 			c.name(at.key("group"), n.Group)
 		}
+		if n.Capture != "" && n.Capture != heliotrope.CaptureOff {
+			c.say(at.key("capture"), "write capture: off (in quotes or not), or leave it out", "%s is not known", quote(n.Capture))
+		}
 	}
+}
+
+// maxSampling is one of so many packets, beyond which a second has too few to say anything.
+const maxSampling = 65536
+
+// captureSources are how packets can be counted.
+var captureSources = []string{"packets", "ebpf", "counters", heliotrope.CaptureOff}
+
+func (c *checker) capture() {
+	at, s := (*path)(nil).key("capture"), c.t.Capture
+	if s.Source != "" && !slices.Contains(captureSources, s.Source) {
+		c.say(at.key("source"), didYouMean(s.Source, "sources", captureSources), "%s is no way to count", quote(s.Source))
+	}
+	number(c, at.key("budget"), s.Budget, 0, 1)
+	number(c, at.key("sampling"), s.Sampling, 0, maxSampling)
 }
 
 func (c *checker) vms() {
