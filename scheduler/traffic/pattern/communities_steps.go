@@ -1,0 +1,329 @@
+package pattern
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// What speaks for a step, in nats. Parts are joined on clear evidence only, as there are
+// many to try, and parted on next to none.
+const (
+	joinAt  = 3.0
+	partAt  = 1.0
+	aloneAt = -1.0 // a VM's communities must be less plausible than this for it to be in none
+)
+
+// move gives every node to the community that its links speak for most, until none moves.
+func (p *partition) move() (moved bool) {
+	const rounds = 5
+	for range rounds {
+		touched := map[int]bool{}
+		for i := range p.at {
+			if len(p.at[i]) == 0 {
+				continue
+			}
+			if from, to := p.label[i], p.best(i); to != from {
+				p.put(i, to)
+				touched[from], touched[p.label[i]] = true, true
+			}
+		}
+		if len(touched) == 0 {
+			break
+		}
+		moved = true
+		for l := range touched {
+			if c := p.group[l]; c != nil {
+				p.fit(c)
+				c.settled = false
+			}
+		}
+	}
+	return moved
+}
+
+// best returns the label that suits node i best; -1: a new one.
+func (p *partition) best(i int) int {
+	own := p.label[i]
+	p.choose([]int{own})
+	p.seen = append(p.seen[:0], own)
+	p.pulls[own] = 0
+	for _, h := range p.at[i] {
+		l := p.label[h.to]
+		if !p.chosen(l) {
+			p.mark[l] = p.marks
+			p.seen = append(p.seen, l)
+			p.pulls[l] = 0
+		}
+		if p.group[l].density > 0 {
+			p.pulls[l] += p.pull(p.group[l], h.link)
+		}
+	}
+	best, most := own, math.Inf(-1)
+	for _, l := range p.seen {
+		others := len(p.group[l].members)
+		if l == own {
+			others--
+		}
+		worth := aloneAt
+		if others > 0 {
+			worth = p.pulls[l] + float64(others)*p.group[l].absent
+		}
+		if worth > most { // its own comes first, so it stays where nothing is better
+			best, most = l, worth
+		}
+	}
+	if aloneAt > most {
+		return -1
+	}
+	return best
+}
+
+// put moves node i to the community of that label; -1: to a new one.
+func (p *partition) put(i, label int) {
+	c := p.group[p.label[i]]
+	k := slices.Index(c.members, i)
+	c.members = slices.Delete(c.members, k, k+1)
+	if len(c.members) == 0 {
+		p.drop(p.label[i])
+	}
+	if label < 0 {
+		p.add(&community{members: []int{i}})
+		return
+	}
+	p.group[label].members = append(p.group[label].members, i)
+	p.label[i] = label
+}
+
+func (p *partition) drop(label int) {
+	p.group[label] = nil
+	p.free = append(p.free, label)
+}
+
+func (p *partition) add(c *community) {
+	label := p.free[len(p.free)-1]
+	p.free = p.free[:len(p.free)-1]
+	p.group[label] = c
+	for _, i := range c.members {
+		p.label[i] = label
+	}
+}
+
+// merge joins communities where what is between them speaks for it, the best first. One
+// that grew is tried with all others again, when it was its turn or is theirs.
+func (p *partition) merge() bool {
+	changed := false
+	for l := range p.group {
+		for p.group[l] != nil && p.mergeOne(l) {
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (p *partition) mergeOne(label int) bool {
+	c := p.group[label]
+	between := p.between[:0]
+	for _, i := range c.members {
+		for _, h := range p.at[i] {
+			if o := p.label[h.to]; o != label {
+				between = append(between, half{o, h.link})
+			}
+		}
+	}
+	p.between = between
+	slices.SortFunc(between, func(x, y half) int { return cmp.Or(x.to-y.to, x.link-y.link) })
+	with, most := -1, joinAt
+	for len(between) > 0 {
+		o, n := between[0].to, 1
+		for n < len(between) && between[n].to == o {
+			n++
+		}
+		if e := p.bond(c, p.group[o], between[:n]); e > most {
+			with, most = o, e
+		}
+		between = between[n:]
+	}
+	if with < 0 {
+		return false
+	}
+	both := &community{members: slices.Concat(c.members, p.group[with].members)}
+	for _, i := range p.group[with].members {
+		p.label[i] = label
+	}
+	p.drop(with)
+	p.group[label] = both
+	p.fit(both)
+	return true
+}
+
+// bond is the evidence that c and d, which have those links between them, are one.
+func (p *partition) bond(c, d *community, between []half) float64 {
+	both := pool(c, d)
+	if both.links == 0 { // two VMs
+		both.mean = p.links[between[0].link].x
+	}
+	p.odd = p.odd[:0]
+	speaks := false
+	for _, h := range between {
+		o := p.odds(both, h.link)
+		p.odd = append(p.odd, o)
+		speaks = speaks || o > 1
+	}
+	if !speaks {
+		return 0
+	}
+	return evidence(p.odd, float64(len(c.members)*len(d.members)))
+}
+
+// split parts communities where next to nothing holds them together.
+func (p *partition) split() bool {
+	changed := false
+	for l := 0; l < len(p.group); l++ {
+		for c := p.group[l]; c != nil && !c.settled; c = p.group[l] {
+			a, b := p.parts(c)
+			if b == nil {
+				c.settled = true
+				break
+			}
+			changed = true
+			p.group[l] = &community{members: a}
+			p.fit(p.group[l])
+			rest := &community{members: b}
+			p.fit(rest)
+			p.add(rest)
+		}
+	}
+	return changed
+}
+
+// parts returns the two parts of c that are least tied, of those that a link of its
+// strongest spanning tree joins; nil: none are loose enough.
+func (p *partition) parts(c *community) (a, b []int) {
+	if len(c.members) < 3 {
+		return nil, nil
+	}
+	links := slices.Clone(p.inside(c.members))
+	odds := make([]float64, len(links))
+	order := make([]int, len(links))
+	for i, l := range links {
+		odds[i], order[i] = p.odds(c, l), i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Or(cmp.Compare(odds[j], odds[i]), i-j) })
+	for k, i := range c.members {
+		p.place[i] = k
+	}
+	tree := newForest(len(c.members))
+	var branches []int // the links of the tree
+	for _, i := range order {
+		if tree.join(p.ends(links[i])) {
+			branches = append(branches, links[i])
+		}
+	}
+	if len(branches) < len(c.members)-1 {
+		return c.divide(tree)
+	}
+	least := partAt
+	var loosest forest
+	for _, cut := range branches {
+		f := newForest(len(c.members))
+		for _, l := range branches {
+			if l != cut {
+				f.join(p.ends(l))
+			}
+		}
+		if e, loose := p.tie(c, f, links, odds); loose && e < least {
+			least, loosest = e, f
+		}
+	}
+	if loosest == nil {
+		return nil, nil
+	}
+	return c.divide(loosest)
+}
+
+// ends returns the places of link l's ends in the community that places were last given in.
+func (p *partition) ends(l int) (a, b int) { return p.place[p.links[l].a], p.place[p.links[l].b] }
+
+// tie is the evidence that c's two parts, the trees of f, belong together; false: there is
+// plainly enough.
+func (p *partition) tie(c *community, f forest, links []int, odds []float64) (nats float64, loose bool) {
+	const enough = 4
+	var between []float64
+	strong := 0
+	for i, l := range links {
+		a, b := p.ends(l)
+		if f.root(a) == f.root(b) {
+			continue
+		}
+		between = append(between, odds[i])
+		if c.density*odds[i] > 10 {
+			if strong++; strong == enough {
+				return 0, false
+			}
+		}
+	}
+	first := 0
+	for i := range f {
+		if f.root(i) == f.root(0) {
+			first++
+		}
+	}
+	return evidence(between, float64(first*(len(f)-first))), true
+}
+
+// divide returns the members that are in f's first tree, and the others.
+func (c *community) divide(f forest) (a, b []int) {
+	for k, i := range c.members {
+		if f.root(k) == f.root(0) {
+			a = append(a, i)
+		} else {
+			b = append(b, i)
+		}
+	}
+	return a, b
+}
+
+// significant returns the communities that are more than chance.
+func (p *partition) significant() []*community {
+	var all []*community
+	for _, c := range p.group {
+		if c != nil && len(c.members) > 1 && p.surprises(c) {
+			all = append(all, c)
+		}
+	}
+	p.noise = p.background(func(link) bool { return true }, p.strangers(nil))
+	return slices.DeleteFunc(all, func(c *community) bool { return !p.standsOut(c) })
+}
+
+// surprises says whether a community is better than the best of the many that can be picked
+// from the background.
+func (p *partition) surprises(c *community) bool {
+	const margin = 1.0 // nats
+	k := float64(len(c.members))
+	ways, _ := math.Lgamma(k + 1)
+	return p.hold(c)+margin > k*math.Log(p.talkers())-ways
+}
+
+// standsOut says whether a community stands out from a background of all links there are,
+// or its links are at least alike: what is said to be of no application must not become one
+// by being taken out of the background.
+func (p *partition) standsOut(c *community) bool {
+	const least, alike = 0.15, 1.0 // nats a member, and σ of the log-rates
+	p.fit(c)
+	n, sum, square := 0.0, 0.0, 0.0
+	for _, l := range p.inside(c.members) {
+		d := p.links[l].x - c.mean
+		n, sum, square = n+1, sum+d, square+d*d
+	}
+	return square/n-sum*sum/n/n < alike*alike || p.hold(c) > least*float64(len(c.members))
+}
+
+// hold is the evidence that a community is one, over its members being strangers.
+func (p *partition) hold(c *community) float64 {
+	p.odd = p.odd[:0]
+	for _, l := range p.inside(c.members) {
+		p.odd = append(p.odd, p.odds(c, l))
+	}
+	return evidence(p.odd, float64(len(c.members)*(len(c.members)-1))/2)
+}
