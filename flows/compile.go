@@ -25,6 +25,7 @@ func Compile(v View, respond Responder) ([]Flow, error) {
 	c.classify()
 	c.guard()
 	c.flows = append(c.flows, respond(v)...)
+	c.count()
 	c.route()
 	c.output()
 	for _, n := range c.nics {
@@ -101,11 +102,12 @@ func multicast() Term {
 // counted: a table miss drops too.
 func (c *compiler) fixed() {
 	for t := range NumTables {
-		if t != Policy {
+		if t != Policy && t != Count {
 			c.add(t, 0, Fixed, nil)
 		}
 	}
-	c.add(Policy, 0, Fixed, nil, Goto(L2))
+	c.add(Policy, 0, Fixed, nil, Goto(Count))
+	c.add(Count, 0, Fixed, nil, Goto(L2))
 	c.add(L2, 200, Fixed, When(side(SideTunnel)), Goto(Mobility))
 	c.add(L2, 150, Fixed, When(multicast())) // nobody has such an address; told apart to be counted
 	c.add(L2, 100, Fixed, When(side(SideUplink)), Goto(L3))

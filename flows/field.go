@@ -224,6 +224,9 @@ func (v Value) addr6() netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
+// ones is how many bits are set.
+func (v Value) ones() int { return bits.OnesCount64(v.Hi) + bits.OnesCount64(v.Lo) }
+
 // And is the bitwise and of two Values.
 func (v Value) And(m Value) Value { return Value{v.Hi & m.Hi, v.Lo & m.Lo} }
 
@@ -258,7 +261,7 @@ func (f Field) appendValue(b []byte, v Value) []byte {
 
 // appendMask writes a mask as ovs-ofctl does, an address's as a prefix length if it is one.
 func (f Field) appendMask(b []byte, m Value) []byte {
-	n := bits.OnesCount64(m.Hi) + bits.OnesCount64(m.Lo)
+	n := m.ones()
 	if f < NumFields && (fieldInfos[f].show == ipv4Addr || fieldInfos[f].show == ipv6Addr) && m == prefixMask(f, n) {
 		return strconv.AppendInt(b, int64(n), 10)
 	}

@@ -49,6 +49,7 @@ func smallView() flows.View {
 			NIC:    map[flows.NICKey]uint32{{VM: "shop"}: 11, {VM: "shop", Index: 1}: 12, {VM: "tool"}: 13},
 			Tunnel: map[heliotrope.HostID]uint32{"tokyo": 21}, Uplink: 31},
 		GatewayMAC: routerMAC,
+		Counters:   flows.DefaultCounters,
 	}
 }
 

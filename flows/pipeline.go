@@ -16,6 +16,11 @@
 // The cookie's high half marks a flow as ours and its low half says which table and which
 // part of the compiler it belongs to. Flows without the mark are somebody else's.
 //
+// # Counting
+//
+// Table Count counts who talks to whom, if the View says so. It has no other effect: all
+// its flows go on to the same table.
+//
 // # A move
 //
 // Flows follow from heliotrope.Placement alone. The owner's host delivers to the VM's port.
@@ -40,6 +45,7 @@ const (
 	Guard                   // a VM sends only as itself
 	ARP                     // ARP and ND are answered here
 	Policy                  // who may talk to whom
+	Count                   // who does talk to whom
 	L2                      // within the network, to the gateway, or nowhere
 	L3                      // between networks, and to and from public addresses
 	Mobility                // where the destination VM is
@@ -72,6 +78,8 @@ var Pipeline = [NumTables]Table{
 		Set:  fieldSet(EthSrc, EthDst, ARPOp, ARPSPA, ARPTPA, ARPSHA, ARPTHA, IP6Src, IP6Dst, ICMP6Type, NDReserved, NDOption, OutPort),
 		Next: []TableID{Out}},
 	{ID: Policy, Name: "policy", Match: addresses | fieldSet(Net, Domain, Side, EthSrc, EthDst, IPProto),
+		Next: []TableID{Count}},
+	{ID: Count, Name: "count", Match: addresses | fieldSet(Domain, Side),
 		Next: []TableID{L2}},
 	{ID: L2, Name: "l2", Match: fieldSet(Side, EthDst),
 		Next: []TableID{L3, Mobility}},
@@ -101,14 +109,15 @@ type Category uint8
 
 // The categories of flows, for statistics and for a reader of ovs-ofctl.
 const (
-	Fixed   Category = iota + 1 // the same in every switch
-	Local                       // a VM's port here
-	Peer                        // a tunnel to another host
-	Uplink                      // the way outside
-	Answer                      // ARP, ND and echo replies
-	Route                       // between networks
-	Public                      // public addresses
-	Forward                     // to a VM elsewhere
+	Fixed    Category = iota + 1 // the same in every switch
+	Local                        // a VM's port here
+	Peer                         // a tunnel to another host
+	Uplink                       // the way outside
+	Answer                       // ARP, ND and echo replies
+	Route                        // between networks
+	Public                       // public addresses
+	Forward                      // to a VM elsewhere
+	Counting                     // counts, and changes nothing
 )
 
 // Cookie is the cookie of our flows of table t and category c.

@@ -18,6 +18,7 @@ type View struct {
 	Placements map[heliotrope.VMID]heliotrope.Placement
 	Ports      Ports
 	GatewayMAC heliotrope.MAC // of the site's router; zero while unknown: nothing is sent outside
+	Counters   int            // how many flows may count who talks to whom, such as DefaultCounters; 0: nobody counts
 }
 
 // Ports are OpenFlow port numbers of br-int. Zero, or no entry, is a port that is not
@@ -49,11 +50,12 @@ type NIC struct {
 
 // Segment is a network with all that flows need of it.
 type Segment struct {
-	ID      heliotrope.NetworkID
-	VNI     uint32
-	Domain  uint32 // the lowest VNI of its group
-	Subnet  netip.Prefix
-	Gateway netip.Addr
+	ID        heliotrope.NetworkID
+	VNI       uint32
+	Domain    uint32 // the lowest VNI of its group
+	Subnet    netip.Prefix
+	Gateway   netip.Addr
+	Uncounted bool // what its VMs send and get is not counted
 }
 
 // Segments returns the networks, ordered by VNI.
@@ -66,7 +68,8 @@ func (v View) Segments() []Segment {
 	}
 	var all []Segment
 	for id, n := range v.Topology.Networks {
-		s := Segment{ID: id, VNI: n.VNI, Domain: n.VNI, Subnet: n.Subnet.Masked(), Gateway: n.Gateway}
+		s := Segment{ID: id, VNI: n.VNI, Domain: n.VNI, Subnet: n.Subnet.Masked(), Gateway: n.Gateway,
+			Uncounted: n.Capture == heliotrope.CaptureOff}
 		if n.Group != "" {
 			s.Domain = lowest[n.Group]
 		}

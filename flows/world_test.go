@@ -30,6 +30,7 @@ type world struct {
 	ports      map[flows.NICKey]uint32
 	switches   map[heliotrope.HostID]*flows.Switch
 	placements map[heliotrope.VMID]heliotrope.Placement
+	counters   int // in each view
 }
 
 // arrival is a packet that came out of a switch.
@@ -42,7 +43,8 @@ type arrival struct {
 // drawWorld makes up a world with up to four hosts, networks and VMs of both families.
 func drawWorld(t *rapid.T) *world {
 	w := &world{ports: map[flows.NICKey]uint32{}, switches: map[heliotrope.HostID]*flows.Switch{},
-		placements: map[heliotrope.VMID]heliotrope.Placement{}, shared: rapid.Bool().Draw(t, "shared tunnel port")}
+		placements: map[heliotrope.VMID]heliotrope.Placement{}, shared: rapid.Bool().Draw(t, "shared tunnel port"),
+		counters: rapid.SampledFrom([]int{0, 1, 10, flows.DefaultCounters}).Draw(t, "counters")}
 	top := heliotrope.Topology{Hosts: map[heliotrope.HostID]heliotrope.Host{}, Networks: map[heliotrope.NetworkID]heliotrope.Network{},
 		VMs: map[heliotrope.VMID]heliotrope.VM{}}
 	for i := range rapid.IntRange(1, 4).Draw(t, "hosts") {
@@ -54,7 +56,8 @@ func drawWorld(t *rapid.T) *world {
 	six := make([]bool, networks)
 	for i := range networks {
 		six[i] = rapid.Bool().Draw(t, "v6")
-		n := heliotrope.Network{VNI: uint32(100 * (networks - i)), Group: rapid.SampledFrom([]string{"", "g1", "g2"}).Draw(t, "group")}
+		n := heliotrope.Network{VNI: uint32(100 * (networks - i)), Group: rapid.SampledFrom([]string{"", "g1", "g2"}).Draw(t, "group"),
+			Capture: rapid.SampledFrom([]string{"", "", heliotrope.CaptureOff}).Draw(t, "capture")}
 		n.Gateway = address(six[i], i, 1)
 		n.Subnet, _ = n.Gateway.Prefix(map[bool]int{false: 24, true: 64}[six[i]])
 		top.Networks[networkID(i)] = n
@@ -90,7 +93,7 @@ func address(six bool, network, host int) netip.Addr {
 }
 
 func (w *world) view(h heliotrope.HostID, placements map[heliotrope.VMID]heliotrope.Placement) flows.View {
-	v := flows.View{Host: h, Topology: w.topology, Placements: placements, GatewayMAC: routerMAC,
+	v := flows.View{Host: h, Topology: w.topology, Placements: placements, GatewayMAC: routerMAC, Counters: w.counters,
 		Ports: flows.Ports{NIC: w.ports, Uplink: uplink, Tunnel: map[heliotrope.HostID]uint32{}}}
 	if w.shared {
 		v.Ports.FlowTunnel = flowTunnel

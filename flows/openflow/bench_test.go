@@ -3,6 +3,8 @@ package openflow_test
 import (
 	"testing"
 	"time"
+
+	"heliotrope/flows"
 )
 
 // BenchmarkBundle puts 20,000 flows into an empty switch, by us and by ovs-ofctl from a
@@ -41,4 +43,19 @@ func BenchmarkBundle(b *testing.B) {
 			b.Fatal(err)
 		}
 	})
+}
+
+// BenchmarkReadCounters reads 8,192 counters among 20,000 other flows.
+func BenchmarkReadCounters(b *testing.B) {
+	const n = flows.DefaultCounters
+	o := newSwitch(b, portNames...)
+	c := o.dial(b)
+	if err := c.Bundle(b.Context(), append(manyFlows(20_000), manyCounters(n)...), nil); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if got, err := c.ReadCounters(b.Context()); err != nil || len(got) != n {
+			b.Fatalf("read %d counters (%v), want %d", len(got), err, n)
+		}
+	}
 }

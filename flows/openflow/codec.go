@@ -137,24 +137,24 @@ func decodeMatch(raw []byte) (flows.Match, error) {
 	if binary.BigEndian.Uint16(raw) != openflow15.MatchType_OXM {
 		return nil, errUnknown
 	}
-	var m flows.Match
+	m := make(flows.Match, 0, 8) // few have more
 	for b := raw[4:binary.BigEndian.Uint16(raw[2:])]; len(b) > 0; {
 		if len(b) < 4 || len(b) < 4+int(b[3]) {
 			return nil, errShort
 		}
-		terms, err := decodeTerm(b[:4], b[4:4+int(b[3])])
-		if err != nil {
+		var err error
+		if m, err = appendTerm(m, b[:4], b[4:4+int(b[3])]); err != nil {
 			return nil, err
 		}
-		m = append(m, terms...)
 		b = b[4+int(b[3]):]
 	}
 	return flows.When(m...), nil
 }
 
-func decodeTerm(header, body []byte) ([]flows.Term, error) {
+// appendTerm appends what one TLV of a match asks to m.
+func appendTerm(m flows.Match, header, body []byte) (flows.Match, error) {
 	if binary.BigEndian.Uint16(header) == openflow15.OXM_CLASS_PACKET_REGS {
-		return decodeRegisters(header, body)
+		return appendRegisters(m, header, body)
 	}
 	f, masked, err := decodeHeader(header)
 	if err != nil {
@@ -166,7 +166,7 @@ func decodeTerm(header, body []byte) ([]flows.Term, error) {
 		body = body[:len(body)/2]
 	}
 	t.Value = value(body)
-	return []flows.Term{t}, nil
+	return append(m, t), nil
 }
 
 // decodeHeader reads which field a TLV is about and whether a mask follows its value.
@@ -186,14 +186,13 @@ func decodeHeader(h []byte) (f flows.Field, masked bool, err error) {
 	return f, masked, nil
 }
 
-// decodeRegisters reads a 64-bit packet register. An OpenFlow 1.5 switch writes two of
-// our registers as one of these.
-func decodeRegisters(header, body []byte) ([]flows.Term, error) {
+// appendRegisters appends what one TLV of a 64-bit packet register asks to m. An OpenFlow
+// 1.5 switch writes two of our registers as one of these.
+func appendRegisters(m flows.Match, header, body []byte) (flows.Match, error) {
 	pair := header[2] >> 1
 	if pair > 1 || (header[2]&1 == 0 && len(body) != 8) || (header[2]&1 == 1 && len(body) != 16) {
 		return nil, fmt.Errorf("field %x: %w", header, errUnknown)
 	}
-	var terms []flows.Term
 	for i := range 2 {
 		t := flows.Term{Field: flows.Net + flows.Field(2*int(pair)+i), Value: value(body[4*i : 4*i+4])}
 		t.Mask = t.Field.Ones()
@@ -201,10 +200,10 @@ func decodeRegisters(header, body []byte) ([]flows.Term, error) {
 			t.Mask = value(body[8+4*i : 12+4*i])
 		}
 		if t.Mask != (flows.Value{}) {
-			terms = append(terms, t)
+			m = append(m, t)
 		}
 	}
-	return terms, nil
+	return m, nil
 }
 
 func appendInstructions(b []byte, actions []flows.Action) []byte {

@@ -3,7 +3,9 @@ package openflow
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"testing"
+	"time"
 
 	"antrea.io/libOpenflow/openflow15"
 
@@ -13,17 +15,19 @@ import (
 )
 
 // describe is a flow's description as a switch writes it in a dump.
-func describe(f flows.Flow, hits Counter) []byte {
+func describe(f flows.Flow, hits Counter, age time.Duration) []byte {
 	b := make([]byte, flowDescLen)
 	b[4] = uint8(f.Table)
 	binary.BigEndian.PutUint16(b[6:], f.Priority)
 	binary.BigEndian.PutUint64(b[16:], f.Cookie)
 	b = appendMatch(b, f.Match)
-	b = append(b, 0, 0, 0, 28, 0x80, 2, openflow15.XST_OFB_PACKET_COUNT<<1, 8)
+	b = append(b, 0, 0, 0, 40, 0x80, 2, openflow15.XST_OFB_DURATION<<1, 8)
+	b = binary.BigEndian.AppendUint32(b, uint32(age/time.Second))
+	b = binary.BigEndian.AppendUint32(b, uint32(age%time.Second))
+	b = append(b, 0x80, 2, openflow15.XST_OFB_PACKET_COUNT<<1, 8)
 	b = binary.BigEndian.AppendUint64(b, hits.Packets)
 	b = append(b, 0x80, 2, openflow15.XST_OFB_BYTE_COUNT<<1, 8)
 	b = binary.BigEndian.AppendUint64(b, hits.Bytes)
-	b = append(b, 0, 0, 0, 0)
 	b = appendInstructions(b, f.Actions)
 	binary.BigEndian.PutUint16(b, uint16(len(b)))
 	return b
@@ -74,12 +78,13 @@ func TestFlowRoundTrip(t *testing.T) {
 		f := flows.Flow{Table: flows.TableID(rapid.Uint8().Draw(t, "table")), Priority: rapid.Uint16().Draw(t, "priority"),
 			Match: drawMatch(t), Actions: drawActions(t), Cookie: rapid.Uint64().Draw(t, "cookie")}
 		hits := Counter{rapid.Uint64().Draw(t, "packets"), rapid.Uint64().Draw(t, "bytes")}
-		e, err := decodeEntry(describe(f, hits))
+		age := time.Duration(rapid.Int64Range(0, int64(time.Second)*math.MaxUint32).Draw(t, "age"))
+		e, err := decodeEntry(describe(f, hits, age))
 		if err != nil || e.bad != nil {
 			t.Fatalf("decode %v: %v, %v", f, err, e.bad)
 		}
-		if !e.flow.Equal(f) || e.hits != hits {
-			t.Fatalf("decoded %v (%v), want %v (%v)", e.flow, e.hits, f, hits)
+		if !e.flow.Equal(f) || e.hits != hits || e.age != age {
+			t.Fatalf("decoded %v (%v, %v), want %v (%v, %v)", e.flow, e.hits, e.age, f, hits, age)
 		}
 	})
 }
@@ -98,7 +103,7 @@ func TestRegistersComeInPairs(t *testing.T) {
 func FuzzEntry(f *testing.F) {
 	match := flows.When(flows.Is(flows.EthType, flows.Uint(flows.EthARP)), flows.Is(flows.ARPTPA, flows.Uint(9)))
 	good := describe(flows.Flow{Match: match, Actions: []flows.Action{flows.SetField(flows.Net, flows.Uint(1)),
-		flows.MoveField(flows.TunID, flows.Net), flows.DecTTL(), flows.Reflect(), flows.Goto(3)}}, Counter{1, 2})
+		flows.MoveField(flows.TunID, flows.Net), flows.DecTTL(), flows.Reflect(), flows.Goto(3)}}, Counter{1, 2}, time.Minute)
 	f.Add(good)
 	f.Add(good[:flowDescLen+3])
 	for i := range good {
@@ -113,7 +118,7 @@ func FuzzEntry(f *testing.F) {
 		if err != nil || e.bad != nil {
 			return
 		}
-		again, err := decodeEntry(describe(e.flow, e.hits))
+		again, err := decodeEntry(describe(e.flow, e.hits, e.age))
 		if err != nil || again.bad != nil || !again.flow.Equal(e.flow) {
 			t.Fatalf("decoded %v, then %v (%v, %v)", e.flow, again.flow, err, again.bad)
 		}

@@ -73,6 +73,7 @@ func testView() flows.View {
 			Tunnel: map[heliotrope.HostID]uint32{"h2": portTunnel2, "h3": portTunnel3}, FlowTunnel: 40, Uplink: portUplink,
 		},
 		GatewayMAC: heliotrope.MAC{2, 0, 0, 0, 0, 0xfe},
+		Counters:   flows.DefaultCounters,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"antrea.io/libOpenflow/common"
 	"antrea.io/libOpenflow/openflow15"
@@ -43,6 +44,7 @@ type entry struct {
 	raw  []byte // the match
 	bad  error
 	hits Counter
+	age  time.Duration
 }
 
 // DumpFlows returns all flows of the switch that are ours, and how many others it has.
@@ -66,17 +68,22 @@ func (c *Conn) dump(ctx context.Context) ([]entry, error) {
 	request := openflow15.NewFlowStatsRequest()
 	request.TableId = openflow15.OFPTT_ALL
 	var all []entry
-	err := c.multipart(ctx, openflow15.MultipartType_FlowDesc, request, func(b []byte) (int, error) {
-		return nextEntry(b, &all)
-	})
+	err := c.flows(ctx, request, func(e entry) { all = append(all, e) })
 	if err != nil {
 		return nil, fmt.Errorf("dump flows: %w", err)
 	}
 	return all, nil
 }
 
-// nextEntry appends the first flow in b to all and returns its length.
-func nextEntry(b []byte, all *[]entry) (int, error) {
+// flows gives each flow that the request asks for.
+func (c *Conn) flows(ctx context.Context, request *openflow15.FlowStatsRequest, each func(entry)) error {
+	return c.multipart(ctx, openflow15.MultipartType_FlowDesc, request, func(b []byte) (int, error) {
+		return nextEntry(b, each)
+	})
+}
+
+// nextEntry gives the first flow in b and returns its length.
+func nextEntry(b []byte, each func(entry)) (int, error) {
 	if len(b) < 2 {
 		return 0, errShort
 	}
@@ -85,7 +92,9 @@ func nextEntry(b []byte, all *[]entry) (int, error) {
 		return 0, errShort
 	}
 	e, err := decodeEntry(b[:n])
-	*all = append(*all, e)
+	if err == nil {
+		each(e)
+	}
 	return n, err
 }
 
@@ -107,7 +116,7 @@ func decodeEntry(b []byte) (e entry, err error) {
 	if err != nil {
 		return e, fmt.Errorf("statistics: %w", err)
 	}
-	e.hits = decodeHits(stats)
+	e.hits, e.age = decodeStatistics(stats)
 	if e.flow.Match, e.bad = decodeMatch(match); e.bad == nil {
 		e.flow.Actions, e.bad = decodeInstructions(instructions)
 	}
@@ -120,13 +129,15 @@ func decodeEntry(b []byte) (e entry, err error) {
 	return e, nil
 }
 
-// decodeHits finds packet and byte counts among a flow's statistics.
-func decodeHits(b []byte) (hits Counter) {
+// decodeStatistics finds packet and byte counts and the duration among a flow's statistics.
+func decodeStatistics(b []byte) (hits Counter, age time.Duration) {
 	b = b[4:min(int(binary.BigEndian.Uint16(b[2:])), len(b))]
 	for len(b) >= 4 && len(b) >= 4+int(b[3]) {
 		body := b[4 : 4+int(b[3])]
 		if binary.BigEndian.Uint16(b) == openflow15.XSC_OPENFLOW_BASIC && len(body) == 8 {
 			switch b[2] >> 1 {
+			case openflow15.XST_OFB_DURATION: // seconds and nanoseconds
+				age = time.Duration(binary.BigEndian.Uint32(body))*time.Second + time.Duration(binary.BigEndian.Uint32(body[4:]))
 			case openflow15.XST_OFB_PACKET_COUNT:
 				hits.Packets = binary.BigEndian.Uint64(body)
 			case openflow15.XST_OFB_BYTE_COUNT:
@@ -135,7 +146,7 @@ func decodeHits(b []byte) (hits Counter) {
 		}
 		b = b[4+len(body):]
 	}
-	return hits
+	return hits, age
 }
 
 // multipart asks for a list and gives what is left of each part to next, which says how

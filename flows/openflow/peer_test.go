@@ -31,7 +31,7 @@ func FuzzParse(f *testing.F) {
 	part := func(more byte, body ...byte) []byte {
 		return msg(openflow15.Type_MultiPartReply, 2, append([]byte{0, openflow15.MultipartType_FlowDesc, 0, more, 0, 0, 0, 0}, body...)...)
 	}
-	flow := describe(manyFlows(1)[0], Counter{})
+	flow := describe(manyFlows(1)[0], Counter{}, 0)
 	seeds := [][]byte{
 		{}, {6}, {6, 0, 0, 0, 0, 0, 0, 0}, {6, 0, 0, 7, 0, 0, 0, 0}, {0, 0, 0, 8, 0, 0, 0, 0}, {255, 0, 0, 8, 0, 0, 0, 0},
 		{6, 1, 255, 255, 0, 0, 0, 2}, msg(99, 2), msg(openflow15.Type_Error, 2), msg(openflow15.Type_Error, 2, 0, 17, 0, 13),
@@ -51,7 +51,7 @@ func FuzzParse(f *testing.F) {
 			if ended || m.kind() != openflow15.Type_MultiPartReply {
 				return
 			}
-			ended = eachPart(m, openflow15.MultipartType_FlowDesc, func(b []byte) (int, error) { return nextEntry(b, &all) }) != nil
+			ended = eachPart(m, openflow15.MultipartType_FlowDesc, func(b []byte) (int, error) { return nextEntry(b, func(e entry) { all = append(all, e) }) }) != nil
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +230,7 @@ func TestEndlessReplyIsCut(t *testing.T) {
 		theirs.Write(featuresReply)
 		readMessage(theirs, buf)
 		part := append([]byte{6, openflow15.Type_MultiPartReply, 0, 0, 0, 0, 0, 2, 0, openflow15.MultipartType_FlowDesc, 0, 1, 0, 0, 0, 0},
-			describe(manyFlows(1)[0], Counter{})...)
+			describe(manyFlows(1)[0], Counter{}, 0)...)
 		binary.BigEndian.PutUint16(part[2:], uint16(len(part)))
 		for {
 			if _, err := theirs.Write(part); err != nil {

@@ -93,8 +93,8 @@ func TestDamagedFlows(t *testing.T) {
 // from outside, and waits until they are right again.
 func repaired(t *testing.T) {
 	t.Helper()
-	mustIn(t, string(here), "ovs-ofctl", "-OOpenFlow15", "del-flows", "br-int", "table=6,reg0=0x64,dl_dst="+heliotrope.NICMAC("db", 0).String())
-	mustIn(t, string(here), "ovs-ofctl", "-OOpenFlow15", "mod-flows", "br-int", "table=5,ip,reg1=0x64,nw_dst=10.1.0.20,actions=drop")
+	mustIn(t, string(here), "ovs-ofctl", "-OOpenFlow15", "del-flows", "br-int", "table=7,reg0=0x64,dl_dst="+heliotrope.NICMAC("db", 0).String())
+	mustIn(t, string(here), "ovs-ofctl", "-OOpenFlow15", "mod-flows", "br-int", "table=6,ip,reg1=0x64,nw_dst=10.1.0.20,actions=drop")
 	if d := diff(t); len(d.Missing) != 2 || len(d.Extra) != 1 {
 		t.Fatalf("the damage does not show: %+v", d)
 	}
