@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/capture"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/paths"
 	"heliotrope/migration/relay"
@@ -71,10 +72,10 @@ func Run(ctx context.Context, c Config) error {
 		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways,
 		known: make(chan libvirt.Host, 1),
 	}
-	flows := newFlows(c)
+	flows, counts := newFlows(c), capture.New(id.Host(), c.Log)
 	dialer := &agentapi.Dialer{
 		Controller: c.Controller, Identity: id, Log: c.Log,
-		Handler:  agentapi.Handler(vm, moveService{mv}),
+		Handler:  agentapi.Handler(vm, moveService{mv}, counter{counts, ledger}),
 		OpenFlow: flows.dial,
 		OVSDB: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -91,6 +92,7 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return mv.run(ctx) })             // steps of moves
 	g.Go(func() error { return server.Serve(ctx, port) }) // streams from other hosts
 	g.Go(func() error { return flows.run(ctx) })          // a copy of the switch's flows
+	g.Go(func() error { return counts.Run(ctx) })         // who talks to whom
 	g.Go(func() error { return up.run(ctx) })             // the site's router
 	g.Go(func() error { return ways.Run(ctx, up.size) })  // the other hosts
 	g.Go(func() error { return dialer.Run(ctx) })         // the controller

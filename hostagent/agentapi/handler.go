@@ -32,7 +32,7 @@ type Moves interface {
 }
 
 // Handler serves an agent's HTTP API.
-func Handler(host Host, moves Moves) http.Handler {
+func Handler(host Host, moves Moves, counter Counter) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		s, err := host.Status(r.Context())
@@ -85,6 +85,8 @@ func Handler(host Host, moves Moves) http.Handler {
 		answer(w, report, err)
 	})
 	mux.HandleFunc("GET /v1/moves/{id}", func(w http.ResponseWriter, r *http.Request) { getMove(w, r, moves) })
+	mux.HandleFunc("PUT /v1/capture", func(w http.ResponseWriter, r *http.Request) { serveCount(w, r, counter) })
+	mux.HandleFunc("GET /v1/bins", func(w http.ResponseWriter, r *http.Request) { serveBins(w, r, counter) })
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { watch(w, r, moves) })
 	return mux
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/scheduler/traffic"
 	"io"
 	"net"
 	"path/filepath"
@@ -20,6 +21,7 @@ type host struct {
 	term  uint64
 	vms   map[heliotrope.VMID]uint64
 	moves map[heliotrope.MoveID]MoveReport
+	bins  []traffic.Bin
 	news  chan struct{}
 }
 
@@ -59,6 +61,37 @@ func (h *host) RemoveVM(_ context.Context, o RemoveOrder) error {
 
 func (h *host) Probe(_ context.Context, o ProbeOrder) ([]Path, error) {
 	return []Path{{Peer: "paris-2", MTU: o.Size}}, nil
+}
+
+func (h *host) Count(_ context.Context, o CaptureOrder) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if o.Term < h.term {
+		return fmt.Errorf("%w: term %d is over", ErrStale, o.Term)
+	}
+	h.bins = append(h.bins, traffic.Bin{Host: "liar", Boot: "b", Seq: uint64(len(h.bins) + 1), Ports: len(o.Ports)})
+	close(h.news)
+	h.news = make(chan struct{})
+	return nil
+}
+
+func (h *host) Bins(ctx context.Context, boot string, after uint64) ([]traffic.Bin, error) {
+	for {
+		h.mu.Lock()
+		bins, news := h.bins, h.news
+		h.mu.Unlock()
+		if boot != "b" {
+			after = 0
+		}
+		if after < uint64(len(bins)) {
+			return bins[after:], nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func (h *host) PutMove(_ context.Context, o MoveOrder) (MoveReport, error) {
@@ -124,7 +157,7 @@ func echo(t *testing.T) func(context.Context) (net.Conn, error) {
 func dial(t *testing.T, addr string, r *registry, h *host) (stop func()) {
 	t.Helper()
 	d := Dialer{
-		Controller: addr, Identity: identity(t, r.ca, "paris-1"), Handler: Handler(h, h),
+		Controller: addr, Identity: identity(t, r.ca, "paris-1"), Handler: Handler(h, h, h),
 		OVSDB: echo(t), OpenFlow: echo(t), Log: testLog(t),
 	}
 	ctx, cancel := context.WithCancel(t.Context())

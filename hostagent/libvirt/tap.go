@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/scheduler/traffic"
 )
 
 // QueuePackets is the length that Start and Prepare give to the queue of each tap. The
@@ -170,7 +172,8 @@ func ioctl(fd int, request uint, arg unsafe.Pointer) error {
 	return nil
 }
 
-// Inject puts frames into a tap's queue, towards the guest, in their order.
+// Inject puts frames into a tap's queue, towards the guest, in their order. They bear
+// traffic.InjectMark, so that they are not counted a second time.
 func Inject(tap string, frames [][]byte) error {
 	if len(frames) == 0 {
 		return nil
@@ -180,6 +183,9 @@ func Inject(tap string, frames [][]byte) error {
 		return fmt.Errorf("open packet socket on %s: %w", tap, err)
 	}
 	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, traffic.InjectMark); err != nil {
+		return fmt.Errorf("mark frames for %s: %w", tap, err)
+	}
 	for i, frame := range frames {
 		if err := send(fd, frame); err != nil {
 			return fmt.Errorf("inject frame %d of %d into %s: %w", i+1, len(frames), tap, err)

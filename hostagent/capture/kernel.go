@@ -1,0 +1,193 @@
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	kernelFlows = 1 << 15 // of a second
+	kernelBatch = 4096    // that are read at once
+)
+
+// kernel counts packets by flow in the kernel, in the map of the second that they pass in:
+// there is a map for even seconds and one for odd ones. So a second is read, and its map
+// emptied, while nobody writes to it.
+type kernel struct {
+	clock    *ebpf.Map    // nanoseconds from the monotonic clock to the wall's
+	flows    [2]*ebpf.Map // kernelKey -> kernelValue of each processor, the least recently used give way
+	totals   *ebpf.Map    // of even seconds' counted and unreadable packets, then of odd ones'
+	programs [2]*ebpf.Program
+
+	cpus   int
+	keys   []kernelKey
+	values []kernelValue
+}
+
+type kernelKey struct {
+	Src, Dst         address
+	Index            uint32
+	SrcPort, DstPort [2]byte // in the network's order
+	Protocol         uint8
+	Direction        uint8
+	Pad              [2]byte
+}
+
+type kernelValue struct{ Packets, Bytes uint64 }
+
+func (v *kernelValue) add(w kernelValue) { v.Packets += w.Packets; v.Bytes += w.Bytes }
+
+func openKernel() (_ *kernel, err error) {
+	k := &kernel{}
+	defer func() {
+		if err != nil {
+			k.close()
+		}
+	}()
+	if k.cpus, err = ebpf.PossibleCPU(); err != nil {
+		return nil, fmt.Errorf("count processors: %w", err)
+	}
+	k.keys, k.values = make([]kernelKey, kernelBatch), make([]kernelValue, kernelBatch*k.cpus)
+	flows := &ebpf.MapSpec{Name: "flows", Type: ebpf.LRUCPUHash, KeySize: keySize, ValueSize: 16, MaxEntries: kernelFlows}
+	for _, m := range []struct {
+		at   **ebpf.Map
+		spec *ebpf.MapSpec
+	}{
+		{&k.clock, &ebpf.MapSpec{Name: "clock", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}},
+		{&k.totals, &ebpf.MapSpec{Name: "totals", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: 4}},
+		{&k.flows[0], flows}, {&k.flows[1], flows},
+	} {
+		if *m.at, err = ebpf.NewMap(m.spec); err != nil {
+			return nil, fmt.Errorf("make map %s: %w", m.spec.Name, err)
+		}
+	}
+	if err := k.setClock(); err != nil {
+		return nil, err
+	}
+	for direction := range k.programs {
+		k.programs[direction], err = ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: "count", Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: k.count(direction),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("load program: %w", err)
+		}
+	}
+	return k, nil
+}
+
+func (k *kernel) close() {
+	for _, p := range k.programs {
+		p.Close()
+	}
+	for _, m := range []*ebpf.Map{k.clock, k.totals, k.flows[0], k.flows[1]} {
+		m.Close()
+	}
+}
+
+// setClock tells the program what the wall clock says, which may be stepped.
+func (k *kernel) setClock() error {
+	var monotonic, wall unix.Timespec
+	err := errors.Join(unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic), unix.ClockGettime(unix.CLOCK_REALTIME, &wall))
+	if err == nil {
+		err = k.clock.Put(uint32(0), uint64(wall.Nano()-monotonic.Nano()))
+	}
+	if err != nil {
+		return fmt.Errorf("set clock: %w", err)
+	}
+	return nil
+}
+
+// attach counts at a device; closing the links ends it. Each hook takes milliseconds: what
+// the VM sends comes last, so that the time after it is when that begins to be counted.
+func (k *kernel) attach(index int) (links [2]link.Link, err error) {
+	hooks := [2]ebpf.AttachType{fromVM: ebpf.AttachTCXIngress, toVM: ebpf.AttachTCXEgress}
+	for _, direction := range []int{toVM, fromVM} {
+		links[direction], err = link.AttachTCX(link.TCXOptions{Interface: index, Program: k.programs[direction], Attach: hooks[direction]})
+		if err != nil {
+			detach(links)
+			return [2]link.Link{}, err // it says what failed
+		}
+	}
+	return links, nil
+}
+
+func detach(links [2]link.Link) {
+	for _, l := range links {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// read calls f for each flow of a second that is over, and forgets them. What the kernel
+// counted and lost again, because there were more flows than it keeps, is lost.
+func (k *kernel) read(second int64, f func(*kernelKey, kernelValue)) (lost, unreadable uint64, err error) {
+	half := uint32(second & 1)
+	counted, err := k.total(2 * half)
+	if err != nil {
+		return 0, 0, err
+	}
+	bad, err := k.total(2*half + 1)
+	if err != nil || counted.Packets == 0 {
+		return 0, bad.Packets, err
+	}
+	var told uint64
+	var cursor ebpf.MapBatchCursor
+	for done := false; !done; {
+		n, err := k.flows[half].BatchLookupAndDelete(&cursor, k.keys, k.values, nil)
+		if done = errors.Is(err, ebpf.ErrKeyNotExist); err != nil && !done {
+			return 0, bad.Packets, fmt.Errorf("read flows: %w", err)
+		}
+		for i := range n {
+			var sum kernelValue
+			for _, v := range k.values[i*k.cpus : (i+1)*k.cpus] {
+				sum.add(v)
+			}
+			told += sum.Packets
+			f(&k.keys[i], sum)
+		}
+	}
+	return counted.Packets - min(told, counted.Packets), bad.Packets, nil
+}
+
+// total returns one of the totals, and sets it to 0.
+func (k *kernel) total(index uint32) (sum kernelValue, err error) {
+	values := make([]kernelValue, k.cpus)
+	if err := k.totals.Lookup(index, &values); err != nil {
+		return sum, fmt.Errorf("read total: %w", err)
+	}
+	for _, v := range values {
+		sum.add(v)
+	}
+	if sum.Packets > 0 {
+		if err := k.totals.Put(index, make([]kernelValue, k.cpus)); err != nil {
+			return sum, fmt.Errorf("reset total: %w", err)
+		}
+	}
+	return sum, nil
+}
+
+// spent is the time that the programs ran, which the kernel only takes down if it is asked
+// to (kernel.bpf_stats_enabled).
+func (k *kernel) spent() (sum time.Duration) {
+	for _, p := range k.programs {
+		if stats, err := p.Stats(); err == nil {
+			sum += stats.Runtime
+		}
+	}
+	return sum
+}
+
+// header is what the key has of one.
+func (k *kernelKey) header() header {
+	return header{
+		src: k.Src, dst: k.Dst, protocol: k.Protocol,
+		srcPort: binary.BigEndian.Uint16(k.SrcPort[:]), dstPort: binary.BigEndian.Uint16(k.DstPort[:]),
+	}
+}
