@@ -25,6 +25,11 @@ var rows = map[string]int{
 	"arpproxy":  2,
 	"migration": 2,
 
+	"scheduler/traffic":         2,
+	"scheduler/traffic/pattern": 2,
+	"scheduler/traffic/synth":   2,
+	"scheduler/traffic/report":  2,
+
 	// One outside world each.
 	"ovsdb":                3,
 	"ovsdb/vswitch":        3,
@@ -32,8 +37,13 @@ var rows = map[string]int{
 	"bgp":                  3,
 	"controller/store":     3,
 	"controller/api":       3,
+	"controller/history":   3,
+	"controller/ipfix":     3,
+	"controller/rest":      3,
+	"controller/webreport": 3,
 	"hostagent/agentapi":   3,
 	"hostagent/libvirt":    3,
+	"hostagent/capture":    3,
 	"migration/relay":      3,
 	"topologies":           3,
 	"topologies/lab/wan":   3,
@@ -46,9 +56,11 @@ var rows = map[string]int{
 	"controller": 4,
 	"hostagent":  4,
 
-	"hostagent/paths": 4,
+	"hostagent/paths":      4,
+	"controller/collector": 4,
 
 	"controller/cli":            5,
+	"topologies/lab/endpoints":  5,
 	"topologies/lab":            5,
 	"topologies/lab/guest/init": 5,
 
@@ -56,6 +68,8 @@ var rows = map[string]int{
 	"topologies/lab/story": 6,
 	"topologies/lab/proof": 6,
 	"topologies/lab/bench": 6,
+
+	"topologies/lab/trafficbench": 6,
 
 	"cmd/heliotrope":       7,
 	"cmd/heliotrope-agent": 7,
@@ -66,6 +80,13 @@ var beside = map[string][]string{
 	"arpproxy":  {"flows"},
 	"ovsdb":     {"ovsdb/vswitch"},
 	"hostagent": {"hostagent/paths"},
+
+	"scheduler/traffic/pattern": {"scheduler/traffic"},
+	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern"},
+	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern"},
+	"controller":                {"controller/collector"},
+	"controller/rest":           {"controller/api"},
+	"topologies/lab/endpoints":  {"topologies/lab"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the
@@ -77,9 +98,13 @@ var worlds = map[string][]string{
 	"go.etcd.io/":                         {"controller/store"},
 	"github.com/digitalocean/go-libvirt":  {"hostagent/libvirt"},
 	"libvirt.org/go/libvirtxml":           {"hostagent/libvirt"},
-	"github.com/danielgtaylor/huma":       {"controller/api"},
+	"github.com/danielgtaylor/huma":       {"controller/rest"},
 	"go.yaml.in/yaml":                     {"topologies", "controller/cli"},
 	"github.com/prometheus/client_golang": {"controller"},
+	"github.com/gopacket/gopacket":        {"hostagent/capture"},
+	"github.com/cilium/ebpf":              {"hostagent/capture"},
+	"github.com/apache/arrow-go":          {"controller/history"},
+	"gocloud.dev":                         {"controller/history"},
 	"github.com/vishvananda/netlink":      {"hostagent", "hostagent/libvirt", "topologies/lab", "topologies/lab/node", "topologies/lab/story"},
 }
 

@@ -17,7 +17,7 @@
 //
 // # How a move crosses the system
 //
-// POST /v1/migrations (package controller/api) stores a migration.Move. The controller that
+// POST /v1/migrations (package controller/rest) stores a migration.Move. The controller that
 // leads drives it: migration.Move.Step says what comes next, the new value is stored, then
 // the actions are done. The source's agent (package hostagent) describes the VM; the
 // destination's starts a paused QEMU that waits for it; its port is plugged and its flows

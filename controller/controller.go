@@ -28,6 +28,7 @@ import (
 
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
+	"heliotrope/controller/collector"
 	"heliotrope/controller/store"
 	"heliotrope/hostagent/agentapi"
 )
@@ -45,6 +46,9 @@ type Config struct {
 	Store       *store.Store   // opened by the caller, who closes it; default: by Dir or Etcd
 	BFD         time.Duration  // between two BFD packets of a tunnel; default 300 ms
 	CertAddress []string       // names and addresses in the controller's certificate
+	History     string         // of traffic: a directory or a bucket's URL; default DIR/traffic; off: not kept
+	Retention   time.Duration  // of History; default 24 h
+	IPFIX       string         // collector that traffic is told to, host:port by UDP; default: none
 	Version     string
 	Log         *slog.Logger
 }
@@ -75,6 +79,7 @@ type Controller struct {
 	ca      *agentapi.CA
 	id      *agentapi.Identity
 	speaker *bgp.Speaker
+	traffic *collector.Collector
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
@@ -101,6 +106,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := c.loadCA(ctx); err != nil {
 		return err
 	}
+	var err error
+	c.traffic, err = collector.Open(ctx, collector.Config{World: counted{c}, Log: cfg.Log, Name: cfg.Name, Dir: cfg.Dir, History: cfg.History, Retention: cfg.Retention, IPFIX: cfg.IPFIX})
+	if err != nil {
+		return err
+	}
+	defer c.traffic.Close()
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.syncWorld(ctx) })
@@ -128,6 +139,7 @@ func (c *Controller) lead(ctx context.Context, term uint64) error {
 	g.Go(func() error { return c.serveAgents(ctx, term) })
 	g.Go(func() error { return c.runBGP(ctx) })
 	g.Go(func() error { return d.run(ctx) })
+	g.Go(func() error { return c.traffic.Run(ctx) })
 	g.Go(func() error { return c.housekeep(ctx, term) })
 	return g.Wait()
 }

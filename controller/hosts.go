@@ -100,7 +100,7 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	want := func(ctx context.Context) (map[string]ovsdb.Object, error) {
 		return sw.Wanted(ctx, bridgesWanted(c.world.view(), h, c.cfg.BFD))
 	}
-	loop := reconcile.New[string, ovsdb.Object](inTurn{sw.Target(), c.meshing}, want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
+	loop := reconcile.New[string, ovsdb.Object](reconcile.InTurn[string, ovsdb.Object]{Target: sw.Target(), Many: manyPorts, Turns: c.meshing}, want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
 		Done: func(r reconcile.Round) { c.told(h, "bridges", r) }})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -144,25 +144,6 @@ const meshingAtOnce = 8
 
 // manyPorts is how many changes are that many.
 const manyPorts = 16
-
-// inTurn is a target whose large changes wait for their turn.
-type inTurn struct {
-	reconcile.Target[string, ovsdb.Object]
-	turns chan struct{}
-}
-
-// Apply waits for a turn if there are many changes.
-func (t inTurn) Apply(ctx context.Context, changes []reconcile.Change[string, ovsdb.Object]) error {
-	if len(changes) >= manyPorts {
-		select {
-		case t.turns <- struct{}{}:
-			defer func() { <-t.turns }()
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return t.Target.Apply(ctx, changes)
-}
 
 // bridgesWanted is br-int with a tunnel to every other host; a host that the topology no
 // longer has keeps the bridge only.
@@ -239,6 +220,7 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 	defer c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.flows, f.applied = false, nil, appliedFlows{} })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error { return c.traffic.ServeSwitch(ctx, h, of) })
 	g.Go(func() error {
 		key := func(v *view) appliedFlows { return appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen} }
 		return follow(ctx, c.world, key, func(*view) { loop.Kick() })

@@ -42,6 +42,9 @@ func (m *metrics) round(loop string, r reconcile.Round) {
 	m.took.WithLabelValues(loop).Observe(r.Took.Seconds())
 }
 
+// pairsShown bounds what traffic adds to the metrics, however many VMs there are.
+const pairsShown = 20
+
 // viewCollector counts what is in the current view whenever it is asked.
 type viewCollector struct{ c *Controller }
 
@@ -52,11 +55,15 @@ var (
 	descPause  = prometheus.NewDesc("heliotrope_migration_last_pause_seconds", "The hypervisor's pause in the newest migration that succeeded.", nil, nil)
 	descRev    = prometheus.NewDesc("heliotrope_store_revision", "Revision of the store that the controller has seen.", nil, nil)
 	descLeader = prometheus.NewDesc("heliotrope_leader", "1 while this controller leads.", nil, nil)
+	descRate   = prometheus.NewDesc("heliotrope_traffic_bytes_per_second", "IP bytes that VMs sent and got in the last minute.", nil, nil)
+	descPair   = prometheus.NewDesc("heliotrope_traffic_pair_bytes_per_second", "The largest pairs of the last minute, 20 at most.", []string{"src", "dst"}, nil)
+	descCPU    = prometheus.NewDesc("heliotrope_capture_cpu_ratio", "Share of one core that counting took in the newest second.", []string{"host"}, nil)
+	descShed   = prometheus.NewDesc("heliotrope_capture_shed_packets", "Packets of the newest second that were not looked at.", []string{"host"}, nil)
 )
 
 // Describe names the metrics.
 func (v *viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader} {
+	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed} {
 		ch <- d
 	}
 }
@@ -93,6 +100,17 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if newest.revision != 0 {
 		gauge(descPause, time.Duration(newest.Measured.Pause).Seconds())
+	}
+	if v.c.leading() != nil {
+		brief := v.c.traffic.Brief(pairsShown)
+		gauge(descRate, brief.Total.BytesPerSecond)
+		for _, p := range brief.Pairs {
+			gauge(descPair, p.Rate, p.Src.String(), p.Dst.String())
+		}
+		for _, s := range brief.Sources {
+			gauge(descCPU, s.CPU, string(s.Host))
+			gauge(descShed, float64(s.Shed), string(s.Host))
+		}
 	}
 	gauge(descRev, float64(now.revision))
 	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])

@@ -7,6 +7,7 @@ import (
 	"heliotrope/arpproxy"
 	"heliotrope/flows"
 	"heliotrope/ovsdb"
+	"heliotrope/scheduler/traffic"
 )
 
 // pipeline is what the switch of a host has to hold. From one state to the next it compiles
@@ -126,5 +127,9 @@ func flowsView(v *view, h heliotrope.HostID) flows.View {
 			}
 		}
 	}
-	return flows.View{Host: h, Topology: v.topology, Placements: v.placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC}
+	counters := 0
+	if traffic.Source(v.topology.Capture.Source) == traffic.SourceCounters {
+		counters = flows.DefaultCounters
+	}
+	return flows.View{Host: h, Topology: v.topology, Placements: v.placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC, Counters: counters}
 }

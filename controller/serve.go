@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/rest"
 	"heliotrope/topologies"
 )
 
@@ -19,11 +20,11 @@ func (c *Controller) serveAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	handler, err := api.NewHandler(c.backend(), api.Options{Version: buildVersion(c.cfg.Version), TokenHash: hash, Log: c.log})
+	handler, err := rest.NewHandler(c.backend(), rest.Options{Version: buildVersion(c.cfg.Version), TokenHash: hash, Log: c.log})
 	if err != nil {
 		return err
 	}
-	s, err := api.Listen(ctx, api.ServerConfig{Socket: filepath.Join(c.cfg.RunDir, "api.sock"), TCP: []string{c.cfg.APIListen},
+	s, err := rest.Listen(ctx, rest.ServerConfig{Socket: filepath.Join(c.cfg.RunDir, "api.sock"), TCP: []string{c.cfg.APIListen},
 		TLS: c.id.WebServer(), Handler: handler, Log: c.log})
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func (c *Controller) apiToken(ctx context.Context) ([]byte, error) {
 func (c *Controller) backend() api.Backend {
 	return api.Backend{
 		Topologies: desired{c}, Inventory: inventory{c}, Membership: membership{c}, Migrations: operations{c}, Routes: routes{c},
-		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store,
+		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store, Traffic: c.traffic,
 		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}
 }

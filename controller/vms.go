@@ -33,6 +33,9 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 	})
 	g.Go(func() error { return agent.Watch(ctx, func(agentapi.Event) { loop.Kick() }) })
 	g.Go(func() error {
+		return c.traffic.Serve(ctx, agent, term, func(r reconcile.Round) { c.told(h, "counting", r) })
+	})
+	g.Go(func() error {
 		select {
 		case <-agent.Done():
 			return errors.New("agent's connection ended")
@@ -126,6 +129,9 @@ func (t *vmTarget) measurePaths(ctx context.Context, v *view, have []agentapi.Pa
 // Apply starts what is to run, and removes what the topology no longer has.
 func (t *vmTarget) Apply(ctx context.Context, changes []reconcile.Change[heliotrope.VMID, vmWant]) error {
 	v := t.c.world.view()
+	if v.hosts[t.host].status.NoVMs { // what is wanted was worked out before Observe had asked
+		return nil
+	}
 	var problems []error
 	for _, ch := range changes {
 		if ch.Op == reconcile.Delete {

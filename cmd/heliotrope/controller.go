@@ -26,7 +26,8 @@ func controllerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := controller.Config{Dir: v.GetString("state-dir"), RunDir: v.GetString("run-dir"),
 				AgentListen: v.GetString("agent-listen"), APIListen: v.GetString("api-listen"),
-				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), BFD: v.GetDuration("bfd-interval"), Version: version,
+				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), History: v.GetString("traffic-history"),
+				Retention: v.GetDuration("traffic-retention"), IPFIX: v.GetString("ipfix"), BFD: v.GetDuration("bfd-interval"), Version: version,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 			if s := v.GetString("bgp-listen"); s != "" {
 				var err error
@@ -45,6 +46,9 @@ func controllerCommand() *cobra.Command {
 	f.String("bgp-listen", "", "address for routers that dial (default: the controller dials)")
 	f.StringSlice("etcd-endpoints", nil, "an etcd cluster to use instead of the built-in store")
 	f.Duration("bfd-interval", 300*time.Millisecond, "between two BFD packets of a tunnel; a tunnel is down after three")
+	f.String("traffic-history", "", "directory or bucket URL for Parquet files of who talks to whom; off: none (default STATE-DIR/traffic)")
+	f.Duration("traffic-retention", 24*time.Hour, "how long traffic's history is kept")
+	f.String("ipfix", "", "host:port of an IPFIX collector that is told of traffic, by UDP (default: none)")
 	f.StringSlice("cert-address", nil, "further names and addresses by which the controller is reached")
 	if err := v.BindPFlags(f); err != nil {
 		panic(err) // a flag without a name: a mistake in this file

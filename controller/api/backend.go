@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"heliotrope"
+	"heliotrope/scheduler/traffic"
+	"heliotrope/scheduler/traffic/report"
 )
 
 // What the handler needs of the controller. An error that is a *Problem (NotFound,
@@ -97,6 +99,20 @@ type Health interface {
 	Leader(ctx context.Context) (name string, term int64)
 }
 
+// Traffic knows who talks to whom. Window and Top of the queries are set and within their
+// limits, and what the filters name is in the topology in force.
+type Traffic interface {
+	// Report is what was seen in the window of q, with q.Top ends, pairs and services.
+	Report(ctx context.Context, q TrafficQuery) (report.Report, error)
+	// Matrix is all that was counted in the window of q; q.Top does not matter.
+	Matrix(ctx context.Context, q TrafficQuery) (traffic.Matrix, error)
+	// Diff says what changed from one window to the other, with after.Top changes;
+	// CompareTraffic makes it.
+	Diff(ctx context.Context, before, after TrafficQuery) (TrafficDiff, error)
+	// Page is the report as an HTML page that loads nothing else.
+	Page(ctx context.Context, q TrafficQuery) ([]byte, error)
+}
+
 // Answer is a response kept for an Idempotency-Key.
 type Answer struct {
 	Status  int         `json:"status"`
@@ -124,7 +140,7 @@ type Answers interface {
 	Release(ctx context.Context, key, hash string) error
 }
 
-// Backend is all of the above. Metrics may be nil.
+// Backend is all of the above. Metrics may be nil, and Traffic where none is counted.
 type Backend struct {
 	Topologies Topologies
 	Inventory  Inventory
@@ -136,6 +152,7 @@ type Backend struct {
 	Events     Events
 	Health     Health
 	Answers    Answers
+	Traffic    Traffic
 	Metrics    http.Handler
 
 	// ParseTopology reads a topology in YAML or JSON and returns every problem it has.

@@ -20,8 +20,8 @@ import (
 	"heliotrope"
 )
 
-// maxAnswer is the largest answer that a client reads: a host's 100,000 flows fit.
-const maxAnswer = 64 << 20
+// maxAnswer is the largest answer that a client reads: a matrix of a million cells fits.
+const maxAnswer = 512 << 20
 
 // Client talks to a server. Its methods fail with a *Problem where the server says what is
 // wrong. Make it with Find, NewUnixClient or NewClient; it may be used by many at once.
@@ -107,11 +107,11 @@ func unwrapURL(err error) error {
 
 func problemOf(resp *http.Response) error {
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
 	p := &Problem{}
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil || media != "application/problem+json" || json.Unmarshal(data, p) != nil {
-		p = newProblem(resp.StatusCode, fmt.Sprintf("the server answered %s", resp.Status))
+		p = NewProblem(resp.StatusCode, fmt.Sprintf("the server answered %s", resp.Status))
 	}
 	p.Status = resp.StatusCode
 	return p
@@ -151,7 +151,7 @@ func post[T any](ctx context.Context, c *Client, key string, in any, path string
 	if err != nil {
 		return out, fmt.Errorf("encode request: %w", err)
 	}
-	q := call{method: http.MethodPost, path: escape(path, parts...), body: data, contentType: typeJSON, header: http.Header{}}
+	q := call{method: http.MethodPost, path: escape(path, parts...), body: data, contentType: MediaJSON, header: http.Header{}}
 	if key != "" {
 		q.header.Set("Idempotency-Key", key)
 	}
@@ -198,7 +198,7 @@ func (c *Client) Topology(ctx context.Context) (heliotrope.Topology, int64, erro
 
 // TopologyYAML is the topology in force as a file.
 func (c *Client) TopologyYAML(ctx context.Context) ([]byte, error) {
-	resp, err := c.send(ctx, call{method: http.MethodGet, path: "/v1/topology", header: http.Header{"Accept": {typeYAML}}})
+	resp, err := c.send(ctx, call{method: http.MethodGet, path: "/v1/topology", header: http.Header{"Accept": {MediaYAML}}})
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (c *Client) TopologyYAML(ctx context.Context) ([]byte, error) {
 }
 
 func (c *Client) sendTopology(ctx context.Context, verb string, yaml []byte, out any) error {
-	_, err := c.do(ctx, call{method: http.MethodPost, path: "/v1/topology/" + verb, body: yaml, contentType: typeYAML}, out)
+	_, err := c.do(ctx, call{method: http.MethodPost, path: "/v1/topology/" + verb, body: yaml, contentType: MediaYAML}, out)
 	return err
 }
 
@@ -235,14 +235,14 @@ func (c *Client) DiffTopology(ctx context.Context, yaml []byte) (TopologyPlan, e
 // ApplyTopology puts a file in force if the one in force has revision ifMatch (0: there is
 // none, -1: any).
 func (c *Client) ApplyTopology(ctx context.Context, yaml []byte, ifMatch int64) (TopologyPlan, error) {
-	q := call{method: http.MethodPut, path: "/v1/topology", body: yaml, contentType: typeYAML, header: http.Header{}}
+	q := call{method: http.MethodPut, path: "/v1/topology", body: yaml, contentType: MediaYAML, header: http.Header{}}
 	switch ifMatch {
 	case -1:
 		q.header.Set("If-Match", "*")
 	case 0:
 		q.header.Set("If-None-Match", "*")
 	default:
-		q.header.Set("If-Match", etag(ifMatch))
+		q.header.Set("If-Match", ETag(ifMatch))
 	}
 	var out TopologyPlan
 	_, err := c.do(ctx, q, &out)
@@ -271,7 +271,7 @@ func (c *Client) Host(ctx context.Context, h heliotrope.HostID) (Host, error) {
 
 // CreateToken makes a token with which the host joins. key may be empty.
 func (c *Client) CreateToken(ctx context.Context, h heliotrope.HostID, key string) (JoinToken, error) {
-	return post[JoinToken](ctx, c, key, nothing{}, "/v1/hosts/%s/token", h)
+	return post[JoinToken](ctx, c, key, struct{}{}, "/v1/hosts/%s/token", h)
 }
 
 // RevokeHost refuses the host's certificate from now on.
@@ -302,7 +302,7 @@ func (c *Client) StartMigration(ctx context.Context, r MigrationRequest, key str
 
 // Migrations are the newest migrations, of one VM or (empty) of all.
 func (c *Client) Migrations(ctx context.Context, vm heliotrope.VMID, active bool) ([]Migration, error) {
-	q := url.Values{"limit": {strconv.Itoa(pageLimit)}}
+	q := url.Values{"limit": {strconv.Itoa(PageLimit)}}
 	if vm != "" {
 		q.Set("vm", string(vm))
 	}
@@ -365,7 +365,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // AbortMigration asks for a rollback.
 func (c *Client) AbortMigration(ctx context.Context, id heliotrope.MoveID) (Migration, error) {
-	return post[Migration](ctx, c, "", nothing{}, "/v1/migrations/%s/abort", id)
+	return post[Migration](ctx, c, "", struct{}{}, "/v1/migrations/%s/abort", id)
 }
 
 // Routes are the public routes.
@@ -450,7 +450,7 @@ func (c *Client) followOnce(ctx context.Context, after *int64, kinds []string, s
 	}
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxBody)
+	lines.Buffer(nil, MaxBody)
 	id := *after
 	for lines.Scan() {
 		field, value, _ := strings.Cut(lines.Text(), ": ")

@@ -48,6 +48,48 @@ const (
 	TypeUnavailable = urn + "unavailable"          // 503: the store is away; try again
 )
 
+// kind is what a status means where nobody said it better.
+type kind struct{ typ, title, hint string }
+
+func kindOf(status int) kind {
+	switch status {
+	case http.StatusUnauthorized:
+		return kind{TypeNoAuth, "Unauthorized", "send Authorization: Bearer TOKEN, or use the unix socket as root"}
+	case http.StatusForbidden:
+		return kind{TypeForbidden, "Forbidden", ""}
+	case http.StatusNotFound:
+		return kind{TypeNotFound, "Not found", "/openapi.json lists what there is"}
+	case http.StatusMethodNotAllowed:
+		return kind{TypeMethod, "Method not allowed", "the Allow header lists what is"}
+	case http.StatusConflict:
+		return kind{TypeConflict, "Conflict", ""}
+	case http.StatusPreconditionFailed:
+		return kind{TypeStale, "Changed meanwhile", "read it again and send it with the new ETag"}
+	case http.StatusRequestEntityTooLarge:
+		return kind{TypeTooLarge, "Too large", "a body has at most 1 MiB"}
+	case http.StatusUnsupportedMediaType:
+		return kind{TypeMediaType, "Unsupported media type", "send application/json; topologies also as application/yaml"}
+	case http.StatusUnprocessableEntity:
+		return kind{TypeInvalid, "Invalid", ""}
+	case http.StatusPreconditionRequired:
+		return kind{TypeNoCondition, "Precondition missing", ""}
+	case http.StatusTooManyRequests:
+		return kind{TypeTooMany, "Too many requests", "wait as Retry-After says"}
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
+		return kind{TypeUnavailable, "Unavailable", "try again in a moment; running traffic is not affected"}
+	}
+	if status >= 500 {
+		return kind{TypeInternal, "Internal error", ""}
+	}
+	return kind{TypeBadRequest, "Bad request", ""}
+}
+
+// NewProblem is a problem of the kind that the status has where nobody says it better.
+func NewProblem(status int, detail string) *Problem {
+	k := kindOf(status)
+	return &Problem{Type: k.typ, Title: k.title, Status: status, Detail: detail, Hint: k.hint}
+}
+
 // Error is the detail with every field's problem, and the hint.
 func (p *Problem) Error() string {
 	var b strings.Builder

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"heliotrope"
@@ -9,6 +10,28 @@ import (
 
 // Times are RFC 3339 UTC, byte counts and rates are numbers, durations carry their unit
 // in the field's name. A Revision is the store's: it grows with every change of anything.
+
+// Media types.
+const (
+	MediaJSON = "application/json"
+	MediaYAML = "application/yaml" // topologies
+	MediaCSV  = "text/csv"         // matrices; RFC 4180, with a header
+	MediaHTML = "text/html"
+)
+
+// What a request may ask for.
+const (
+	MaxBody   = 1 << 20 // bytes of a body
+	PageLimit = 1000    // items of a page
+)
+
+// ETag is that of a topology with this revision.
+func ETag(rev int64) string { return `"` + strconv.FormatInt(rev, 10) + `"` }
+
+// List is a list as the wire has it.
+type List[T any] struct {
+	Items []T `json:"items" nullable:"false"`
+}
 
 // Version says what program answers.
 type Version struct {

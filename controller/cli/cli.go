@@ -44,9 +44,9 @@ func (e usageError) Unwrap() error { return e.error }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // ExitCode says err, if there is one, on standard error and returns the exit code for it.
-func ExitCode(err error) int { return report(os.Stderr, err) }
+func ExitCode(err error) int { return exitCode(os.Stderr, err) }
 
-func report(w io.Writer, err error) int {
+func exitCode(w io.Writer, err error) int {
 	if err == nil {
 		return codeOK
 	}
@@ -111,6 +111,7 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 		Example: `  heliotrope status                                the whole system on one screen
   heliotrope topology apply three-clouds.yaml      put a topology in force
   heliotrope vm migrate web --to eu --wait         move a VM, and watch it go
+  heliotrope traffic report                        who talks to whom, and in which pattern
   heliotrope route why 198.51.100.10               who believes what about an address`,
 		SilenceUsage: true, SilenceErrors: true, Args: cobra.ArbitraryArgs, RunE: noVerb, SuggestionsMinimumDistance: 2,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
@@ -119,14 +120,14 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 		return usagef("%w\n  see: %s --help", err, cmd.CommandPath())
 	})
 	f := root.PersistentFlags()
-	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml")
+	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml; of traffic also csv")
 	f.StringVar(&a.place.Server, "server", "", "controller: unix:///path/api.sock or https://host:port (default: found by itself)")
 	f.StringVar(&a.place.Lab, "lab", "", "use the controller of this lab on this machine")
 	f.StringVar(&a.place.TokenFile, "token-file", "", "file with the bearer token, for https")
 	f.StringVar(&a.place.CAFile, "ca-file", "", "file with the CA's certificate, for https")
 	root.AddCommand(a.topology(), a.site(), a.host(), a.network(), a.vm(), a.migration(), a.route(), a.mesh(), a.flows(),
-		a.events(), a.status(), a.versionCommand())
-	complete(root, "output", "table", "json", "yaml")
+		a.traffic(), a.events(), a.status(), a.versionCommand())
+	complete(root, "output", "table", "json", "yaml", "csv")
 	return root
 }
 

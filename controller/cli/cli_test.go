@@ -37,7 +37,7 @@ func execute(ctx context.Context, root, stdin string, args ...string) result {
 	cmd.SetOut(&out)
 	cmd.SetErr(&errs)
 	err := cmd.ExecuteContext(ctx)
-	code := report(&errs, err)
+	code := exitCode(&errs, err)
 	return result{out.String(), errs.String(), code}
 }
 
@@ -98,8 +98,33 @@ mesh verify --packet-size 9000
 mesh verify --packet-size 9
 flows list us-1
 flows diff us-1
+traffic report
+traffic report --top 1 -o json
+traffic report -o csv
+traffic report --window 10ms
+traffic report --end noon
+traffic report --site mars
+traffic top
+traffic top --by vms
+traffic top --by services -o csv
+traffic top --by pairs -o csv
+traffic top --by colour
+traffic top -o xml
+traffic matrix --vm web
+traffic matrix -o csv
+traffic matrix --top 0
+traffic patterns
+traffic patterns --explain
+traffic patterns -o csv
+traffic diff --before 10m --after now
+traffic diff --before 10m -o csv
+traffic diff --before 1m --after 2m
+traffic diff --before yesterday
+traffic watch --count 2 --interval 1ms
+traffic watch --count 1 --interval 1ms -o json --top 1 --vm mars
 @ broken
 flows diff us-1
+traffic report
 status
 @ whole
 events
@@ -328,7 +353,7 @@ func TestExitCodes(t *testing.T) {
 		{api.NotFound("vm", "x"), 3}, {api.Invalid("x"), 2}, {api.Conflict("x", ""), 1}, {api.Unavailable("x"), 1},
 	} {
 		var b bytes.Buffer
-		if got := report(&b, c.err); got != c.code {
+		if got := exitCode(&b, c.err); got != c.code {
 			t.Errorf("%v: %d, want %d", c.err, got, c.code)
 		}
 	}

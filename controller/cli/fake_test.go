@@ -15,6 +15,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/rest"
 	"heliotrope/topologies"
 )
 
@@ -34,7 +35,7 @@ type fake struct {
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func (f *fake) backend() api.Backend {
-	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f,
+	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f, Traffic: f,
 		FormatTopology: topologies.Marshal,
 		ParseTopology: func(data []byte, _ string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})
@@ -257,7 +258,7 @@ func serve(t *testing.T, f *fake, root string) {
 	t.Helper()
 	f.keys = map[string][]byte{}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	h, err := api.NewHandler(f.backend(), api.Options{Version: api.Version{Version: "1.2.3", Go: "go1.26"}, Log: log})
+	h, err := rest.NewHandler(f.backend(), rest.Options{Version: api.Version{Version: "1.2.3", Go: "go1.26"}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +267,7 @@ func serve(t *testing.T, f *fake, root string) {
 
 func listenAt(t *testing.T, socket string, h http.Handler, log *slog.Logger) {
 	t.Helper()
-	s, err := api.Listen(t.Context(), api.ServerConfig{Socket: socket, Handler: h, Log: log})
+	s, err := rest.Listen(t.Context(), rest.ServerConfig{Socket: socket, Handler: h, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,17 +22,25 @@ type printer struct {
 	out, err io.Writer
 	format   string
 	terminal bool // progress is drawn over itself
+	screen   bool // out can be drawn over
 	color    bool
 }
 
+// hasCSV is the annotation of commands that know -o csv as well.
+const hasCSV = "csv"
+
 func (a *app) printer(cmd *cobra.Command) (*printer, error) {
-	switch a.output {
-	case "table", "json", "yaml":
+	_, csv := cmd.Annotations[hasCSV]
+	switch {
+	case a.output == "table", a.output == "json", a.output == "yaml", a.output == "csv" && csv:
+	case csv:
+		return nil, usagef("-o %s: there are table, json, yaml and csv", a.output)
 	default:
 		return nil, usagef("-o %s: there are table, json and yaml", a.output)
 	}
 	p := &printer{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), format: a.output, terminal: isTerminal(cmd.ErrOrStderr())}
-	p.color = isTerminal(p.out) && os.Getenv("NO_COLOR") == ""
+	p.screen = isTerminal(p.out)
+	p.color = p.screen && os.Getenv("NO_COLOR") == ""
 	return p, nil
 }
 
@@ -63,6 +73,29 @@ func (p *printer) show(v any, table func(t *table)) error {
 	t.color = p.color
 	table(&t.table)
 	return t.writeTo(p.out)
+}
+
+// csv writes records for spreadsheets: numbers without units, nothing as nothing.
+func (p *printer) csv(head []string, rows [][]any) error {
+	w := csv.NewWriter(p.out)
+	records := [][]string{head}
+	for _, row := range rows {
+		record := make([]string, len(row))
+		for i, v := range row {
+			switch v := v.(type) {
+			case float64:
+				record[i] = strconv.FormatFloat(v, 'f', -1, 64)
+			case time.Time:
+				if !v.IsZero() {
+					record[i] = v.UTC().Format(time.RFC3339Nano)
+				}
+			default:
+				record[i] = fmt.Sprint(v)
+			}
+		}
+		records = append(records, record)
+	}
+	return w.WriteAll(records)
 }
 
 // toYAML writes v with the names and the order that its JSON has.

@@ -18,7 +18,7 @@ func TestUsageOfAddedCommands(t *testing.T) {
 			&cobra.Command{Use: "exec", Args: cobra.MinimumNArgs(2), RunE: done})
 		root.AddCommand(lab)
 		root.SetArgs(args)
-		if code := report(io.Discard, root.Execute()); code != codeUsage {
+		if code := exitCode(io.Discard, root.Execute()); code != codeUsage {
 			t.Errorf("%v: exit code %d, want %d", args, code, codeUsage)
 		}
 	}

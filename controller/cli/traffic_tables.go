@@ -1,0 +1,326 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/scheduler/traffic"
+	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/report"
+)
+
+func reportTable(t *table, r report.Report) {
+	t.line("%s", windowText(r.From, r.To, r.Total))
+	if s := sparkline(r.History); s != "" {
+		t.line("%s", s)
+	}
+	section(t, len(r.Pairs), func() { pairsTable(t, r.Pairs) })
+	section(t, len(r.Talkers), func() { talkersTable(t, r.Talkers) })
+	section(t, len(r.Services), func() { servicesTable(t, r.Services) })
+	section(t, len(r.Groups), func() { groupsTable(t, r.Groups) })
+	section(t, len(r.Sites), func() {
+		t.head("FROM SITE", "TO SITE", "RATE", "USD/HOUR")
+		for _, s := range r.Sites {
+			t.row(s.From, s.To, rateText(s.Rate), money(s))
+		}
+	})
+	section(t, len(r.Savings), func() {
+		t.head("MOVE", "FROM", "TO", "SAVES USD/HOUR", "KEEPS AT HOME", "WHY")
+		for _, s := range r.Savings {
+			t.row(join(s.VMs), s.From, s.To, fmt.Sprintf("%.4f", s.USDPerHour), rateText(s.Bytes), s.Why)
+		}
+		t.line("an estimate: the scheduler decides")
+	})
+	section(t, len(r.Events), func() {
+		t.head("WHEN", "CHANGE", "GROUP", "WHAT")
+		for _, e := range r.Events {
+			t.row(e.At, e.Kind, e.Group, e.What)
+		}
+	})
+	section(t, len(r.Sources), func() {
+		t.head("HOST", "COUNTS BY", "LOOKS AT", "PORTS", "CPU", "SHED", "CROWDED", "MISSING", "LAST")
+		for _, s := range r.Sources {
+			t.row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, percent(s.Missing), s.LastBin)
+		}
+	})
+	notes(t, r.Notes)
+}
+
+// section is a table with an empty line before it, where it has rows.
+func section(t *table, rows int, table func()) {
+	if rows > 0 {
+		t.line("")
+		table()
+	}
+}
+
+func notes(t *table, all []string) {
+	for _, n := range all {
+		t.line("note: %s", n)
+	}
+}
+
+func windowText(from, to time.Time, total report.Total) string {
+	s := spanText(from, to) + ": "
+	if total.Pairs == 0 {
+		return s + "no traffic"
+	}
+	s += fmt.Sprintf("%s, %s packets/s, %s new flows/s; ", rateText(total.BytesPerSecond), countText(total.PacketsPerSecond), countText(total.FlowsPerSecond))
+	s += fmt.Sprintf("%s of %s", plural(total.Pairs, "pair"), plural(total.VMs, "VM"))
+	if total.Outside > 0 {
+		s += fmt.Sprintf(" and %s outside", map[bool]string{true: "1 prefix", false: fmt.Sprintf("%d prefixes", total.Outside)}[total.Outside == 1])
+	}
+	return s
+}
+
+// spanText is a window: its day once, unless it ends on another.
+func spanText(from, to time.Time) string {
+	end := cell(to)
+	if day := "2006-01-02"; from.UTC().Format(day) == to.UTC().Format(day) {
+		end = to.UTC().Format("15:04:05Z")
+	}
+	return fmt.Sprintf("%s to %s (%s)", cell(from), end, durationText(to.Sub(from)))
+}
+
+// durationText is 1h rather than 1h0m0s.
+func durationText(d time.Duration) string {
+	s := d.Round(time.Second).String()
+	if short, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = short + "m"
+	}
+	if short, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = short + "h"
+	}
+	return s
+}
+
+// sparkline is a time line in one line.
+func sparkline(history []report.Volume) string {
+	const width = 60
+	history = history[max(0, len(history)-width):]
+	peak := 0.0
+	for _, v := range history {
+		peak = max(peak, v.Rate)
+	}
+	if peak == 0 || len(history) < 2 {
+		return ""
+	}
+	bars := []rune("▁▂▃▄▅▆▇█")
+	var b strings.Builder
+	for _, v := range history {
+		b.WriteRune(bars[min(max(int(v.Rate/peak*float64(len(bars))), 0), len(bars)-1)])
+	}
+	span := history[len(history)-1].At.Sub(history[0].At)
+	return fmt.Sprintf("%s  %s, peak %s", b.String(), durationText(span), rateText(peak))
+}
+
+// pairsTable has a column for intervals only where packets were sampled.
+func pairsTable(t *table, pairs []report.Pair) {
+	sampled := slices.ContainsFunc(pairs, func(p report.Pair) bool { return p.High > p.Low })
+	head := []string{"SOURCE", "DESTINATION", "RATE", "95%", "PACKETS/S", "SERVICE", "SITES", "RTT", "BURST"}
+	if !sampled {
+		head = slices.Delete(head, 3, 4)
+	}
+	t.head(head...)
+	for _, p := range pairs {
+		row := []any{p.Src, p.Dst, rateText(p.Rate), intervalText(p.Low, p.High), countText(p.Packets), serviceText(p.Service, p.Reply),
+			sitesText(p), msText(p.RTTMs), burstText(p.Burst)}
+		if !sampled {
+			row = slices.Delete(row, 3, 4)
+		}
+		t.row(row...)
+	}
+}
+
+func sitesText(p report.Pair) string {
+	if p.From == p.To {
+		return string(p.From)
+	}
+	name := func(s heliotrope.SiteID) string { return cmp.Or(string(s), "outside") }
+	return name(p.From) + " → " + name(p.To)
+}
+
+func serviceText(s traffic.Service, reply bool) string {
+	switch {
+	case s == (traffic.Service{}):
+		return ""
+	case reply:
+		return s.String() + " reply"
+	}
+	return s.String()
+}
+
+func burstText(x float64) string {
+	if x == 0 {
+		return ""
+	}
+	return fmt.Sprintf("×%.1f", x)
+}
+
+func talkersTable(t *table, talkers []report.Talker) {
+	t.head("END", "SITE", "HOST", "SENDS", "GETS", "TALKS TO")
+	for _, x := range talkers {
+		t.row(x.End, x.Site, x.Host, rateText(x.Sent), rateText(x.Got), x.Ends)
+	}
+}
+
+func servicesTable(t *table, services []report.Service) {
+	t.head("SERVICE", "RATE", "CLIENTS", "SERVERS")
+	for _, s := range services {
+		t.row(serviceText(s.Service, false), rateText(s.Rate), s.Clients, endsText(s.Servers, 8))
+	}
+}
+
+func groupsTable(t *table, groups []report.Group) {
+	if len(groups) == 0 {
+		t.line("no VMs that belong together were seen")
+		return
+	}
+	t.head("GROUP", "PATTERN", "RATE", "OUTSIDE", "SITES", "SINCE", "VMS")
+	for _, g := range groups {
+		t.row(g.ID, patternText(g.Group), rateText(g.Bytes), rateText(g.Outside), join(g.Sites), g.Since, endsText(g.Ends, 4))
+	}
+}
+
+// patternText is a group's pattern with its size, its shape and how sure that is.
+func patternText(g pattern.Group) string {
+	n := len(g.Ends)
+	sides := make([]string, len(g.Shape))
+	for i, s := range g.Shape {
+		sides[i] = fmt.Sprint(s)
+	}
+	var s string
+	switch {
+	case g.Kind == pattern.Random || g.Kind == pattern.Unknown:
+		return fmt.Sprintf("%s, %d VMs", g.Kind, n)
+	case g.Kind == pattern.Pair:
+		s = string(g.Kind)
+	case g.Kind == pattern.Shuffle && len(sides) == 2:
+		s = fmt.Sprintf("shuffle of %s to %s", sides[0], sides[1])
+	case g.Kind == pattern.Tree && len(sides) == 1:
+		s = fmt.Sprintf("tree of %d, %s children each", n, sides[0])
+	case len(sides) > 1:
+		s = fmt.Sprintf("%s of %s", g.Kind, strings.Join(sides, "×"))
+	default:
+		s = fmt.Sprintf("%s of %d", g.Kind, n)
+	}
+	return fmt.Sprintf("%s (%s)", s, percent(g.Confidence))
+}
+
+// endsText lists n ends at most, and how many more there are.
+func endsText(ends []traffic.End, n int) string {
+	names := make([]string, 0, n+1)
+	for _, e := range ends[:min(n, len(ends))] {
+		names = append(names, e.String())
+	}
+	if more := len(ends) - n; more > 0 {
+		names = append(names, fmt.Sprintf("+%d", more))
+	}
+	return strings.Join(names, ",")
+}
+
+// explainGroup says why a group has its pattern, and what its VMs do.
+func explainGroup(t *table, g report.Group) {
+	t.line("")
+	t.line("%s: %s", g.ID, patternText(g.Group))
+	t.row("  VMs", endsText(g.Ends, 32))
+	for _, e := range g.Evidence {
+		t.row("  why", e)
+	}
+	t.row("  explains", fmt.Sprintf("%s of its %s", percent(g.Coverage), rateText(g.Bytes)))
+	if g.Second != "" {
+		t.row("  else", string(g.Second))
+	}
+	for _, tier := range g.Tiers {
+		t.row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, percent(tier.Confidence), endsText(tier.Members, 16)))
+	}
+	for _, p := range slices.Backward(g.Phases) {
+		t.row("  before", fmt.Sprintf("%s, %s", patternText(p.Group), spanText(p.From, p.To)))
+	}
+}
+
+// matrixTable is a grid where that fits on a screen, and a list of the top cells.
+func matrixTable(t *table, m traffic.Matrix, top int) {
+	seconds := max(m.To.Sub(m.From).Seconds(), 1e-9)
+	rates := map[[2]traffic.End]float64{}
+	var ends []traffic.End
+	for _, c := range m.Cells {
+		rates[[2]traffic.End{c.Src, c.Dst}] = c.Bytes / seconds
+		ends = append(ends, c.Src, c.Dst)
+	}
+	slices.SortFunc(ends, traffic.End.Compare)
+	ends = slices.Compact(ends)
+	if len(ends) > 0 && len(ends) <= 12 {
+		head := []string{"FROM\\TO"}
+		for _, e := range ends {
+			head = append(head, e.String())
+		}
+		t.head(head...)
+		for _, src := range ends {
+			row := []any{src}
+			for _, dst := range ends {
+				rate, ok := rates[[2]traffic.End{src, dst}]
+				row = append(row, map[bool]string{true: rateText(rate), false: "·"}[ok])
+			}
+			t.row(row...)
+		}
+		t.line("")
+	}
+	cells := slices.Clone(m.Cells)
+	slices.SortStableFunc(cells, func(a, b traffic.Cell) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	t.head("SOURCE", "DESTINATION", "BYTES", "RATE", "PACKETS", "FLOWS", "SERVICES")
+	for _, c := range cells[:min(top, len(cells))] {
+		t.row(c.Src, c.Dst, bytesText(uint64(math.Round(c.Bytes))), rateText(c.Bytes/seconds), countText(c.Packets), countText(c.Flows), sharesText(c))
+	}
+	t.line("%s: %d of %s between %s", spanText(m.From, m.To), min(top, len(cells)), plural(len(cells), "cell"), plural(len(ends), "end"))
+	if m.Shed > 0 {
+		t.line("note: %s packets were not looked at", countText(float64(m.Shed)))
+	}
+	for _, h := range slices.Sorted(maps.Keys(m.Missing)) {
+		t.line("note: %s of what %s was to count is missing", percent(m.Missing[h]), h)
+	}
+}
+
+// sharesText are a cell's three largest services with their shares.
+func sharesText(c traffic.Cell) string {
+	var all []string
+	for _, s := range c.Services[:min(3, len(c.Services))] {
+		all = append(all, fmt.Sprintf("%s %s", serviceText(s.Service, s.Reply), percent(s.Bytes/max(c.Bytes, 1))))
+	}
+	return strings.Join(all, ", ")
+}
+
+func diffTable(t *table, d api.TrafficDiff) {
+	t.line("before  %s", windowText(d.Before.From, d.Before.To, d.Before.Total))
+	t.line("after   %s", windowText(d.After.From, d.After.To, d.After.Total))
+	section(t, len(d.Pairs), func() {
+		t.head("SOURCE", "DESTINATION", "BEFORE", "AFTER", "CHANGE", "AT LEAST")
+		for _, p := range d.Pairs {
+			t.row(p.Src, p.Dst, rateText(p.Before), rateText(p.After), changeText(p), rateText(p.Least))
+		}
+	})
+	section(t, len(d.Groups), func() {
+		t.head("GROUP", "CHANGE", "BEFORE", "AFTER", "JOINED", "LEFT")
+		for _, g := range d.Groups {
+			t.row(g.ID, g.Change, string(g.Before), string(g.After), endsText(g.Joined, 4), endsText(g.Left, 4))
+		}
+	})
+	if len(d.Pairs)+len(d.Groups) == 0 {
+		t.line("nothing changed")
+	}
+	notes(t, d.Notes)
+}
+
+func changeText(c traffic.Change) string {
+	if c.Before == 0 || c.After == 0 {
+		return string(c.Kind)
+	}
+	return fmt.Sprintf("%+.0f%%", 100*(c.After/c.Before-1))
+}
