@@ -7,7 +7,7 @@ FUZZTIME ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/hostagent.Version=$(VERSION)"
 
-.PHONY: all deps build test race lint fuzz demo lab bench-fabric clean
+.PHONY: all deps build test race lint fuzz demo lab bench-fabric bench-traffic clean
 
 all: build
 
@@ -53,6 +53,10 @@ lab: deps build
 ## bench-fabric: meshes of 3 to 100 hosts; ends within 10 minutes
 bench-fabric: deps build
 	@$(BIN)/heliotrope lab bench-fabric
+
+## bench-traffic: what is said of traffic against what is true; ends within 40 minutes
+bench-traffic: deps build
+	@$(BIN)/heliotrope lab bench-traffic
 
 clean:
 	rm -rf $(BIN)

@@ -11,7 +11,9 @@ import (
 	"heliotrope/controller/cli"
 	"heliotrope/topologies/lab"
 	"heliotrope/topologies/lab/bench"
+	"heliotrope/topologies/lab/endpoints"
 	"heliotrope/topologies/lab/story"
+	"heliotrope/topologies/lab/trafficbench"
 )
 
 // version is set by the linker.
@@ -27,7 +29,7 @@ func run() int {
 	root := cli.Command(version)
 	labs := lab.Command()
 	labs.AddCommand(story.Commands()...)
-	labs.AddCommand(bench.Command())
+	labs.AddCommand(bench.Command(), trafficbench.Command(), endpoints.Command())
 	root.AddCommand(controllerCommand(), labs)
 	err := root.ExecuteContext(ctx)
 	var exit lab.ExitError

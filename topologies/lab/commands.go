@@ -53,7 +53,7 @@ func upCommand(t *Target) *cobra.Command {
 		Use: "up FILE", Short: "Bring a lab up",
 		Long: `Bring the topology of FILE up and return when everything answers. The lab lives on in
 the background until 'lab down'. Its name is the topology's, or --lab.`,
-		Example: "  heliotrope lab up topologies/three-clouds.yaml\n  heliotrope lab up mine.yaml --lab second",
+		Example: "  heliotrope lab up topologies/three-clouds.yaml\n  heliotrope lab up mine.yaml --lab second\n  heliotrope lab up topologies/traffic.yaml --light",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			top, err := topologies.LoadFile(args[0], topologies.Options{})
@@ -69,6 +69,7 @@ the background until 'lab down'. Its name is the topology's, or --lab.`,
 		},
 	}
 	cmd.Flags().BoolVar(&o.WithoutControl, "without-control", false, "no controller and no agents: routers, Open vSwitch and libvirt only")
+	cmd.Flags().BoolVar(&o.Light, "light", false, "VMs are namespaces and no guests: many of them, real traffic, no moves")
 	cmd.Flags().BoolVar(&o.WithoutLibvirt, "without-libvirt", false, "no libvirt on the hosts: for many hosts and no VMs")
 	cmd.Flags().StringVar(&o.AgentBinary, "agent", "", "the agent's program (default: heliotrope-agent beside this one)")
 	cmd.Flags().DurationVar(&o.Patience, "timeout", time.Minute, "how long everything may take to come up")
@@ -84,7 +85,7 @@ func downCommand(t *Target) *cobra.Command {
 			if len(args) == 1 {
 				t.Name = args[0]
 			}
-			if err := t.choose(cmd.Context()); errors.Is(err, errNoLab) {
+			if err := t.Choose(cmd.Context()); errors.Is(err, errNoLab) {
 				return nil
 			} else if err != nil {
 				return err
@@ -99,9 +100,9 @@ func downCommand(t *Target) *cobra.Command {
 // errNoLab says that no lab is there to choose.
 var errNoLab = errors.New("no lab is up: bring one up with 'heliotrope lab up FILE'")
 
-// choose settles on the only lab where none was named: the only one that runs, else the
+// Choose settles on the only lab where none was named: the only one that runs, else the
 // only one that left something.
-func (t *Target) choose(ctx context.Context) error {
+func (t *Target) Choose(ctx context.Context) error {
 	if t.Name != "" || t.Dir != "" {
 		return nil
 	}
@@ -135,7 +136,7 @@ func statusCommand(t *Target) *cobra.Command {
 		Example: "  heliotrope lab status\n  heliotrope lab status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := t.choose(cmd.Context()); err != nil {
+			if err := t.Choose(cmd.Context()); err != nil {
 				return err
 			}
 			s, err := Read(cmd.Context(), *t)
@@ -163,7 +164,7 @@ func execCommand(t *Target) *cobra.Command {
 		Example: "  heliotrope lab exec left-1 -- virsh list\n  heliotrope lab exec router-left -- birdc show route\n  heliotrope lab exec visitor -- bash",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := t.choose(cmd.Context()); err != nil {
+			if err := t.Choose(cmd.Context()); err != nil {
 				return err
 			}
 			code, err := Exec(cmd.Context(), *t, args[0], args[1:], Stdio{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
@@ -183,7 +184,7 @@ func logsCommand(t *Target) *cobra.Command {
 		Example: "  heliotrope lab logs left-1\n  heliotrope lab logs left-1 libvirtd\n  heliotrope lab logs controller controller -f\n  heliotrope lab logs supervisor",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := t.choose(cmd.Context()); err != nil {
+			if err := t.Choose(cmd.Context()); err != nil {
 				return err
 			}
 			if len(args) == 2 || args[0] == "supervisor" {
@@ -210,7 +211,7 @@ func linkCommand(t *Target) *cobra.Command {
 		Example: "  heliotrope lab link us-eu\n  heliotrope lab link us-eu --delay 80ms --loss 0.01 --rate 100Mbit\n  heliotrope lab link us-eu --down --from us\n  heliotrope lab link us-eu --up",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := t.choose(cmd.Context()); err != nil {
+			if err := t.Choose(cmd.Context()); err != nil {
 				return err
 			}
 			c := LinkChange{Link: heliotrope.LinkID(args[0]), From: heliotrope.SiteID(from)}
@@ -259,7 +260,7 @@ func killCommand(t *Target) *cobra.Command {
 		Example: "  heliotrope lab kill left-1 ovs-vswitchd\n  heliotrope lab kill left-1 libvirtd --signal TERM",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := t.choose(cmd.Context()); err != nil {
+			if err := t.Choose(cmd.Context()); err != nil {
 				return err
 			}
 			s := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG"))

@@ -14,7 +14,7 @@ die() {
 	exit 1
 }
 
-by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
+by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; PostgreSQL, Redis, etcd, nginx, iperf3 and curl for the benchmark of traffic; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
 
 check_go() {
 	command -v go >/dev/null || die 'no "go" in PATH: install Go 1.26 or newer from https://go.dev/dl/'
@@ -70,6 +70,34 @@ without_services() {
 	return $rc
 }
 
+# The applications that the benchmark of traffic runs, by their packages: 66 MB to fetch.
+missing_apps() {
+	local has='command -v' PATH="$PATH:/usr/sbin:/sbin"
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql
+	$has redis-server >/dev/null || echo redis-server
+	$has etcd >/dev/null || echo etcd-server
+	$has etcdctl >/dev/null || echo etcd-client
+	$has nginx >/dev/null || echo nginx-light
+	$has iperf3 >/dev/null || echo iperf3
+	$has curl >/dev/null || echo curl
+}
+
+# A machine that did not serve these before does not do so after its next boot either.
+install_apps() {
+	say "installing applications for the benchmark of traffic: $*"
+	without_services apt install --no-install-recommends "$@"
+	command -v systemctl >/dev/null || return 0
+	local package
+	for package in "$@"; do
+		case $package in
+		postgresql | redis-server) ;;
+		etcd-server | nginx-light) package=${package%-*} ;;
+		*) continue ;;
+		esac
+		systemctl --quiet disable "$package.service" 2>/dev/null || true
+	done
+}
+
 install_packages() {
 	enable_backports
 	apt update
@@ -106,15 +134,20 @@ fetch_guest_kernel() {
 
 main() {
 	check_go
-	local missing
+	local missing apps
 	missing=$(missing_programs | tr '\n' ' ')
-	if [ -n "$missing" ] || qemu_too_old || guest_kernel_missing; then
+	apps=$(missing_apps | tr '\n' ' ')
+	if [ -n "$missing$apps" ] || qemu_too_old || guest_kernel_missing; then
 		. /etc/os-release
 		[ "${ID:-}" = debian ] && [ "${VERSION_ID:-}" = 12 ] ||
-			die "this is ${PRETTY_NAME:-an unknown system}, and only Debian 12 is installed automatically. Missing: ${missing:-a newer QEMU or the guest kernel}." "$by_hand"
+			die "this is ${PRETTY_NAME:-an unknown system}, and only Debian 12 is installed automatically. Missing: ${missing:-a newer QEMU, the guest kernel or the packages }$apps." "$by_hand"
 		[ "$(id -u)" = 0 ] ||
-			die "not root, and missing: ${missing:-a newer QEMU or the guest kernel}. Run 'sudo make deps' once." "$by_hand"
+			die "not root, and missing: ${missing:-a newer QEMU, the guest kernel or the packages }$apps. Run 'sudo make deps' once." "$by_hand"
 		[ -z "$missing" ] && ! qemu_too_old || install_packages
+		if [ -n "$apps" ]; then
+			apt update
+			install_apps $apps
+		fi
 		if guest_kernel_missing; then
 			apt-cache show "$kernel_package" >/dev/null 2>&1 || apt update
 			fetch_guest_kernel

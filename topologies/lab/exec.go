@@ -27,7 +27,8 @@ type Stdio struct {
 }
 
 // Exec runs argv inside a node and returns its exit code, 128 plus the signal where one
-// ended it. The command is killed when ctx ends. An error means that it did not run.
+// ended it. When ctx ends the command is asked to end, and killed a second later. An error
+// means that it did not run.
 func Exec(ctx context.Context, t Target, node string, argv []string, stdio Stdio) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("execute in node: no command")
@@ -75,6 +76,7 @@ func enter(ctx context.Context, pid int, argv []string, stdio Stdio) (int, error
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
 	// No Pdeathsig: Go's child asks who its parent is, gets 0 in the node, and kills itself.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
 	var exit *exec.ExitError

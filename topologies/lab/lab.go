@@ -13,6 +13,8 @@
 //	host ───┤ lan ─ router ─ wan0 ═ WAN ═ wan0 ─ router ─ lan ┤
 //	controller                (supervisor)     └─ client
 //
+// In a light lab a VM is one more such process, on its host's br-int (light.go).
+//
 // # Nothing remains
 //
 // Namespaces have no names and devices are born inside them, so all that a lab is hangs on
@@ -71,6 +73,9 @@ type Options struct {
 	WithoutControl bool
 	// WithoutLibvirt leaves libvirt out, for fabrics of many hosts on one machine.
 	WithoutLibvirt bool
+	// Light makes each VM a namespace at its host in place of a guest (light.go). There is
+	// no libvirt then, and nothing moves.
+	Light bool
 	// Patience is how long everything may take to come up; default 60 s.
 	Patience time.Duration
 	// Progress is told what has been reached, in a few words; may be nil.
@@ -124,8 +129,11 @@ func Up(ctx context.Context, o Options) error {
 func (o Options) config() (config, error) {
 	c := config{
 		Name: o.Name, Topology: o.Topology, TopologyFile: o.TopologyFile, Binary: o.Binary, AgentBinary: o.AgentBinary, Controller: o.Controller,
-		Images: o.Images, WithoutControl: o.WithoutControl, WithoutLibvirt: o.WithoutLibvirt, Patience: o.Patience,
+		Images: o.Images, WithoutControl: o.WithoutControl, WithoutLibvirt: o.WithoutLibvirt || o.Light, Light: o.Light, Patience: o.Patience,
 		Passwords: map[heliotrope.PeerID]string{},
+	}
+	if o.Light && o.WithoutControl {
+		return config{}, errors.New("plan lab: light VMs need a controller: nobody else makes the switch that they hang on")
 	}
 	if c.Name == "" {
 		c.Name = o.Topology.Name
@@ -166,7 +174,7 @@ func (o Options) config() (config, error) {
 
 // buildImages makes the lab's own guest where no other images were given.
 func (c *config) buildImages(ctx context.Context) error {
-	if c.Images != nil || c.WithoutControl {
+	if c.Images != nil || c.WithoutControl || c.Light {
 		return nil
 	}
 	dir := c.layout().file("images/guest")

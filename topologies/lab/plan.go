@@ -23,6 +23,7 @@ const (
 	KindController Kind = "controller"
 	KindHost       Kind = "host"
 	KindClient     Kind = "client"
+	KindVM         Kind = "vm" // of a light lab
 )
 
 // plan is a node as the supervisor sees it; the embedded part is for its PID 1.
@@ -31,7 +32,8 @@ type plan struct {
 	Kind    Kind
 	Site    heliotrope.SiteID
 	Address netip.Addr
-	Host    heliotrope.HostID // of a host; its node may have to be named otherwise
+	Host    heliotrope.HostID // of a host, whose node may have to be named otherwise, or that a VM is at
+	VM      heliotrope.VMID   // of a VM
 	Hosts   string            // the content of /etc/hosts
 }
 
@@ -43,7 +45,7 @@ type planner struct {
 	config config
 	top    heliotrope.Topology
 	sites  []heliotrope.SiteID // ordered: a site's place is its number on the WAN
-	names  map[string]netip.Addr
+	names  map[string]bool     // taken
 	plans  []plan
 }
 
@@ -52,7 +54,7 @@ func plans(cfg config) ([]plan, error) {
 	p := &planner{
 		config: cfg, top: cfg.Topology,
 		sites: slices.Sorted(maps.Keys(cfg.Topology.Sites)),
-		names: map[string]netip.Addr{},
+		names: map[string]bool{},
 	}
 	if len(p.sites) > maxSites {
 		return nil, fmt.Errorf("plan lab: %d sites, at most %d fit in 100.64.0.0/24", len(p.sites), maxSites)
@@ -71,24 +73,29 @@ func plans(cfg config) ([]plan, error) {
 		c := p.top.Clients[id]
 		p.leaf(string(id), KindClient, c.Site, c.Address, "eth0")
 	}
+	if cfg.Light {
+		for _, id := range slices.Sorted(maps.Keys(p.top.VMs)) {
+			p.vm(id, p.top.VMs[id])
+		}
+	}
 	for i := range p.plans {
 		if _, ok := p.top.Sites[p.plans[i].Site]; !ok {
 			return nil, fmt.Errorf("plan lab: node %s is in site %q, which is not in the topology", p.plans[i].Node, p.plans[i].Site)
 		}
-		p.plans[i].Hosts = p.hostsFile()
+		p.plans[i].Hosts = p.hostsFile(p.plans[i].Kind == KindVM)
 	}
 	return p.plans, nil
 }
 
 // add appends a node under a name that no other has.
 func (p *planner) add(name string, kind Kind, site heliotrope.SiteID, addr netip.Addr) *plan {
-	if _, taken := p.names[name]; taken {
+	if p.names[name] {
 		name = string(kind) + "-" + name
 	}
-	for _, taken := p.names[name]; taken; _, taken = p.names[name] {
+	for p.names[name] {
 		name += "-2"
 	}
-	p.names[name] = addr
+	p.names[name] = true
 	p.plans = append(p.plans, plan{
 		Kind: kind, Site: site, Address: addr,
 		Plan: node.Plan{
@@ -239,15 +246,18 @@ func (p *planner) leaf(name string, kind Kind, at heliotrope.SiteID, addr netip.
 	return n
 }
 
-// hostsFile resolves every node's name. Without it libvirt waits for a resolver that
-// does not exist: a migration took 67 s instead of 2.4 s.
-func (p *planner) hostsFile() string {
-	var b strings.Builder
-	b.WriteString("127.0.0.1 localhost\n::1 localhost\n")
-	for _, name := range slices.Sorted(maps.Keys(p.names)) {
-		fmt.Fprintf(&b, "%s %s\n", p.names[name], name)
+// hostsFile resolves the name of every node, or of every VM: neither sees the others'
+// addresses. Without it libvirt waits for a resolver that does not exist: a migration took
+// 67 s instead of 2.4 s.
+func (p *planner) hostsFile(vms bool) string {
+	var names []string
+	for _, n := range p.plans {
+		if (n.Kind == KindVM) == vms {
+			names = append(names, fmt.Sprintf("%s %s\n", n.Address, n.Node))
+		}
 	}
-	return b.String()
+	slices.Sort(names)
+	return "127.0.0.1 localhost\n::1 localhost\n" + strings.Join(names, "")
 }
 
 // wanAddress is the i-th router's address towards the others.

@@ -38,6 +38,8 @@ type NodeStatus struct {
 	Kind    Kind              `json:"kind"`
 	Site    heliotrope.SiteID `json:"site"`
 	Address netip.Addr        `json:"address"`
+	Host    heliotrope.HostID `json:"host,omitempty"` // of a host; of a VM: where it is
+	VM      heliotrope.VMID   `json:"vm,omitempty"`
 	PID     int               `json:"pid"` // of its PID 1, outside
 	Up      bool              `json:"up"`
 	Waiting string            `json:"waiting,omitempty"` // for what, where it is not up
@@ -147,7 +149,7 @@ func (h *handle) status() NodeStatus {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	st := NodeStatus{
-		Name: h.plan.Node, Kind: h.plan.Kind, Site: h.plan.Site, Address: h.plan.Address, PID: h.pid,
+		Name: h.plan.Node, Kind: h.plan.Kind, Site: h.plan.Site, Address: h.plan.Address, Host: h.plan.Host, VM: h.plan.VM, PID: h.pid,
 		Up: !h.gone && up(len(h.last.Daemons))(h.last), Daemons: slices.Clone(h.last.Daemons),
 	}
 	switch {

@@ -34,6 +34,7 @@ type config struct {
 	Images         map[string]string
 	WithoutControl bool
 	WithoutLibvirt bool
+	Light          bool
 	Patience       time.Duration // for everything to come up
 }
 
@@ -165,11 +166,21 @@ func (s *supervisor) bring(ctx context.Context) error {
 			return fmt.Errorf("%w; see %s", err, filepath.Join(n.plan.Dir, "log"))
 		}
 	}
-	s.progress("routers, Open vSwitch and libvirt answer")
+	s.progress("%s", s.config.daemons())
 	if s.config.WithoutControl {
 		return nil
 	}
-	return s.bringControl(ctx)
+	if err := s.bringControl(ctx); err != nil || !s.config.Light {
+		return err
+	}
+	return s.bringVMs(ctx)
+}
+
+func (c config) daemons() string {
+	if c.WithoutLibvirt {
+		return "routers and Open vSwitch answer"
+	}
+	return "routers, Open vSwitch and libvirt answer"
 }
 
 func (s *supervisor) progress(format string, args ...any) {

@@ -41,7 +41,7 @@ func wire(w *wan.WAN, top heliotrope.Topology, nodes []*handle) error {
 		}
 		var members []*handle
 		for _, n := range nodes {
-			if n.plan.Kind != KindRouter && n.plan.Site == router.plan.Site {
+			if n.plan.Kind != KindRouter && n.plan.Kind != KindVM && n.plan.Site == router.plan.Site {
 				members = append(members, n)
 			}
 		}
@@ -68,6 +68,9 @@ func wire(w *wan.WAN, top heliotrope.Topology, nodes []*handle) error {
 		if err := w.AddPort(string(router.plan.Site), mac, tap); err != nil {
 			return fmt.Errorf("wire site %s: %w", router.plan.Site, err)
 		}
+	}
+	if err := wireVMs(top, nodes); err != nil {
+		return err
 	}
 	return shape(w, top)
 }

@@ -100,7 +100,7 @@ func (n netconf) Observe(context.Context) (map[string]wanted, error) {
 			have[queueKey] = wanted{}
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -116,7 +116,7 @@ func (n netconf) Observe(context.Context) (map[string]wanted, error) {
 			have["3 neighbor "+names[nb.LinkIndex]+" "+nb.IP.String()] = wanted{}
 		}
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: unix.RTPROT_STATIC, Table: unix.RT_TABLE_UNSPEC},
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: unix.RTPROT_STATIC, Table: unix.RT_TABLE_UNSPEC},
 		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -161,7 +161,11 @@ func (n netconf) Apply(_ context.Context, changes []reconcile.Change[string, wan
 
 func (a Address) add() error {
 	return onLink(a.Device, func(l netlink.Link) error {
-		return netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(a.Prefix)})
+		addr := &netlink.Addr{IPNet: ipNet(a.Prefix)}
+		if a.Prefix.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD // nobody else can have it
+		}
+		return netlink.AddrReplace(l, addr)
 	})
 }
 

@@ -73,15 +73,23 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer stop()
+	if err := d.counted(ctx); err != nil {
+		return err
+	}
+	begin := time.Now().Truncate(time.Second)
 	var legs []leg
 	for _, to := range d.Route {
 		l, err := d.move(ctx, to)
 		legs = append(legs, l)
 		if err != nil {
-			return errors.Join(err, d.conclude(ctx, legs))
+			return errors.Join(err, d.conclude(ctx, legs, census{}))
 		}
 	}
-	return d.conclude(ctx, legs)
+	counted, err := d.census(ctx, begin)
+	if err != nil {
+		return errors.Join(err, d.conclude(ctx, legs, counted))
+	}
+	return d.conclude(ctx, legs, counted)
 }
 
 // load reads the topology and fills in what of the route is not said.
@@ -321,13 +329,14 @@ func wanBytes(s lab.Status) (sum uint64) {
 }
 
 // conclude prints the table and the JSON line and says what did not hold.
-func (d *Demo) conclude(ctx context.Context, legs []leg) error {
+func (d *Demo) conclude(ctx context.Context, legs []leg, counted census) error {
 	total, err := d.probe.Total(ctx)
 	if err != nil {
 		return err
 	}
-	claims := judge(legs, total, len(d.Route))
+	claims := append(judge(legs, total, len(d.Route)), counted.claims()...)
 	writeTable(d.Out, legs)
+	counted.tell(d)
 	if status, err := lab.Read(ctx, d.target); err == nil && status.Drops() != "" {
 		fmt.Fprintln(d.Out, status.Drops()) // a loss may be the lab's own
 	}
@@ -337,7 +346,8 @@ func (d *Demo) conclude(ctx context.Context, legs []leg) error {
 		Claims  []claim.Claim `json:"claims"`
 		Moves   []leg         `json:"moves"`
 		Client  probe.Report  `json:"client"`
-	}{"demo", time.Since(d.started).Seconds(), claims, legs, total})
+		Traffic census        `json:"traffic"`
+	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}

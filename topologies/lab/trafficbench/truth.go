@@ -1,0 +1,180 @@
+package trafficbench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"text/tabwriter"
+	"time"
+
+	"heliotrope"
+	"heliotrope/scheduler/traffic"
+	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/report"
+	"heliotrope/scheduler/traffic/synth"
+	"heliotrope/topologies/lab/claim"
+	"heliotrope/topologies/lab/endpoints"
+)
+
+const (
+	truthTime = 5 * time.Second
+	truthSize = 12
+	truthRate = 400_000 // bits per second of an edge, mean
+	// sampledRate makes a pair's packets in the window many enough for 1:64 to say something.
+	sampledRate = 8_000_000
+)
+
+// counting says whether every host with VMs has counted so since a time.
+func (l light) counting(sources []report.Source, c heliotrope.Capture, since time.Time) bool {
+	homes := map[heliotrope.HostID]bool{}
+	for _, vm := range l.top.VMs {
+		homes[vm.Host] = true
+	}
+	for _, s := range sources {
+		fits := (c.Source == "" || s.Source == traffic.Source(c.Source)) && (c.Sampling == 0 || s.Sampling == uint32(c.Sampling))
+		if fits && s.LastBin.After(since) {
+			delete(homes, s.Host)
+		}
+	}
+	return len(homes) == 0
+}
+
+// truthFigures are one pattern, counted in one way.
+type truthFigures struct {
+	Way      string       `json:"way"`
+	Driven   pattern.Kind `json:"driven"`
+	Said     pattern.Kind `json:"said"`
+	Pairs    int          `json:"pairs"`
+	TrueMB   float64      `json:"true_mb"`
+	Error    float64      `json:"error"`   // Σ|counted − true| ÷ Σ true
+	Covered  float64      `json:"covered"` // share of the true pairs that lie in their intervals
+	Missing  int          `json:"missing"` // true pairs of which nothing was counted
+	Surplus  int          `json:"surplus"` // counted pairs of VMs that there were not
+	Duration float64      `json:"seconds"`
+}
+
+// way is how packets are counted.
+type way struct {
+	name     string
+	capture  heliotrope.Capture
+	kinds    []pattern.Kind
+	rate     heliotrope.BitRate
+	errBound float64
+}
+
+// truth drives every pattern and compares what the controller says with what the endpoints
+// counted themselves.
+func truth(ctx context.Context, b *Bench) (claims []claim.Claim, figures any, err error) {
+	l, err := bringUp(ctx, b, "bench-truth")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, l.down(ctx)) }()
+	fleet, err := endpoints.Start(ctx, l.target, l.vms())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer fleet.Close()
+	few := []pattern.Kind{pattern.Star, pattern.Ring, pattern.AllToAll, pattern.Stencil2D}
+	ways := []way{
+		{"packets", heliotrope.Capture{Source: "packets", Sampling: 1, Budget: 1}, synth.Kinds, truthRate, 0.001},
+		{"ebpf", heliotrope.Capture{Source: "ebpf", Sampling: 1, Budget: 1}, few, truthRate, 0.001},
+		{"counters", heliotrope.Capture{Source: "counters"}, few, truthRate, 0.001},
+		{"packets 1:64", heliotrope.Capture{Source: "packets", Sampling: 64, Budget: 1}, few, sampledRate, 0.08},
+	}
+	var rows []truthFigures
+	w := tabwriter.NewWriter(b.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "counted by\tdriven\tsaid\tpairs\ttrue MB\terror\tcovered\tmissing\tsurplus\t")
+	for _, way := range ways {
+		if err := l.count(ctx, way.capture); err != nil {
+			return claims, rows, fmt.Errorf("count by %s: %w", way.name, err)
+		}
+		var mine []truthFigures
+		for i, kind := range way.kinds {
+			f, err := l.drive(ctx, fleet, kind, way, b.Seed+uint64(i))
+			if err != nil {
+				return claims, rows, fmt.Errorf("drive %s, counted by %s: %w", kind, way.name, err)
+			}
+			mine = append(mine, f)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1f\t%.5f\t%.3f\t%d\t%d\t\n", f.Way, f.Driven, f.Said, f.Pairs, f.TrueMB, f.Error, f.Covered, f.Missing, f.Surplus)
+		}
+		rows = append(rows, mine...)
+		claims = append(claims, way.claims(mine)...)
+	}
+	w.Flush()
+	return claims, rows, nil
+}
+
+func (way way) claims(rows []truthFigures) []claim.Claim {
+	var wrong, sum, covered, pairs, right float64
+	for _, f := range rows {
+		wrong, sum = wrong+f.Error*f.TrueMB, sum+f.TrueMB
+		covered, pairs = covered+f.Covered*float64(f.Pairs), pairs+float64(f.Pairs)
+		if f.Said == f.Driven {
+			right++
+		}
+	}
+	claims := []claim.Claim{claim.New("matrix error, counted by "+way.name, wrong/max(sum, 1e-9), "<=", way.errBound)}
+	if way.capture.Sampling > 1 {
+		claims = append(claims, claim.New("share of pairs within their 95 % intervals, "+way.name, covered/max(pairs, 1), ">=", 0.95))
+	}
+	if way.name == "packets" {
+		claims = append(claims, claim.New("driven patterns that are named rightly, share", right/float64(len(rows)), ">=", 0.9))
+	}
+	return claims
+}
+
+// drive has the fleet talk in a pattern, with noise and skew.
+func (l light) drive(ctx context.Context, fleet *endpoints.Fleet, kind pattern.Kind, way way, seed uint64) (truthFigures, error) {
+	plan, _, err := endpoints.Pattern{Kind: kind, VMs: l.vms(), Size: truthSize, Rate: way.rate, Skew: 0.4, Noise: 0.02, UDP: 0.5, For: truthTime, Seed: seed}.Plan()
+	if err != nil {
+		return truthFigures{}, err
+	}
+	truth, err := fleet.Drive(ctx, plan)
+	if err != nil {
+		return truthFigures{}, err
+	}
+	m, err := l.counted(ctx, truth.From, truth.To)
+	if err != nil {
+		return truthFigures{}, err
+	}
+	f := compare(truth.Sent, m)
+	f.Way, f.Driven, f.Said, f.Duration = way.name, kind, pattern.Unknown, truth.To.Sub(truth.From).Seconds()
+	if groups := pattern.Infer(pattern.FromMatrix(m)).Groups; len(groups) > 0 {
+		f.Said = groups[0].Kind
+	}
+	return f, nil
+}
+
+// compare holds counted cells between VMs against true ones.
+func compare(truth, counted traffic.Matrix) (f truthFigures) {
+	type pair [2]traffic.End
+	cells := map[pair]traffic.Cell{}
+	for _, c := range counted.Cells {
+		if c.Src.IsVM() && c.Dst.IsVM() {
+			cells[pair{c.Src, c.Dst}] = c
+		}
+	}
+	var wrong, sum float64
+	covered := 0
+	for _, t := range truth.Cells {
+		c, ok := cells[pair{t.Src, t.Dst}]
+		if !ok {
+			f.Missing++
+			c.High = counted.Unseen
+		}
+		delete(cells, pair{t.Src, t.Dst})
+		wrong, sum = wrong+math.Abs(c.Bytes-t.Bytes), sum+t.Bytes
+		if c.Low <= t.Bytes && t.Bytes <= c.High {
+			covered++
+		}
+	}
+	for _, c := range cells { // what nobody sent
+		wrong += c.Bytes
+		f.Surplus++
+	}
+	f.Pairs, f.TrueMB = len(truth.Cells), sum/1e6
+	f.Error, f.Covered = wrong/max(sum, 1), float64(covered)/float64(max(len(truth.Cells), 1))
+	return f
+}
