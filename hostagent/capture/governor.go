@@ -11,6 +11,11 @@ const (
 	defaultBudget = 0.05
 	mostSampling  = 4096
 	calmBins      = 30 // below a third of the budget, before more is looked at again
+	beyondKernel  = 16 // one of so many packets is looked at where counting all in the kernel takes too much
+
+	// kernelPacket is what the kernel's counting takes of whoever sends a packet: measured, at
+	// 100,000 and 800,000 packets a second, 0.2 to 0.4 µs.
+	kernelPacket = 300 * time.Nanosecond
 )
 
 // governor keeps counting within its budget. It has no clock.
@@ -91,8 +96,10 @@ func (g *governor) ended(cpu time.Duration, passed, looked uint64) {
 
 func (g *governor) less() {
 	switch {
-	case g.source != traffic.SourcePackets: // nothing is cheaper than the kernel
-	case g.mayUseKernel():
+	case g.source == traffic.SourceEBPF && g.orders.Source == "":
+		g.source, g.sampling = traffic.SourcePackets, beyondKernel
+	case g.source != traffic.SourcePackets: // it is ordered
+	case g.mayUseKernel() && g.sampling == 1:
 		g.source, g.sampling = traffic.SourceEBPF, 1
 	case g.orders.Sampling == 0:
 		g.sampling = min(g.sampling*2, mostSampling)

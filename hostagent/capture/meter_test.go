@@ -268,6 +268,8 @@ func TestGovernor(t *testing.T) {
 		{"over budget: the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000)}, mode{traffic.SourceEBPF, 1}},
 		{"stays while packets would take as much", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000), bins(100, light, 200_000)}, mode{traffic.SourceEBPF, 1}},
 		{"goes back when they would not", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000), bins(calmBins, light, 20_000)}, mode{traffic.SourcePackets, 1}},
+		{"over budget in the kernel: one of 16", traffic.Orders{}, true, []func(*governor){bins(2, heavy, 200_000)}, mode{traffic.SourcePackets, 16}},
+		{"and no more of the kernel", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 200_000)}, mode{traffic.SourcePackets, 32}},
 		{"no kernel: sampling", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000)}, mode{traffic.SourcePackets, 8}},
 		{"sampling has an end", traffic.Orders{}, false, []func(*governor){bins(30, heavy, 200_000)}, mode{traffic.SourcePackets, mostSampling}},
 		{"between third and whole nothing changes", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000), bins(100, fair, 200_000)}, mode{traffic.SourcePackets, 8}},

@@ -327,6 +327,9 @@ func (r *reader) endBin() {
 	cpu := processorTime()
 	b.Source, b.Ports, b.CPU = r.mode.source, ports, cpu-r.cpu
 	b.Sampling = max(b.Sampling, r.mode.sampling)
+	if r.mode.source == traffic.SourceEBPF {
+		b.CPU += time.Duration(t.passed) * kernelPacket
+	}
 	r.governor.ended(b.CPU-r.setup, t.passed, t.looked)
 	r.cpu, r.setup, r.began = cpu, 0, time.Now()
 	r.publish(b)

@@ -15,6 +15,8 @@ type scene struct {
 	mute  []bool    // nothing that the node sends was counted: its row says nothing
 	loud  []int     // nodes, those first that send and get most
 
+	answers []float64 // of each node: bytes of services that it answers, less those that it asks
+
 	low, high float64 // logarithms between which background lies
 	samples   float64 // packets that stand for one that was looked at; 0: all were
 	packet    float64 // bytes of a typical packet
@@ -33,6 +35,7 @@ func newScene(g Graph, members []int) *scene {
 		at[m] = i
 	}
 	s.x, s.blur, s.mute = make([]float64, s.n*s.n), make([]float64, s.n*s.n), make([]bool, s.n)
+	s.answers = make([]float64, s.n)
 	for i := range s.x {
 		s.x[i] = nothing
 	}
@@ -54,6 +57,10 @@ func newScene(g Graph, members []int) *scene {
 			s.x[i*s.n+j] = math.Log(e.Bytes)
 			total[i] += e.Bytes
 			total[j] += e.Bytes
+			if e.Service.Port != 0 {
+				s.answers[map[bool]int{true: i, false: j}[e.Reply]] += e.Bytes
+				s.answers[map[bool]int{true: j, false: i}[e.Reply]] -= e.Bytes
+			}
 			s.inside, packets = s.inside+e.Bytes, packets+e.Packets
 			if e.High > e.Low {
 				sd := min((e.High-e.Low)/(3.92*e.Bytes), 1.2)

@@ -67,7 +67,8 @@ func (s *scene) hubAt(h int) candidate {
 	if len(ratios) == 0 {
 		apart = 0 // one side was not counted
 	}
-	if spread < 0.35 && apart < 0.45 && math.Abs(ratio) < 1.2 { // even shares
+	even := spread < 0.35 && apart < 0.45 && math.Abs(ratio) < 1.2
+	if even && s.answers[h] <= 0 { // who only answers hands nothing out
 		c.kind = MasterWorker
 	}
 	return c

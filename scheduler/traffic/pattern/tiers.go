@@ -62,6 +62,7 @@ func tiers(g Graph, out *Group) []Tier {
 		t.Serves, t.Uses = union(t.Serves, serves), union(t.Uses, uses)
 		t.Confidence += parts[m].explained()
 	}
+	all = alike(all, len(out.Members))
 	for i := range all {
 		t := &all[i]
 		t.Confidence *= out.Confidence / float64(len(t.Members))
@@ -70,6 +71,22 @@ func tiers(g Graph, out *Group) []Tier {
 		}
 	}
 	return all
+}
+
+// alike makes one tier of many that differ by nothing but a port of each one's own: every
+// member answers some and asks others, as in a mesh.
+func alike(all []Tier, members int) []Tier {
+	one := func(t Tier) bool { return len(t.Members) == 1 && len(t.Serves) > 0 && len(t.Uses) > 0 }
+	if len(all) < 3 || len(all) != members || slices.ContainsFunc(all, func(t Tier) bool { return !one(t) }) {
+		return all
+	}
+	mesh := Tier{Name: "peers"}
+	for _, t := range all {
+		mesh.Members = append(mesh.Members, t.Members...)
+		mesh.Serves, mesh.Uses = union(mesh.Serves, t.Serves), union(mesh.Uses, t.Uses)
+		mesh.Confidence += t.Confidence
+	}
+	return []Tier{mesh}
 }
 
 func (p *part) add(e Edge, answers bool) {

@@ -32,36 +32,74 @@ const (
 // Build makes a report. It is a function of its input alone.
 func Build(in Input, o Options) Report {
 	top := cmp.Or(o.Top, defaultTop)
-	b := builder{in, make(map[traffic.End]*Talker), max(in.Matrix.To.Sub(in.Matrix.From).Seconds(), 1e-9)}
+	b := builder{Input: in, numbers: make(map[traffic.End]int), seconds: max(in.Matrix.To.Sub(in.Matrix.From).Seconds(), 1e-9)}
+	b.count()
 	r := Report{
 		At: in.Now, From: in.Matrix.From, To: in.Matrix.To, Topology: in.Topology.Name,
 		Pairs: []Pair{}, Groups: in.Groups, Events: in.Events, Savings: in.Savings, Sources: in.Sources, History: in.History,
 	}
-	for _, c := range in.Matrix.Cells {
-		p := b.pair(c)
-		r.Pairs = append(r.Pairs, p)
-		r.Total.BytesPerSecond += p.Rate
-		r.Total.PacketsPerSecond += p.Packets
-		r.Total.FlowsPerSecond += p.Flows
-		src, dst := b.talker(c.Src), b.talker(c.Dst)
-		src.Sent, dst.Got = src.Sent+p.Rate, dst.Got+p.Rate
+	// The largest, in the cells' order where they are alike: of very many, few are told.
+	order := make([]int, len(in.Matrix.Cells))
+	for i, c := range in.Matrix.Cells {
+		order[i] = i
+		r.Total.BytesPerSecond += c.Bytes / b.seconds
+		r.Total.PacketsPerSecond += c.Packets / b.seconds
+		r.Total.FlowsPerSecond += c.Flows / b.seconds
 	}
-	r.Total.Pairs = len(r.Pairs)
-	r.Sites = b.sites(r.Pairs)
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(in.Matrix.Cells[j].Bytes, in.Matrix.Cells[i].Bytes) })
+	for _, i := range first(order, top) {
+		r.Pairs = append(r.Pairs, b.pair(in.Matrix.Cells[i]))
+	}
+	r.Total.Pairs = len(in.Matrix.Cells)
+	r.Sites = b.sites()
 	r.Talkers = b.talkers(&r.Total)
 	r.Services = b.services()
-	slices.SortStableFunc(r.Pairs, func(p, q Pair) int { return cmp.Compare(q.Rate, p.Rate) })
 	r.Notes = b.notes()
-	r.Pairs, r.Talkers, r.Services = first(r.Pairs, top), first(r.Talkers, top), first(r.Services, top)
+	r.Talkers, r.Services = first(r.Talkers, top), first(r.Services, top)
 	return r
 }
 
 func first[T any](all []T, n int) []T { return all[:min(n, len(all))] }
 
+// builder has a number for each end, so that the cells' names are looked at once.
 type builder struct {
 	Input
-	ends    map[traffic.End]*Talker
+	numbers map[traffic.End]int
+	ends    []Talker
+	cells   [][2]int // of each cell, the numbers of its ends
 	seconds float64
+}
+
+// count numbers the ends and sums what each sends and gets.
+func (b *builder) count() {
+	b.cells = make([][2]int, len(b.Matrix.Cells))
+	for i := range b.Matrix.Cells {
+		c := &b.Matrix.Cells[i]
+		src, dst := b.number(c.Src), b.number(c.Dst)
+		b.cells[i] = [2]int{src, dst}
+		b.ends[src].Sent += c.Bytes / b.seconds
+		b.ends[dst].Got += c.Bytes / b.seconds
+	}
+	others := make(map[[2]int]bool, len(b.cells))
+	for _, c := range b.cells {
+		if pair := [2]int{min(c[0], c[1]), max(c[0], c[1])}; !others[pair] {
+			others[pair] = true
+			b.ends[pair[0]].Ends++
+			if pair[0] != pair[1] {
+				b.ends[pair[1]].Ends++
+			}
+		}
+	}
+}
+
+func (b *builder) number(e traffic.End) int {
+	n, ok := b.numbers[e]
+	if !ok {
+		n = len(b.ends)
+		b.numbers[e] = n
+		b.ends = append(b.ends, Talker{End: e, Site: b.site(e), Host: b.HostOf[e.VM]})
+	}
+	return n
 }
 
 // site is where an end is; nothing for what is outside.
@@ -81,37 +119,16 @@ func (b *builder) pair(c traffic.Cell) Pair {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func (b *builder) talker(e traffic.End) *Talker {
-	t, ok := b.ends[e]
-	if !ok {
-		t = &Talker{End: e, Site: b.site(e), Host: b.HostOf[e.VM]}
-		b.ends[e] = t
-	}
-	return t
-}
-
-// talkers counts with how many others each end talks, and the ends.
+// talkers are all ends, the largest first.
 func (b *builder) talkers(total *Total) []Talker {
-	others := make(map[[2]traffic.End]bool, len(b.Matrix.Cells))
-	for _, c := range b.Matrix.Cells {
-		if others[[2]traffic.End{c.Src, c.Dst}] {
-			continue
-		}
-		others[[2]traffic.End{c.Src, c.Dst}], others[[2]traffic.End{c.Dst, c.Src}] = true, true
-		b.ends[c.Src].Ends++
-		if c.Dst != c.Src {
-			b.ends[c.Dst].Ends++
-		}
-	}
-	list := make([]Talker, 0, len(b.ends))
 	for _, t := range b.ends {
 		if t.End.IsVM() {
 			total.VMs++
 		} else {
 			total.Outside++
 		}
-		list = append(list, *t)
 	}
+	list := slices.Clone(b.ends)
 	slices.SortFunc(list, func(t, u Talker) int {
 		return cmp.Or(cmp.Compare(u.Sent+u.Got, t.Sent+t.Got), t.End.Compare(u.End))
 	})
@@ -119,45 +136,54 @@ func (b *builder) talkers(total *Total) []Talker {
 }
 
 func (b *builder) services() []Service {
-	type ends map[traffic.End]float64
-	rates, servers, clients := map[traffic.Service]float64{}, map[traffic.Service]ends{}, map[traffic.Service]ends{}
-	for _, c := range b.Matrix.Cells {
-		for _, s := range c.Services {
-			if servers[s.Service] == nil {
-				servers[s.Service], clients[s.Service] = ends{}, ends{}
+	type tally struct {
+		rate    float64
+		servers map[int]float64
+		clients map[int]bool
+	}
+	tallies := map[traffic.Service]*tally{}
+	for i := range b.Matrix.Cells {
+		for _, s := range b.Matrix.Cells[i].Services {
+			t := tallies[s.Service]
+			if t == nil {
+				t = &tally{servers: map[int]float64{}, clients: map[int]bool{}}
+				tallies[s.Service] = t
 			}
-			server, client := c.Dst, c.Src
+			client, server := b.cells[i][0], b.cells[i][1]
 			if s.Reply {
-				server, client = c.Src, c.Dst
+				client, server = server, client
 			}
-			rates[s.Service] += s.Bytes / b.seconds
-			servers[s.Service][server] += s.Bytes
-			clients[s.Service][client] += s.Bytes
+			t.rate += s.Bytes / b.seconds
+			t.servers[server] += s.Bytes
+			t.clients[client] = true
 		}
 	}
-	list := make([]Service, 0, len(rates))
-	for s, rate := range rates {
-		svc := Service{Service: s, Rate: rate, Clients: len(clients[s])}
+	list := make([]Service, 0, len(tallies))
+	for s, t := range tallies {
+		svc := Service{Service: s, Rate: t.rate, Clients: len(t.clients)}
 		if s.Port != 0 { // without a port nobody knows who answers
-			by := servers[s]
-			svc.Servers = first(slices.SortedFunc(maps.Keys(by), func(x, y traffic.End) int {
-				return cmp.Or(cmp.Compare(by[y], by[x]), x.Compare(y))
-			}), serversSaid)
+			order := slices.SortedFunc(maps.Keys(t.servers), func(x, y int) int {
+				return cmp.Or(cmp.Compare(t.servers[y], t.servers[x]), b.ends[x].End.Compare(b.ends[y].End))
+			})
+			for _, n := range first(order, serversSaid) {
+				svc.Servers = append(svc.Servers, b.ends[n].End)
+			}
 		}
 		list = append(list, svc)
 	}
 	slices.SortFunc(list, func(s, t Service) int {
-		return cmp.Or(cmp.Compare(t.Rate, s.Rate), cmp.Compare(s.Service.String(), t.Service.String()))
+		return cmp.Or(cmp.Compare(t.Rate, s.Rate), cmp.Compare(s.Service.Protocol, t.Service.Protocol), cmp.Compare(s.Service.Port, t.Service.Port))
 	})
 	return list
 }
 
 // sites sums what goes between sites, at the price of the cheapest way over links.
-func (b *builder) sites(pairs []Pair) []Site {
+func (b *builder) sites() []Site {
 	rates := map[[2]heliotrope.SiteID]float64{}
-	for _, p := range pairs {
-		if p.From != "" && p.To != "" && p.From != p.To {
-			rates[[2]heliotrope.SiteID{p.From, p.To}] += p.Rate
+	for i := range b.Matrix.Cells {
+		from, to := b.ends[b.cells[i][0]].Site, b.ends[b.cells[i][1]].Site
+		if from != "" && to != "" && from != to {
+			rates[[2]heliotrope.SiteID{from, to}] += b.Matrix.Cells[i].Bytes / b.seconds
 		}
 	}
 	prices := Prices(b.Topology)

@@ -13,8 +13,9 @@ import (
 
 const (
 	costTime       = 4 * time.Second
-	throughputRuns = 9
-	throughputTime = 1500 * time.Millisecond
+	budgetTime     = 15 * time.Second
+	throughputRuns = 25
+	throughputTime = 500 * time.Millisecond
 	costBudget     = 0.05 // of a core, the default
 )
 
@@ -39,7 +40,11 @@ func cost(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	fmt.Fprintln(w, "source\tended as\t1 of\tasked/s\toffered/s\tcounted\tdropped\tCPU of a core\tpackets/core s\t")
 	for _, source := range []traffic.Source{traffic.SourcePackets, traffic.SourceEBPF, ""} {
 		for _, pps := range []int{10_000, 100_000, 1_000_000} {
-			r, err := capture.Cost(ctx, source, 0, pps, costTime)
+			took := costTime
+			if source == "" { // some seconds pass until the budget is known to be exceeded
+				took = budgetTime
+			}
+			r, err := capture.Cost(ctx, source, 0, pps, took)
 			if err != nil {
 				return nil, rows, err
 			}
@@ -61,7 +66,7 @@ func cost(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	fmt.Fprintf(b.Out, "\nTCP across a counted port: %.0f Mbit/s without counting, %.0f with it (medians of %d); ratio %.3f\n\n",
 		t.Without*8/1e6, t.With*8/1e6, throughputRuns, t.Ratio)
 	return []claim.Claim{
-		claim.New("CPU of counting where the budget of 5 % rules, worst share of a core", worst, "<=", costBudget*1.5),
+		claim.New("CPU of counting where the budget of 5 % rules, worst share of a core", worst, "<=", costBudget),
 		claim.New("throughput of a VM with counting, over that without", t.Ratio, ">=", 0.95),
 	}, map[string]any{"rows": rows, "throughput": t}, nil
 }

@@ -40,7 +40,7 @@ type scaleFigures struct {
 
 // scale takes in what 10,000 VMs with 20 peers each send, and makes a report of it.
 func scale(_ context.Context, b *Bench) ([]claim.Claim, any, error) {
-	truth := synth.Generate(synth.Config{Seed: b.Seed, VMs: scaleVMs, Background: 0.0014})
+	truth := synth.Generate(synth.Config{Seed: b.Seed, VMs: scaleVMs, Background: 0.00175})
 	edges := truth.Graph.Edges
 	lines, err := encoded(truth.Graph)
 	if err != nil {
@@ -68,6 +68,7 @@ func scale(_ context.Context, b *Bench) ([]claim.Claim, any, error) {
 	}
 	f.RowsPerS = float64(f.Rows) / took.Seconds()
 	f.MemoryMiB = heap() - before
+	runtime.KeepAlive(lines) // they were there before, too
 	var m traffic.Matrix
 	var analysis pattern.Analysis
 	took, _ = cpu(func() error { m = ledger.Matrix(start.Add(scaleBins*time.Second), scaleBins*time.Second); return nil })

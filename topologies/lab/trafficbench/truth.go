@@ -19,8 +19,11 @@ import (
 
 const (
 	truthTime = 5 * time.Second
-	truthSize = 12
-	truthRate = 400_000 // bits per second of an edge, mean
+	// sampledTime is longer: the error at 1:N is about 0.8/√samples a pair, and a pair needs a
+	// hundred of them to be within 8 %.
+	sampledTime = 20 * time.Second
+	truthSize   = 12
+	truthRate   = 400_000 // bits per second of an edge, mean
 	// sampledRate makes a pair's packets in the window many enough for 1:64 to say something.
 	sampledRate = 8_000_000
 )
@@ -48,7 +51,8 @@ type truthFigures struct {
 	Pairs    int          `json:"pairs"`
 	TrueMB   float64      `json:"true_mb"`
 	Error    float64      `json:"error"`   // Σ|counted − true| ÷ Σ true
-	Covered  float64      `json:"covered"` // share of the true pairs that lie in their intervals
+	Covered  float64      `json:"covered"` // share of the true pairs that lie in their intervals; where all packets are counted, these have no width
+	Samples  float64      `json:"samples"` // packets of a pair that were looked at, mean
 	Missing  int          `json:"missing"` // true pairs of which nothing was counted
 	Surplus  int          `json:"surplus"` // counted pairs of VMs that there were not
 	Duration float64      `json:"seconds"`
@@ -60,6 +64,7 @@ type way struct {
 	capture  heliotrope.Capture
 	kinds    []pattern.Kind
 	rate     heliotrope.BitRate
+	time     time.Duration
 	errBound float64
 }
 
@@ -78,14 +83,14 @@ func truth(ctx context.Context, b *Bench) (claims []claim.Claim, figures any, er
 	defer fleet.Close()
 	few := []pattern.Kind{pattern.Star, pattern.Ring, pattern.AllToAll, pattern.Stencil2D}
 	ways := []way{
-		{"packets", heliotrope.Capture{Source: "packets", Sampling: 1, Budget: 1}, synth.Kinds, truthRate, 0.001},
-		{"ebpf", heliotrope.Capture{Source: "ebpf", Sampling: 1, Budget: 1}, few, truthRate, 0.001},
-		{"counters", heliotrope.Capture{Source: "counters"}, few, truthRate, 0.001},
-		{"packets 1:64", heliotrope.Capture{Source: "packets", Sampling: 64, Budget: 1}, few, sampledRate, 0.08},
+		{"packets", heliotrope.Capture{Source: "packets", Sampling: 1, Budget: 1}, synth.Kinds, truthRate, truthTime, 0.001},
+		{"ebpf", heliotrope.Capture{Source: "ebpf", Sampling: 1, Budget: 1}, few, truthRate, truthTime, 0.001},
+		{"counters", heliotrope.Capture{Source: "counters"}, few, truthRate, truthTime, 0.001},
+		{"packets 1:64", heliotrope.Capture{Source: "packets", Sampling: 64, Budget: 1}, few, sampledRate, sampledTime, 0.08},
 	}
 	var rows []truthFigures
 	w := tabwriter.NewWriter(b.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "counted by\tdriven\tsaid\tpairs\ttrue MB\terror\tcovered\tmissing\tsurplus\t")
+	fmt.Fprintln(w, "counted by\tdriven\tsaid\tpairs\ttrue MB\tsamples/pair\terror\tcovered\tmissing\tsurplus\t")
 	for _, way := range ways {
 		if err := l.count(ctx, way.capture); err != nil {
 			return claims, rows, fmt.Errorf("count by %s: %w", way.name, err)
@@ -97,7 +102,12 @@ func truth(ctx context.Context, b *Bench) (claims []claim.Claim, figures any, er
 				return claims, rows, fmt.Errorf("drive %s, counted by %s: %w", kind, way.name, err)
 			}
 			mine = append(mine, f)
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1f\t%.5f\t%.3f\t%d\t%d\t\n", f.Way, f.Driven, f.Said, f.Pairs, f.TrueMB, f.Error, f.Covered, f.Missing, f.Surplus)
+			covered := "-"
+			if way.capture.Sampling > 1 {
+				covered = fmt.Sprintf("%.3f", f.Covered)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1f\t%.0f\t%.5f\t%s\t%d\t%d\t\n", f.Way, f.Driven, f.Said, f.Pairs, f.TrueMB, f.Samples, f.Error, covered, f.Missing, f.Surplus)
+			b.say("  counted by %s: %s is said to be %s, error %.5f", f.Way, f.Driven, f.Said, f.Error)
 		}
 		rows = append(rows, mine...)
 		claims = append(claims, way.claims(mine)...)
@@ -127,7 +137,7 @@ func (way way) claims(rows []truthFigures) []claim.Claim {
 
 // drive has the fleet talk in a pattern, with noise and skew.
 func (l light) drive(ctx context.Context, fleet *endpoints.Fleet, kind pattern.Kind, way way, seed uint64) (truthFigures, error) {
-	plan, _, err := endpoints.Pattern{Kind: kind, VMs: l.vms(), Size: truthSize, Rate: way.rate, Skew: 0.4, Noise: 0.02, UDP: 0.5, For: truthTime, Seed: seed}.Plan()
+	plan, _, err := endpoints.Pattern{Kind: kind, VMs: l.vms(), Size: truthSize, Rate: way.rate, Skew: 0.4, Noise: 0.02, UDP: 0.5, For: way.time, Seed: seed}.Plan()
 	if err != nil {
 		return truthFigures{}, err
 	}
@@ -140,6 +150,7 @@ func (l light) drive(ctx context.Context, fleet *endpoints.Fleet, kind pattern.K
 		return truthFigures{}, err
 	}
 	f := compare(truth.Sent, m)
+	f.Samples /= float64(max(way.capture.Sampling, 1))
 	f.Way, f.Driven, f.Said, f.Duration = way.name, kind, pattern.Unknown, truth.To.Sub(truth.From).Seconds()
 	if groups := pattern.Infer(pattern.FromMatrix(m)).Groups; len(groups) > 0 {
 		f.Said = groups[0].Kind
@@ -166,6 +177,7 @@ func compare(truth, counted traffic.Matrix) (f truthFigures) {
 		}
 		delete(cells, pair{t.Src, t.Dst})
 		wrong, sum = wrong+math.Abs(c.Bytes-t.Bytes), sum+t.Bytes
+		f.Samples += t.Packets / float64(len(truth.Cells))
 		if c.Low <= t.Bytes && t.Bytes <= c.High {
 			covered++
 		}
