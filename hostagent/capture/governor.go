@@ -28,6 +28,7 @@ type governor struct {
 	sampling uint32
 
 	calm int
+	much uint64        // packets in a second that were too many to count in the kernel; 0: not known
 	cost time.Duration // of a packet that is looked at
 	mark time.Duration // processor time of the bin when the sampling was last raised in it
 }
@@ -79,7 +80,7 @@ func (g *governor) ended(cpu time.Duration, passed, looked uint64) {
 	}
 	if cpu > g.budget {
 		g.calm = 0
-		g.less()
+		g.less(passed)
 		return
 	}
 	if g.source == traffic.SourceEBPF { // what looking at them would take
@@ -94,12 +95,14 @@ func (g *governor) ended(cpu time.Duration, passed, looked uint64) {
 	}
 }
 
-func (g *governor) less() {
+// less looks at less when so many packets passed in a second.
+func (g *governor) less(passed uint64) {
+	kernel := time.Duration(passed)*kernelPacket < g.budget*3/4 && (g.much == 0 || passed < g.much/2)
 	switch {
 	case g.source == traffic.SourceEBPF && g.orders.Source == "":
-		g.source, g.sampling = traffic.SourcePackets, beyondKernel
+		g.source, g.sampling, g.much = traffic.SourcePackets, beyondKernel, passed
 	case g.source != traffic.SourcePackets: // it is ordered
-	case g.mayUseKernel() && g.sampling == 1:
+	case g.mayUseKernel() && kernel:
 		g.source, g.sampling = traffic.SourceEBPF, 1
 	case g.orders.Sampling == 0:
 		g.sampling = min(g.sampling*2, mostSampling)

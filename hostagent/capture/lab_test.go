@@ -456,7 +456,7 @@ func TestBudget(t *testing.T) {
 				}
 			}
 			last := bins[len(bins)-1]
-			if source == "" && last.Source != traffic.SourceEBPF || source != "" && last.Sampling == 1 {
+			if last.Source != traffic.SourcePackets || last.Sampling == 1 { // the kernel's counting takes too much as well
 				t.Errorf("the last: %s, 1 of %d", last.Source, last.Sampling)
 			}
 		})

@@ -265,11 +265,13 @@ func TestGovernor(t *testing.T) {
 		want   mode
 	}{
 		{"begins with packets", traffic.Orders{}, true, nil, mode{traffic.SourcePackets, 1}},
-		{"over budget: the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000)}, mode{traffic.SourceEBPF, 1}},
-		{"stays while packets would take as much", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000), bins(100, light, 200_000)}, mode{traffic.SourceEBPF, 1}},
-		{"goes back when they would not", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000), bins(calmBins, light, 20_000)}, mode{traffic.SourcePackets, 1}},
-		{"over budget in the kernel: one of 16", traffic.Orders{}, true, []func(*governor){bins(2, heavy, 200_000)}, mode{traffic.SourcePackets, 16}},
-		{"and no more of the kernel", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 200_000)}, mode{traffic.SourcePackets, 32}},
+		{"over budget: the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 100_000)}, mode{traffic.SourceEBPF, 1}},
+		{"stays while packets would take as much", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 100_000), bins(100, light, 100_000)}, mode{traffic.SourceEBPF, 1}},
+		{"goes back when they would not", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 100_000), bins(calmBins, light, 20_000)}, mode{traffic.SourcePackets, 1}},
+		{"over budget in the kernel: one of 16", traffic.Orders{}, true, []func(*governor){bins(2, heavy, 100_000)}, mode{traffic.SourcePackets, 16}},
+		{"and no more of the kernel", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 100_000)}, mode{traffic.SourcePackets, 32}},
+		{"too many for the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000)}, mode{traffic.SourcePackets, 2}},
+		{"fewer, and the kernel may", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 100_000), bins(1, heavy, 40_000)}, mode{traffic.SourceEBPF, 1}},
 		{"no kernel: sampling", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000)}, mode{traffic.SourcePackets, 8}},
 		{"sampling has an end", traffic.Orders{}, false, []func(*governor){bins(30, heavy, 200_000)}, mode{traffic.SourcePackets, mostSampling}},
 		{"between third and whole nothing changes", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000), bins(100, fair, 200_000)}, mode{traffic.SourcePackets, 8}},
