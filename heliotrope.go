@@ -114,7 +114,7 @@ type Client struct {
 	Address netip.Addr `yaml:"address" json:"address"`
 }
 
-// CaptureOff, as Network.Capture or Capture.Source, counts nothing.
+// CaptureOff is the Network.Capture and the Capture.Source that counts nothing.
 const CaptureOff = "off"
 
 // Capture says how hosts count who talks to whom. Only headers are looked at.

@@ -68,7 +68,7 @@ type Config struct {
 	IPFIX     string        // collector that is told, host:port by UDP; default: none
 }
 
-// Off, as Config.History, keeps none.
+// Off is a Config.History that is not kept.
 const Off = "off"
 
 // Collector is the traffic that was counted. Make it with Open.
