@@ -109,11 +109,36 @@ func (c *Collector) report(ctx context.Context, q api.TrafficQuery) (report.Repo
 		Groups: c.groups(pattern.Infer(pattern.FromMatrix(m))), Events: c.newest(m.From, m.To), Sources: c.sources(m)}
 	step := max(historyWindows*span/historyPoints, traffic.BinLength).Truncate(traffic.BinLength)
 	in.History = c.line(end, step)
+	in.Events = append(in.Events, levels(in.History)...)
+	slices.SortStableFunc(in.Events, func(a, b report.Event) int { return b.At.Compare(a.At) })
 	for i := range in.Groups {
 		in.Groups[i].Sites = sitesOf(in.Groups[i].Ends, in.HostOf, fabric.Topology)
 	}
 	in.Savings = savings(m, in)
 	return report.Build(in, report.Options{Top: q.Top}), m, nil
+}
+
+// levels are the changes of a time line's level, as events.
+func levels(line []report.Volume) []report.Event {
+	rates := make([]float64, len(line))
+	for i, v := range line {
+		rates[i] = v.Rate
+	}
+	mean := func(part []float64) (sum float64) {
+		for _, r := range part {
+			sum += r / float64(len(part))
+		}
+		return sum
+	}
+	var events []report.Event
+	points := append(traffic.ChangePoints(rates), len(rates))
+	for from, k := 0, 0; k+1 < len(points); k++ {
+		at := points[k]
+		events = append(events, report.Event{At: line[at].At, Kind: "volume",
+			What: fmt.Sprintf("all traffic went from about %.3g to %.3g kB/s", mean(rates[from:at])/1e3, mean(rates[at:points[k+1]])/1e3)})
+		from = at
+	}
+	return events
 }
 
 // savings estimates what other places for VMs would save of what crosses sites.

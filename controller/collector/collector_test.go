@@ -12,6 +12,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler/traffic"
+	"heliotrope/scheduler/traffic/report"
 )
 
 // still is a world in which nothing changes.
@@ -94,6 +95,26 @@ func TestLapse(t *testing.T) {
 			t.Error("not given up")
 		}
 	})
+}
+
+// TestLevels tells where all traffic changed for good.
+func TestLevels(t *testing.T) {
+	var line []report.Volume
+	start := time.Date(2026, 11, 25, 13, 0, 0, 0, time.UTC)
+	for i := range 60 {
+		rate := 1000.0
+		if i >= 40 {
+			rate = 9000
+		}
+		line = append(line, report.Volume{At: start.Add(time.Duration(i) * time.Second), Rate: rate + float64(i%3)})
+	}
+	events := levels(line)
+	if len(events) != 1 || !events[0].At.Equal(start.Add(40*time.Second)) || events[0].Kind != "volume" || !strings.Contains(events[0].What, "1 to 9 kB/s") {
+		t.Errorf("got %+v, want one at the 40th second", events)
+	}
+	if none := levels(line[:30]); len(none) != 0 {
+		t.Errorf("of a steady line: %+v", none)
+	}
 }
 
 // TestAnswers makes a report of what came, and none where another controller leads.

@@ -48,19 +48,6 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-func TestTotals(t *testing.T) {
-	m := window(10, cell("a", "b", 100, 100, 100), cell("b", "a", 20, 20, 20), cell("c", "b", 40, 40, 40))
-	if got := Top(m, 2, ByBytes); len(got) != 2 || got[0].Bytes != 100 || got[1].Bytes != 40 {
-		t.Errorf("%+v", got)
-	}
-	if got, want := fmt.Sprint(EndTotals(m)), "[{b 20 140 2} {a 100 20 1} {c 40 0 1}]"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-	if got, want := fmt.Sprint(ServiceTotals(m)), "[{tcp/80 120 0 3} {udp/53 0 40 3}]"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}
-
 func TestSavings(t *testing.T) {
 	sites := map[heliotrope.VMID]heliotrope.SiteID{"web": "paris", "app": "paris", "db": "lyon", "log": "lyon"}
 	where := func(e End) (heliotrope.SiteID, bool) { s, ok := sites[e.VM]; return s, ok }
@@ -75,9 +62,6 @@ func TestSavings(t *testing.T) {
 	// 1 GB/s and 2 GB/s back between app and db; less of web with app and db with log.
 	m := window(1, cell("app", "db", gb, gb, gb), cell("db", "app", 2*gb, 2*gb, 2*gb), cell("db", "log", gb/2, 0, 0), cell("web", "app", gb/4, 0, 0),
 		Cell{Src: VM("gone"), Dst: VM("app"), Bytes: 9 * gb})
-	if got, want := fmt.Sprint(Sites(m, where)), "[{lyon paris 2e+09 1} {paris lyon 1e+09 1} {lyon lyon 5e+08 1} {paris paris 2.5e+08 1}]"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
 	got := Savings(m, places)
 	// app to lyon saves 3 GB/s less the 0.25 of web, at 0.1 USD.
 	if len(got) == 0 || fmt.Sprint(got[0].VMs) != "[app]" || got[0].To != "lyon" || got[0].From != "paris" ||

@@ -10,32 +10,6 @@ import (
 	"heliotrope"
 )
 
-// SiteCell is what goes from one site to another.
-type SiteCell struct {
-	From  heliotrope.SiteID `json:"from"`
-	To    heliotrope.SiteID `json:"to"`
-	Bytes float64           `json:"bytes"`
-	Pairs int               `json:"pairs"`
-}
-
-// Sites sums a matrix by the sites that its ends are at, the most bytes first. where says
-// false for an end of which nobody knows the site; its cells are left out.
-func Sites(m Matrix, where func(End) (heliotrope.SiteID, bool)) []SiteCell {
-	sums := map[[2]heliotrope.SiteID]SiteCell{}
-	for _, c := range m.Cells {
-		from, ok1 := where(c.Src)
-		to, ok2 := where(c.Dst)
-		if !ok1 || !ok2 {
-			continue
-		}
-		way := [2]heliotrope.SiteID{from, to}
-		sums[way] = SiteCell{from, to, sums[way].Bytes + c.Bytes, sums[way].Pairs + 1}
-	}
-	return slices.SortedFunc(maps.Values(sums), func(a, b SiteCell) int {
-		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
-	})
-}
-
 // Saving is one proposal: VMs that would cost less elsewhere. It is an estimate: it takes
 // traffic to go on as it is, and knows nothing of what a move costs, of CPUs and of memory.
 // It holds after those before it in the list.
