@@ -14,7 +14,7 @@ die() {
 	exit 1
 }
 
-by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; PostgreSQL, Redis, etcd, nginx, iperf3 and curl for the benchmark of traffic; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
+by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; PostgreSQL, Redis, etcd, nginx, iperf3, nfdump, softflowd and curl for the tests of traffic; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
 
 check_go() {
 	command -v go >/dev/null || die 'no "go" in PATH: install Go 1.26 or newer from https://go.dev/dl/'
@@ -70,7 +70,8 @@ without_services() {
 	return $rc
 }
 
-# The applications that the benchmark of traffic runs, by their packages: 66 MB to fetch.
+# What traffic is tested and measured with, by its packages, 66 MB to fetch: a collector that
+# is not ours, and real applications.
 missing_apps() {
 	local has='command -v' PATH="$PATH:/usr/sbin:/sbin"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql
@@ -79,6 +80,8 @@ missing_apps() {
 	$has etcdctl >/dev/null || echo etcd-client
 	$has nginx >/dev/null || echo nginx-light
 	$has iperf3 >/dev/null || echo iperf3
+	$has nfcapd >/dev/null || echo nfdump
+	$has softflowd >/dev/null || echo softflowd
 	$has curl >/dev/null || echo curl
 }
 
@@ -90,7 +93,7 @@ install_apps() {
 	local package
 	for package in "$@"; do
 		case $package in
-		postgresql | redis-server) ;;
+		postgresql | redis-server | nfdump | softflowd) ;;
 		etcd-server | nginx-light) package=${package%-*} ;;
 		*) continue ;;
 		esac
