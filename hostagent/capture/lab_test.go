@@ -247,7 +247,7 @@ func TestPunctual(t *testing.T) {
 		}
 		slices.Sort(late)
 		t.Logf("%s: %v", source, late)
-		if late[2] > 300*time.Millisecond || late[0] < 0 { // the machine may be busy with other things
+		if late[2] > 2*traffic.BinLength || late[0] < 0 { // the benchmark says how soon; the machine may be busy here
 			t.Errorf("%s: bins came %v after their seconds", source, late)
 		}
 	}
