@@ -82,11 +82,13 @@ func truth(ctx context.Context, b *Bench) (claims []claim.Claim, figures any, er
 	}
 	defer fleet.Close()
 	few := []pattern.Kind{pattern.Star, pattern.Ring, pattern.AllToAll, pattern.Stencil2D}
+	// An all-to-all of twelve at the rate that 1:64 needs is more than this lab's switches carry.
+	sparse := []pattern.Kind{pattern.Star, pattern.Ring, pattern.Tree, pattern.Stencil2D}
 	ways := []way{
 		{"packets", heliotrope.Capture{Source: "packets", Sampling: 1, Budget: 1}, synth.Kinds, truthRate, truthTime, 0.001},
 		{"ebpf", heliotrope.Capture{Source: "ebpf", Sampling: 1, Budget: 1}, few, truthRate, truthTime, 0.001},
 		{"counters", heliotrope.Capture{Source: "counters"}, few, truthRate, truthTime, 0.001},
-		{"packets 1:64", heliotrope.Capture{Source: "packets", Sampling: 64, Budget: 1}, few, sampledRate, sampledTime, 0.08},
+		{"packets 1:64", heliotrope.Capture{Source: "packets", Sampling: 64, Budget: 1}, sparse, sampledRate, sampledTime, 0.08},
 	}
 	var rows []truthFigures
 	w := tabwriter.NewWriter(b.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
