@@ -89,7 +89,7 @@ func TestLapse(t *testing.T) {
 		if !c.fabric().Counting["us-1"] {
 			t.Error("given up too early: its agent still has all")
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual
 		c.lapse()
 		if c.fabric().Counting["us-1"] {
 			t.Error("not given up")
@@ -128,7 +128,7 @@ func TestAnswers(t *testing.T) {
 			for range int(inferEvery / time.Second) {
 				now := time.Now().Truncate(time.Second)
 				c.Take(bin("us-1", uint64(now.Unix()), now.Add(-time.Second), sent("web", "db", 5000), sent("db", "web", 100000)))
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // virtual
 			}
 			c.infer()
 		}
