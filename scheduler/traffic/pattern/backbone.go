@@ -21,22 +21,20 @@ const (
 )
 
 // background returns of every link the logarithm of how many like it a pair of VMs has
-// that share no application, per unit of log-rate. It is learnt from the stray links; a
-// link that is one does not speak for itself. There are so many pairs that share none.
-func (n *network) background(stray func(link) bool, pairs float64) []float64 {
+// that share no application, per unit of log-rate. It is learnt from the stray links, each
+// by the probability that it is one; a link does not speak for itself. There are so many
+// pairs that could have one.
+func (n *network) background(stray []float64, pairs float64) []float64 {
 	if len(n.links) == 0 {
 		return nil
 	}
-	strays := make([]bool, len(n.links))
 	busy := make([]float64, n.nodes) // links, then the logarithm of by how much that is more than the mean
 	count, low, high := 0.0, math.Inf(1), math.Inf(-1)
 	for i, l := range n.links {
 		low, high = min(low, l.x), max(high, l.x)
-		if strays[i] = stray(l); strays[i] {
-			busy[l.a]++
-			busy[l.b]++
-			count++
-		}
+		busy[l.a] += stray[i]
+		busy[l.b] += stray[i]
+		count += stray[i]
 	}
 	talkers := n.talkers()
 	for i := range busy {
@@ -44,22 +42,18 @@ func (n *network) background(stray func(link) bool, pairs float64) []float64 {
 	}
 	hits := make([]float64, int((high-low)/grain)+2*reach+1)
 	for i, l := range n.links {
-		if strays[i] {
-			hits[int((l.x-low)/grain)+reach]++
-		}
+		hits[int((l.x-low)/grain)+reach] += stray[i]
 	}
 	const own = 1 / ((reach + 1) * grain) // what a link adds at its own rate
 	anywhere := surprise / span / (talkers * (talkers - 1) / 2)
-	answered, silent := n.answers(strays)
+	answered, silent := n.answers(stray)
 	out := make([]float64, len(n.links))
 	for i, l := range n.links {
 		at, sum := int((l.x-low)/grain)+reach, 0.0
 		for k := -reach; k <= reach; k++ {
 			sum += hits[at+k] * float64(reach+1-max(k, -k)) / (reach + 1)
 		}
-		if strays[i] {
-			sum--
-		}
+		sum -= stray[i]
 		out[i] = math.Log(max(0, sum)*own/pairs+anywhere) + busy[l.a] + busy[l.b]
 		if l.answered() {
 			out[i] += answered
@@ -72,16 +66,14 @@ func (n *network) background(stray func(link) bool, pairs float64) []float64 {
 
 // answers returns the logarithm of how much likelier a stray link is answered than another,
 // and how much likelier it is not. TCP is answered; many a probe is not.
-func (n *network) answers(strays []bool) (answered, silent float64) {
+func (n *network) answers(stray []float64) (answered, silent float64) {
 	var all, those [2]float64 // of strays: the second
 	for i, l := range n.links {
-		kind := 0
-		if strays[i] {
-			kind = 1
-		}
-		all[kind]++
+		all[0] += 1 - stray[i]
+		all[1] += stray[i]
 		if l.answered() {
-			those[kind]++
+			those[0] += 1 - stray[i]
+			those[1] += stray[i]
 		}
 	}
 	usual := (those[0] + those[1]) / (all[0] + all[1])
@@ -115,15 +107,21 @@ func (n *network) talkers() float64 {
 	return count
 }
 
-// crossing says of a link whether its ends have different labels.
-func crossing(label []int) func(link) bool {
-	return func(l link) bool { return label[l.a] != label[l.b] }
+// strays says 1 of the links that are some, and 0 of the others.
+func (n *network) strays(is func(link) bool) []float64 {
+	all := make([]float64, len(n.links))
+	for i, l := range n.links {
+		if is(l) {
+			all[i] = 1
+		}
+	}
+	return all
 }
 
 // skeleton is the first guess at communities, as a label for every node: that of one of
-// its community's. What is far under the heaviest link of one of its ends is background.
+// its community's; and the background that it was made with. What is far under the heaviest link of one of its ends is background.
 // What that makes likely is then no reason to join two VMs.
-func (n *network) skeleton() []int {
+func (n *network) skeleton() (label []int, noise []float64) {
 	top := make([]float64, n.nodes)
 	for i := range top {
 		top[i] = math.Inf(-1)
@@ -137,12 +135,13 @@ func (n *network) skeleton() []int {
 	}
 	slices.SortFunc(order, func(i, j int) int { return cmp.Or(cmp.Compare(n.links[j].x, n.links[i].x), i-j) })
 
-	noise := n.background(func(l link) bool { return max(top[l.a], top[l.b]) > l.x+contrast }, n.strangers(nil))
+	faint := func(l link) bool { return max(top[l.a], top[l.b]) > l.x+contrast }
+	noise = n.background(n.strays(faint), n.strangers(nil))
 	for range 2 {
-		label := n.backbone(order, noise)
-		noise = n.background(crossing(label), n.strangers(label))
+		label = n.backbone(order, noise)
+		noise = n.background(n.strays(func(l link) bool { return label[l.a] != label[l.b] }), n.strangers(label))
 	}
-	return n.backbone(order, noise)
+	return n.backbone(order, noise), noise
 }
 
 // backbone takes links from the heaviest down. One joins what its ends are in by now if it

@@ -45,6 +45,7 @@ func TestClassify(t *testing.T) {
 		{"20 % background", synth.Config{Background: 0.2}, shuffled, 0.95},
 		{"5 % background, 1:64", synth.Config{Background: 0.05, Sampling: 64}, shuffled, 0.93},
 		{"a tenth of the VMs not counted", synth.Config{Background: 0.05, MissingHosts: 0.1}, shuffled, 0.93},
+		{"half over UDP, which answers nothing", synth.Config{Background: 0.05, OneWay: 0.5}, shuffled, 0.97},
 		{"unequal edges", synth.Config{Background: 0.05, Skew: 0.8}, shuffled, 0.93},
 		{"one member too many", synth.Config{Background: 0.01}, func(t synth.Truth, i int) []int {
 			return append(shuffled(t, i), t.Apps[(i+1)%len(t.Apps)].Members[0])

@@ -26,7 +26,9 @@ func Communities(g Graph) [][]int {
 
 func (n *network) communities() [][]int {
 	const rounds = 4
-	p := newPartition(n, n.skeleton())
+	label, noise := n.skeleton()
+	p := newPartition(n, label)
+	p.noise = noise
 	for range rounds {
 		p.learn()
 		moved, split := p.move(), p.split()
@@ -103,9 +105,24 @@ func newPartition(n *network, label []int) *partition {
 	return p
 }
 
-// learn fits the background, then every community.
+// learn fits the background, then every community. There is background within communities
+// as well, and where one has all VMs there is no other to learn from.
 func (p *partition) learn() {
-	p.noise = p.background(crossing(p.label), p.strangers(p.label))
+	stray, pairs := p.strays(func(l link) bool { return p.label[l.a] != p.label[l.b] }), p.strangers(p.label)
+	for _, c := range p.group {
+		if c == nil || len(c.members) < 2 {
+			continue
+		}
+		if c.services == nil { // it comes from the skeleton
+			p.fit(c)
+		}
+		pairs += float64(len(c.members)*(len(c.members)-1)) / 2
+		for _, l := range p.inside(c.members) {
+			stray[l] = (1 - c.density) / (1 - c.density + c.density*p.odds(c, l))
+			pairs -= 1 - stray[l]
+		}
+	}
+	p.noise = p.background(stray, max(1, pairs))
 	for _, c := range p.group {
 		if c != nil {
 			p.fit(c)

@@ -292,7 +292,7 @@ func (p *partition) significant() []*community {
 			all = append(all, c)
 		}
 	}
-	p.noise = p.background(func(link) bool { return true }, p.strangers(nil))
+	p.noise = p.background(p.strays(func(link) bool { return true }), p.strangers(nil))
 	return slices.DeleteFunc(all, func(c *community) bool { return !p.standsOut(c) })
 }
 
@@ -305,18 +305,56 @@ func (p *partition) surprises(c *community) bool {
 	return p.hold(c)+margin > k*math.Log(p.talkers())-ways
 }
 
-// standsOut says whether a community stands out from a background of all links there are,
-// or its links are at least alike: what is said to be of no application must not become one
-// by being taken out of the background.
+// standsOut says whether a community stands out from a background of all links there are, or
+// its links are at least alike: what is said to be of no application must not become one by
+// being taken out of the background.
 func (p *partition) standsOut(c *community) bool {
-	const least, alike = 0.15, 1.0 // nats a member, and σ of the log-rates
-	p.fit(c)
-	n, sum, square := 0.0, 0.0, 0.0
+	const least = 0.15 // nats a member
+	var xs []float64
 	for _, l := range p.inside(c.members) {
-		d := p.links[l].x - c.mean
-		n, sum, square = n+1, sum+d, square+d*d
+		xs = append(xs, p.links[l].x)
 	}
-	return square/n-sum*sum/n/n < alike*alike || p.hold(c) > least*float64(len(c.members))
+	if ofOneKind(xs) {
+		return true
+	}
+	p.fit(c)
+	return p.hold(c) > least*float64(len(c.members))
+}
+
+// ofOneKind says whether log-rates are those of one application's links, or plainly of two
+// kinds, the louder of which is: then the other one is the background under it.
+func ofOneKind(xs []float64) bool {
+	const (
+		widest   = 1.0 // σ of the log-rates
+		narrow   = 0.3
+		evidence = 3.0  // nats, beyond what three more parameters cost (Schwarz 1978)
+		flat     = 0.05 // and nats a link: rates that are spread evenly have two kinds by chance
+	)
+	slices.Sort(xs)
+	n := float64(len(xs))
+	sum, square := make([]float64, len(xs)+1), make([]float64, len(xs)+1)
+	for i, x := range xs {
+		sum[i+1], square[i+1] = sum[i]+x, square[i]+x*x
+	}
+	sigma := func(from, to int) float64 {
+		n := float64(to - from)
+		mean := (sum[to] - sum[from]) / n
+		return math.Sqrt(max(0, (square[to]-square[from])/n-mean*mean))
+	}
+	one := sigma(0, len(xs))
+	if one < widest {
+		return true
+	}
+	most, above := 0.0, one
+	for k := 2; k < len(xs)-1; k++ {
+		low, high := float64(k), n-float64(k)
+		gain := n*math.Log(one) - low*math.Log(max(narrow, sigma(0, k))) - high*math.Log(max(narrow, sigma(k, len(xs)))) +
+			low*math.Log(low/n) + high*math.Log(high/n)
+		if gain > most {
+			most, above = gain, sigma(k, len(xs))
+		}
+	}
+	return above < widest && most > evidence+1.5*math.Log(n)+flat*n
 }
 
 // hold is the evidence that a community is one, over its members being strangers.

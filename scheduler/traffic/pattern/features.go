@@ -182,11 +182,28 @@ func (m *model) settle(directed int) {
 	m.noise = min(max(float64(seen-directed)/float64(max(all-directed, 1)), 0.004), 0.7)
 	m.breadth = m.high - m.low
 	m.hum, m.quiet = math.Log(m.noise/m.breadth), math.Log1p(-m.noise)
-	m.lostStrong, m.lostAcks = 0.004, 0.02
+	m.lostStrong, m.lostAcks = 0.004, m.unanswered()
 	if m.samples > 0 {
 		m.lostStrong = min(m.lostStrong+m.unseen(1), 0.9)
 		m.lostAcks = min(m.lostAcks+0.03+m.unseen(0.5), 0.95)
 	}
+}
+
+// unanswered is the share of strong bonds that nothing comes back over: TCP acknowledges,
+// UDP need not.
+func (m *model) unanswered() float64 {
+	const usual, worth = 0.02, 10 // and what that is worth, in bonds
+	silent, all := 0.0, 0.0
+	for i := range m.n {
+		for j := range m.n {
+			if m.at(i, j) > m.mean-1.5*m.spread && !m.mute[j] {
+				if all++; m.at(j, i) == nothing {
+					silent++
+				}
+			}
+		}
+	}
+	return max(usual, min((silent+usual*worth)/(all+worth), 0.95))
 }
 
 // unseen is the probability that no packet was looked at of a bond that has so many times

@@ -15,6 +15,35 @@ import (
 	"heliotrope/scheduler/traffic/synth"
 )
 
+// An application is found where it is all that its network has: no link between strangers
+// tells then what background is like.
+func TestInferOneApplication(t *testing.T) {
+	const least, seeds = 0.85, 40
+	for _, kind := range synth.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			right, all := 0, 0
+			for seed := range uint64(seeds) {
+				app, _ := synth.Make(kind, 12, 0.4, rand.New(rand.NewPCG(seed, 1)))
+				n := len(app.Members)
+				g := synth.Generate(synth.Config{Seed: seed, Kinds: []pattern.Kind{kind}, VMs: n, MinSize: n, MaxSize: n,
+					Alone: 1e-9, Background: 0.1, Skew: 0.4, OneWay: float64(seed%2) / 2})
+				if len(g.Apps) != 1 || len(g.Apps[0].Members) != n { // another size was drawn
+					continue
+				}
+				all++
+				a := pattern.Infer(g.Graph)
+				if len(a.Groups) > 0 && a.Groups[0].Kind == kind && len(a.Groups[0].Members) == n {
+					right++
+				}
+			}
+			if share := float64(right) / float64(all); share < least || all < seeds/4 {
+				t.Errorf("%d of %d are found and named, want %v", right, all, least)
+			}
+		})
+	}
+}
+
 // What is outside joins no group, but a group's traffic with it is told; every VM is in
 // one group or alone, and the bytes add up.
 func TestInfer(t *testing.T) {

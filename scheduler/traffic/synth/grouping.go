@@ -37,11 +37,19 @@ type Result struct {
 	Confident Confusion // of those told with a confidence of 0.9 and more
 }
 
+// Networks that inference is judged in have Smallest to Largest VMs, as many up to their
+// geometric mean as above it.
+const (
+	Smallest = 12
+	Largest  = 400
+)
+
 // Judge makes a matrix, infers what is in it, and compares. Of four seeds, one has all, one
 // has 5 % of the VMs not counted, one has a VM of each application moved in the window, and
 // one has both.
 func Judge(seed uint64, r Regime) Result {
-	c := Config{Seed: seed, Background: r.Background, Sampling: r.Sampling, VMs: 60 + int(seed/4*37%341)}
+	_, at := math.Modf(float64(seed/4) * math.Phi) // evenly spread (Weyl 1916)
+	c := Config{Seed: seed, Background: r.Background, Sampling: r.Sampling, VMs: int(Smallest * math.Pow(float64(Largest)/Smallest, at))}
 	if seed%2 == 1 {
 		c.MissingHosts = 0.05
 	}

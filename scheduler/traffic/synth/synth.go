@@ -48,6 +48,7 @@ type Config struct {
 	MissingHosts     float64        // share of VMs of which nothing that they send is counted
 	Skew             float64        // σ of the logarithm of an edge's rate within its application: 0.5
 	Alone            float64        // share of VMs in no application: 0.05
+	OneWay           float64        // share of the edges that are over UDP: nothing acknowledges what they carry
 	Moved            bool           // one VM of each application moved in the window: a tenth of what it sent is missing
 }
 
@@ -99,9 +100,14 @@ func Generate(c Config) Truth {
 	places := r.Perm(c.VMs)
 	edges := map[[2]int]pattern.Edge{}
 	var rates []float64
-	for limit := int(float64(c.VMs) * (1 - c.Alone)); ; {
+	limit := int(math.Ceil(float64(c.VMs) * (1 - c.Alone)))
+	for misses := 0; ; {
 		app, made := Make(c.Kinds[r.IntN(len(c.Kinds))], c.MinSize+r.IntN(c.MaxSize-c.MinSize+1), c.Skew, r)
 		n := len(app.Members)
+		if n > limit && len(t.Apps) == 0 && misses < 100 {
+			misses++
+			continue // a small network has room for a smaller one
+		}
 		if n > limit {
 			break
 		}
@@ -115,6 +121,9 @@ func Generate(c Config) Truth {
 			}
 			e.From, e.To = mine[e.From], mine[e.To]
 			e = scaled(e, scale)
+			if c.OneWay > 0 && e.Reply && e.Bytes <= ack*e.Packets && r.Float64() < c.OneWay {
+				continue
+			}
 			edges[[2]int{e.From, e.To}] = e
 			rates = append(rates, e.Bytes)
 		}
