@@ -27,6 +27,7 @@ var rows = map[string]int{
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
+	"scheduler/traffic/phases":  2,
 	"scheduler/traffic/synth":   2,
 	"scheduler/traffic/report":  2,
 
@@ -82,8 +83,9 @@ var beside = map[string][]string{
 	"hostagent": {"hostagent/paths"},
 
 	"scheduler/traffic/pattern": {"scheduler/traffic"},
-	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern"},
-	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern"},
+	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
+	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
+	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"controller":                {"controller/collector"},
 	"controller/rest":           {"controller/api"},
 	"topologies/lab/endpoints":  {"topologies/lab"},

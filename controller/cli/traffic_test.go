@@ -19,6 +19,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/phases"
 	"heliotrope/scheduler/traffic/report"
 )
 
@@ -55,7 +56,7 @@ func (f *fake) Report(ctx context.Context, q api.TrafficQuery) (report.Report, e
 	return report.Build(report.Input{
 		Now: noon, Matrix: m, Topology: f.topology, HostOf: map[heliotrope.VMID]heliotrope.HostID{"web": "left-1", "db": "right-1"},
 		Groups: []report.Group{{ID: "g1", Group: pair, Since: noon.Add(-5 * time.Minute), Sites: []heliotrope.SiteID{"left", "right"},
-			Phases: []pattern.Phase{{From: noon.Add(-time.Hour), To: noon.Add(-5 * time.Minute), Group: pattern.Group{Kind: pattern.Unknown, Ends: pair.Ends}}}}},
+			Phases: []phases.Phase{{From: noon.Add(-time.Hour), To: noon.Add(-5 * time.Minute), Group: pattern.Group{Kind: pattern.Unknown, Ends: pair.Ends}}}}},
 		Events:  []report.Event{{At: noon.Add(-5 * time.Minute), Kind: "pattern", Group: "g1", What: "was unknown, is a star"}},
 		Savings: []traffic.Saving{{VMs: []heliotrope.VMID{"db"}, From: "right", To: "left", USDPerHour: 0.11, Bytes: 1.6e6, Why: "its only client is there"}},
 		Sources: []report.Source{{Host: "left-1", Source: traffic.SourcePackets, Sampling: 64, Ports: 3, CPU: 0.051, Shed: 1200, LastBin: noon},

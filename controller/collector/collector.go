@@ -31,6 +31,7 @@ import (
 	"heliotrope/controller/ipfix"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/phases"
 	"heliotrope/scheduler/traffic/report"
 )
 
@@ -49,7 +50,7 @@ type World interface {
 
 const (
 	// inferEvery is how often the newest inferWindow is taken apart. A change of pattern is
-	// certain after three windows at most (pattern.Tracker).
+	// certain after three windows at most (phases.Tracker).
 	inferEvery  = 10 * time.Second
 	inferWindow = 10 * time.Second
 	// settle is how long a second's bins may take to arrive.
@@ -83,14 +84,14 @@ type Collector struct {
 	mu      sync.Mutex // guards all below
 	hosts   map[heliotrope.HostID]*host
 	ledger  *traffic.Ledger
-	tracker *pattern.Tracker
+	tracker *phases.Tracker
 	events  []report.Event // the newest last
 }
 
 // Open returns a collector that has only what its history has.
 func Open(ctx context.Context, cfg Config) (*Collector, error) {
 	c := &Collector{world: cfg.World, log: cfg.Log, now: time.Now, started: time.Now(),
-		hosts: map[heliotrope.HostID]*host{}, ledger: traffic.NewLedger(traffic.Limits{}), tracker: &pattern.Tracker{}}
+		hosts: map[heliotrope.HostID]*host{}, ledger: traffic.NewLedger(traffic.Limits{}), tracker: &phases.Tracker{}}
 	if cfg.IPFIX != "" {
 		var err error
 		if c.ipfix, err = ipfix.Dial(ctx, cfg.IPFIX, ipfix.Options{Log: cfg.Log, Address: c.address}); err != nil {
@@ -224,13 +225,13 @@ func (c *Collector) infer() {
 func groupName(id int) string { return fmt.Sprintf("group-%d", id) }
 
 // sentence says what changed.
-func sentence(c pattern.Change) string {
+func sentence(c phases.Change) string {
 	switch c.Of {
-	case pattern.GroupAppeared:
+	case phases.GroupAppeared:
 		return fmt.Sprintf("%d VMs talk in a group, pattern %s: %s", len(c.Joined), c.To, list(c.Joined))
-	case pattern.GroupEnded:
+	case phases.GroupEnded:
 		return fmt.Sprintf("the group of pattern %s does not talk any more", c.From)
-	case pattern.PatternChanged:
+	case phases.PatternChanged:
 		return fmt.Sprintf("the pattern changed from %s to %s", c.From, c.To)
 	}
 	var parts []string

@@ -11,6 +11,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/phases"
 	"heliotrope/scheduler/traffic/report"
 )
 
@@ -242,7 +243,7 @@ func tell(groups []report.Group, mappers, reducers, shop []traffic.End, db, shuf
 	g[1].Second, g[1].Since, g[1].Sites = pattern.Torus1D, noon.Add(-58*time.Minute), []heliotrope.SiteID{"paris"}
 	g[1].Evidence = []string{"Each of 5 VMs sends 98 % of its bytes to one other, and gets from one other.", "Back goes 1.4 %: acknowledgements, not data."}
 	g[2].Second, g[2].Since, g[2].Sites, g[2].Confidence = pattern.MasterWorker, noon.Add(-24*time.Minute), []heliotrope.SiteID{"frankfurt", "oslo"}, 0.88
-	g[2].Phases = []pattern.Phase{{From: noon.Add(-58 * time.Minute), To: noon.Add(-44 * time.Minute), Group: pattern.Group{Kind: pattern.Unknown}},
+	g[2].Phases = []phases.Phase{{From: noon.Add(-58 * time.Minute), To: noon.Add(-44 * time.Minute), Group: pattern.Group{Kind: pattern.Unknown}},
 		{From: noon.Add(-40 * time.Minute), To: noon.Add(-24 * time.Minute), Group: pattern.Group{Kind: pattern.AllToAll}}}
 	g[2].Evidence = []string{"4 VMs send to each of 3 others; 12 of 12 pairs between the sides talk, and none within a side."}
 	g[2].Tiers = []pattern.Tier{{Name: "tcp/13562 servers", Members: mappers, Serves: []traffic.Service{shuffle}, Confidence: 0.96},

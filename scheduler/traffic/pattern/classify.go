@@ -121,7 +121,14 @@ func (s *scene) try(h *hope, width int) candidate {
 	g = m.gains(g.n - s.n)
 	score := t.climb(g, at, t.score(g, at))
 	c := candidate{kind: t.kind, shape: t.shape}
-	c.score = m.base() + score - s.ways(t)
+	c.score = m.base() + score - s.ways(t) + m.silence(func(i int) (lost float64) {
+		if place := slices.Index(at, i); place >= 0 {
+			for _, b := range t.bonds[place] {
+				lost += m.lost(b.way)
+			}
+		}
+		return lost
+	})
 	for i, bonds := range t.bonds {
 		if at[i] >= s.n {
 			continue // a ghost
@@ -180,6 +187,7 @@ func (s *scene) complete() candidate {
 			c.pairs = append(c.pairs, [2]int{i, j})
 		}
 	}
+	c.score += m.silence(func(int) float64 { return float64(s.n-1) * m.lost(bothSend) })
 	return c
 }
 
@@ -194,15 +202,19 @@ func (s *scene) random() candidate {
 		m.settle(2 * k)
 		g := m.gains(0)
 		c := candidate{kind: Random, members: s.loud, score: m.base() - math.Log(5)}
+		bonds := make([]float64, s.n)
 		for i := range s.n {
 			for j := range i {
 				bond := 0.5*math.Exp(min(g.of(i, j, bothSend), 300)) + 0.25*math.Exp(min(g.of(i, j, sends), 300)) + 0.25*math.Exp(min(g.of(j, i, sends), 300))
 				c.score += math.Log(1 - share + share*bond)
 				if bond > 1 {
 					c.pairs = append(c.pairs, [2]int{i, j})
+					bonds[i]++
+					bonds[j]++
 				}
 			}
 		}
+		c.score += m.silence(func(i int) float64 { return bonds[i] * (m.lost(gets) - math.Log(3)) })
 		if c.score > best.score {
 			best = c
 		}
@@ -248,6 +260,12 @@ func (s *scene) sides() candidate {
 		for _, b := range c.pairs {
 			c.score += g.of(b[0], b[1], sends)
 		}
+		c.score += m.silence(func(i int) float64 {
+			if slices.Index(order, i) < p {
+				return float64(q) * m.lost(sends)
+			}
+			return float64(p) * m.lost(gets)
+		})
 		if c.score > best.score {
 			best = c
 		}

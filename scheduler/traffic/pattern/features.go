@@ -257,6 +257,29 @@ func (m *model) acks(i, j int) float64 {
 	return math.Log1p(-m.lostAcks) + math.Log((1-m.noise)*p+m.noise/m.breadth)
 }
 
+// deaf is the share of members whose host does not count what they send, before anything
+// was seen.
+const deaf = 0.05
+
+// silence is how likely it is that nothing was seen of what the mute members send: such a
+// one is deaf, or had nothing to send. lost is the logarithm of how likely the latter is.
+func (m *model) silence(lost func(i int) float64) (sum float64) {
+	for i, mute := range m.mute {
+		if mute {
+			sum += math.Log(deaf + (1-deaf)*math.Exp(lost(i)))
+		}
+	}
+	return sum
+}
+
+// lost is how likely it is that nothing was seen of what goes one way over a bond.
+func (m *model) lost(w way) float64 {
+	if w == gets {
+		return math.Log(m.lostAcks)
+	}
+	return math.Log(m.lostStrong)
+}
+
 // gains are what it brings to take a pair for a bond of each way rather than for background:
 // n × n tables, rows being the end that the way is said of.
 type gains struct {

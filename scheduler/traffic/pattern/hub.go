@@ -64,6 +64,12 @@ func (s *scene) hubAt(h int) candidate {
 			}
 		}
 	}
+	c.score += m.silence(func(i int) float64 {
+		if i == h {
+			return leaves * m.lost(sends)
+		}
+		return m.lost(gets)
+	})
 	if len(ratios) == 0 {
 		apart = 0 // one side was not counted
 	}

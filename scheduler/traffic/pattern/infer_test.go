@@ -1,14 +1,10 @@
 package pattern_test
 
 import (
-	"fmt"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"testing"
-	"time"
 
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
@@ -85,112 +81,6 @@ func TestInfer(t *testing.T) {
 	}
 	if a.Inside > a.Bytes || a.Inside < 0.8*a.Bytes-20e6 {
 		t.Errorf("%v of %v bytes within groups", a.Inside, a.Bytes)
-	}
-}
-
-// world makes windows of the same applications, whose rates vary by a tenth from window to
-// window, over a background that is another one each time.
-type world struct {
-	*rand.Rand
-	apps []placed
-}
-
-type placed struct {
-	edges []pattern.Edge
-	vms   []int
-	scale float64
-}
-
-// newWorld has a ring of 9 first.
-func newWorld(seed uint64) *world {
-	w := &world{Rand: rand.New(rand.NewPCG(seed, 4))}
-	places := w.Perm(150)
-	_, edges := synth.Make(pattern.Ring, 9, 0.5, w.Rand)
-	w.apps = append(w.apps, placed{edges, places[:9], 1e5})
-	places = places[9:]
-	for len(places) > 28 {
-		kind := synth.Kinds[w.IntN(len(synth.Kinds)-1)] // without random
-		places = places[w.put(kind, 6+w.IntN(15), places):]
-	}
-	return w
-}
-
-func (w *world) put(kind pattern.Kind, n int, places []int) int {
-	app, edges := synth.Make(kind, n, 0.5, w.Rand)
-	n = len(app.Members)
-	if n > len(places) {
-		return len(places)
-	}
-	w.apps = append(w.apps, placed{edges, places[:n], 1e5 * math.Pow(10, 2*w.Float64()-1)})
-	return n
-}
-
-func (w *world) window(share float64) pattern.Graph {
-	var g pattern.Graph
-	for i := range 150 {
-		g.Ends = append(g.Ends, vm(i))
-	}
-	edges := make(map[[2]int]pattern.Edge)
-	for _, a := range w.apps {
-		for _, e := range a.edges {
-			f := a.scale * math.Exp(0.1*w.NormFloat64())
-			e.From, e.To = a.vms[e.From], a.vms[e.To]
-			e.Bytes, e.Packets, e.Low, e.High = e.Bytes*f, e.Packets*f, e.Bytes*f, e.Bytes*f
-			edges[[2]int{e.From, e.To}] = e
-		}
-	}
-	for range int(share * 150 * 149) {
-		k := [2]int{w.IntN(150), w.IntN(150)}
-		if bytes := 1e5 * math.Pow(10, -1-2*w.Float64()); k[0] != k[1] && edges[k].Bytes == 0 {
-			edges[k] = pattern.Edge{From: k[0], To: k[1], Bytes: bytes, Low: bytes, High: bytes, Packets: bytes / 500,
-				Service: traffic.Service{Protocol: traffic.TCP, Port: uint16(1024 + w.IntN(30000))}}
-		}
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(edges), func(a, b [2]int) int { return slices.Compare(a[:], b[:]) }) {
-		g.Edges = append(g.Edges, edges[k])
-	}
-	return g
-}
-
-// In quiet windows nothing is reported, and a ring that becomes an all-to-all exchange is
-// within three windows.
-func TestChangeIsTold(t *testing.T) {
-	const quiet, within = 50, 3
-	late, falsely := 0, 0
-	for seed := range uint64(20) {
-		w := newWorld(seed)
-		var tr pattern.Tracker
-		told := make(map[int]string)
-		at := 0
-		add := func() (all []pattern.Change) {
-			at++
-			return tr.Add(time.Unix(int64(at)*60, 0), time.Minute, pattern.Infer(w.window(0.05)))
-		}
-		for range 10 {
-			add()
-		}
-		for range quiet {
-			for _, c := range add() {
-				falsely++
-				told[at] += fmt.Sprintf(" group %d %s %s->%s +%v -%v;", c.Group, c.Of, c.From, c.To, c.Joined, c.Left)
-			}
-		}
-		_, w.apps[0].edges = synth.Make(pattern.AllToAll, 9, 0.5, w.Rand)
-		found := false
-		for range within {
-			for _, c := range add() {
-				found = found || c.Of == pattern.PatternChanged && c.From == pattern.Ring && c.To == pattern.AllToAll
-			}
-		}
-		if !found {
-			late++
-		}
-		if len(told) > 0 || !found {
-			t.Logf("seed %d: found %v, told %v", seed, found, told)
-		}
-	}
-	if late > 0 || falsely > 0 {
-		t.Errorf("%d changes were not told within %d windows, %d were that are none", late, within, falsely)
 	}
 }
 

@@ -2,11 +2,7 @@
 // pattern they talk, and what each of them does in it.
 package pattern
 
-import (
-	"time"
-
-	"heliotrope/scheduler/traffic"
-)
+import "heliotrope/scheduler/traffic"
 
 // Kind is a communication pattern.
 type Kind string
@@ -75,11 +71,4 @@ type Tier struct {
 	Serves     []traffic.Service `json:"serves,omitempty"`
 	Uses       []traffic.Service `json:"uses,omitempty"`
 	Confidence float64           `json:"confidence"`
-}
-
-// Phase is a time in which a group kept to one pattern.
-type Phase struct {
-	From  time.Time `json:"from"`
-	To    time.Time `json:"to"`
-	Group Group     `json:"group"`
 }

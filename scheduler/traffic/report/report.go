@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/phases"
 )
 
 // Report is what was seen in one window. Rates are per second of the window; bytes are IP
@@ -83,7 +84,7 @@ type Group struct {
 	ID string `json:"id" doc:"Stays the same while most members do."`
 	pattern.Group
 	Since  time.Time           `json:"since,omitzero" doc:"Since when it keeps to this pattern."`
-	Phases []pattern.Phase     `json:"phases,omitempty" doc:"The patterns before, the oldest first."`
+	Phases []phases.Phase      `json:"phases,omitempty" doc:"The patterns before, the oldest first."`
 	Sites  []heliotrope.SiteID `json:"sites,omitempty" doc:"Where its members are."`
 }
 

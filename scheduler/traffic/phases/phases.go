@@ -1,4 +1,6 @@
-package pattern
+// Package phases follows groups of VMs over windows of time: which pattern a group kept to
+// from when to when, who joined it and who left, each change said once, when it is sure.
+package phases
 
 import (
 	"cmp"
@@ -6,7 +8,15 @@ import (
 	"time"
 
 	"heliotrope/scheduler/traffic"
+	"heliotrope/scheduler/traffic/pattern"
 )
+
+// Phase is a time in which a group kept to one pattern.
+type Phase struct {
+	From  time.Time     `json:"from"`
+	To    time.Time     `json:"to"`
+	Group pattern.Group `json:"group"`
+}
 
 // ChangeOf is what changed of a group.
 type ChangeOf string
@@ -24,8 +34,8 @@ type Change struct {
 	At     time.Time     `json:"at"` // end of the window in which it became sure
 	Group  int           `json:"group"`
 	Of     ChangeOf      `json:"change"`
-	From   Kind          `json:"from,omitempty"`
-	To     Kind          `json:"to,omitempty"`
+	From   pattern.Kind  `json:"from,omitempty"`
+	To     pattern.Kind  `json:"to,omitempty"`
 	Joined []traffic.End `json:"joined,omitempty"`
 	Left   []traffic.End `json:"left,omitempty"`
 }
@@ -58,7 +68,7 @@ type Tracked struct {
 
 	seen    int // windows in a row with it
 	missing int // and without it
-	kind    doubts[Kind]
+	kind    doubts[pattern.Kind]
 	member  doubts[traffic.End] // of those that are settled, that they left; of others, that they joined
 }
 
@@ -96,7 +106,7 @@ func (d doubts[T]) hear(said []T, patience float64) []T {
 
 // Add takes the analysis of the window that ends at at and began span before, and returns
 // what changed, by group. Windows come in order.
-func (t *Tracker) Add(at time.Time, span time.Duration, a Analysis) []Change {
+func (t *Tracker) Add(at time.Time, span time.Duration, a pattern.Analysis) []Change {
 	sets := make([][]traffic.End, len(a.Groups))
 	for i, g := range a.Groups {
 		sets[i] = slices.SortedFunc(slices.Values(g.Ends), traffic.End.Compare)
@@ -117,7 +127,7 @@ func (t *Tracker) Add(at time.Time, span time.Duration, a Analysis) []Change {
 	for i, g := range a.Groups {
 		if !taken[i] {
 			t.last++
-			x := &Tracked{ID: t.last, Members: sets[i], kind: doubts[Kind]{}, member: doubts[traffic.End]{}}
+			x := &Tracked{ID: t.last, Members: sets[i], kind: doubts[pattern.Kind]{}, member: doubts[traffic.End]{}}
 			x.Phases = []Phase{{From: at.Add(-span), Group: g}}
 			t.Live = append(t.Live, x)
 			changes = append(changes, x.see(at, span, g, sets[i])...)
@@ -165,6 +175,27 @@ func (t *Tracker) match(sets [][]traffic.End) map[*Tracked]int {
 	return found
 }
 
+// Find returns the group that is followed and is most like these members, or nil where none
+// shares half of them.
+func (t *Tracker) Find(members []traffic.End) *Tracked {
+	const half = 0.5
+	set := slices.SortedFunc(slices.Values(members), traffic.End.Compare)
+	var best *Tracked
+	most := half
+	for _, x := range t.Live {
+		common := 0
+		for _, e := range x.Members {
+			if _, ok := slices.BinarySearchFunc(set, e, traffic.End.Compare); ok {
+				common++
+			}
+		}
+		if alike := float64(common) / float64(len(set)+len(x.Members)-common); alike >= most {
+			best, most = x, alike
+		}
+	}
+	return best
+}
+
 // lose counts a window without the group. A short gap is none.
 func (x *Tracked) lose(at time.Time) []Change {
 	x.seen = 0
@@ -175,7 +206,7 @@ func (x *Tracked) lose(at time.Time) []Change {
 }
 
 // see counts a window with the group.
-func (x *Tracked) see(at time.Time, span time.Duration, g Group, set []traffic.End) []Change {
+func (x *Tracked) see(at time.Time, span time.Duration, g pattern.Group, set []traffic.End) []Change {
 	x.seen++
 	x.missing = 0
 	phase := &x.Phases[len(x.Phases)-1]
@@ -219,15 +250,15 @@ func (x *Tracked) patience() float64 {
 
 // turned says whether g's pattern has become the group's. A window that cannot tell says
 // nothing for or against.
-func (x *Tracked) turned(g Group) bool {
+func (x *Tracked) turned(g pattern.Group) bool {
 	switch g.Kind {
-	case Unknown:
+	case pattern.Unknown:
 		return false
 	case x.Phases[len(x.Phases)-1].Group.Kind:
 		x.kind.hear(nil, 0)
 		return false
 	}
-	return len(x.kind.hear([]Kind{g.Kind}, x.patience())) > 0
+	return len(x.kind.hear([]pattern.Kind{g.Kind}, x.patience())) > 0
 }
 
 // gather settles who joined and who left.

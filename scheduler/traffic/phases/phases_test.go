@@ -1,4 +1,4 @@
-package pattern_test
+package phases_test
 
 import (
 	"fmt"
@@ -7,13 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"heliotrope"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
+	"heliotrope/scheduler/traffic/phases"
 )
 
 // script runs windows through a tracker and writes down what it reports. A window is a
 // list of groups, such as "ring:abcd star:xyz"; members are letters.
-func script(tr *pattern.Tracker, windows ...string) []string {
+func script(tr *phases.Tracker, windows ...string) []string {
 	var told []string
 	for i, w := range windows {
 		var a pattern.Analysis
@@ -31,7 +33,7 @@ func script(tr *pattern.Tracker, windows ...string) []string {
 			if c.From != "" || c.To != "" {
 				s += fmt.Sprintf(" %s->%s", c.From, c.To)
 			}
-			if c.Of == pattern.MembersChanged {
+			if c.Of == phases.MembersChanged {
 				s += " +" + letters(c.Joined) + " -" + letters(c.Left)
 			}
 			told = append(told, s)
@@ -39,6 +41,8 @@ func script(tr *pattern.Tracker, windows ...string) []string {
 	}
 	return told
 }
+
+func vm(i int) traffic.End { return traffic.VM(heliotrope.VMID(fmt.Sprintf("vm-%d", i))) }
 
 func letters(ends []traffic.End) (s string) {
 	for _, e := range ends {
@@ -84,7 +88,7 @@ func TestTracker(t *testing.T) {
 			[]string{appears, "7: group 1 members + -ef", "7: group 2 appeared ->ring"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := script(&pattern.Tracker{}, c.windows...); !reflect.DeepEqual(got, c.want) {
+			if got := script(&phases.Tracker{}, c.windows...); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(c.want, "\n\t"))
 			}
 		})
@@ -93,7 +97,7 @@ func TestTracker(t *testing.T) {
 
 // Phases say from when to when a group kept to a pattern, and are kept in bounds.
 func TestPhases(t *testing.T) {
-	var tr pattern.Tracker
+	var tr phases.Tracker
 	script(&tr, join(repeat("ring:abc", 5), repeat("star:abc", 4))...)
 	if len(tr.Live) != 1 || len(tr.Live[0].Phases) != 2 {
 		t.Fatalf("live %+v", tr.Live)
@@ -107,7 +111,7 @@ func TestPhases(t *testing.T) {
 			t.Errorf("phase %d: %s from %d to %d, want %+v", i, p.Group.Kind, p.From.Unix(), p.To.Unix(), want)
 		}
 	}
-	var many pattern.Tracker
+	var many phases.Tracker
 	var windows []string
 	for i := range 200 {
 		windows = append(windows, repeat([]string{"ring:abc", "star:abc"}[i%2], 5)...)
