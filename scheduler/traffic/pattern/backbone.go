@@ -12,7 +12,8 @@ import (
 // no community, so the background and the partition sharpen each other.
 const (
 	grain    = 0.1  // of log-rates, in which the background is tabulated
-	reach    = 4    // grains to each side over which it is smoothed, by a triangle
+	narrow   = 4    // grains to each side over which it is smoothed at least, by a triangle
+	breadth  = 1.3  // log-rates to each side over which one link alone is
 	surprise = 0.25 // links that may come at any rate, spread evenly over
 	span     = 14.0 // so many log-rates: six decades
 	crowd    = 8.0  // links of a mean node that a node's own must outweigh to make it a busy one
@@ -40,18 +41,20 @@ func (n *network) background(stray []float64, pairs float64) []float64 {
 	for i := range busy {
 		busy[i] = math.Log((busy[i] + crowd) / (2*count/talkers + crowd))
 	}
+	// The fewer there are, the wider each is taken (Silverman, Density Estimation, 1986, 3.31).
+	reach := max(narrow, int(breadth*math.Pow(1+count, -0.2)/grain)-1)
 	hits := make([]float64, int((high-low)/grain)+2*reach+1)
 	for i, l := range n.links {
 		hits[int((l.x-low)/grain)+reach] += stray[i]
 	}
-	const own = 1 / ((reach + 1) * grain) // what a link adds at its own rate
+	own := 1 / (float64(reach+1) * grain) // what a link adds at its own rate
 	anywhere := surprise / span / (talkers * (talkers - 1) / 2)
 	answered, silent := n.answers(stray)
 	out := make([]float64, len(n.links))
 	for i, l := range n.links {
 		at, sum := int((l.x-low)/grain)+reach, 0.0
 		for k := -reach; k <= reach; k++ {
-			sum += hits[at+k] * float64(reach+1-max(k, -k)) / (reach + 1)
+			sum += hits[at+k] * float64(reach+1-max(k, -k)) / float64(reach+1)
 		}
 		sum -= stray[i]
 		out[i] = math.Log(max(0, sum)*own/pairs+anywhere) + busy[l.a] + busy[l.b]

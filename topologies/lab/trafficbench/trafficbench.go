@@ -3,9 +3,11 @@
 // Each part is a question with a known answer:
 //
 //	truth     light VMs of a lab drive every pattern; the matrix that the controller
-//	          answers with is held against the counters of the endpoints themselves
+//	          answers with is held against the counters of the endpoints themselves, and
+//	          what it tells when they turn to another against when they did
 //	grouping  thousands of generated matrices of all kinds and sizes, with noise, sampling
 //	          and missing hosts; groups and patterns are held against how they were made
+//	changes   generated applications that change their pattern, followed over windows
 //	scale     10,000 VMs with 20 peers each: ingest, inference, report, memory
 //	cost      what counting costs at 10, 100 and 1,000 thousand packets a second, and what
 //	          it takes of the VMs' own throughput
@@ -49,6 +51,7 @@ type part struct {
 
 var parts = []part{
 	{"grouping", grouping},
+	{"changes", changes},
 	{"scale", scale},
 	{"cost", cost},
 	{"foreign", foreign},
