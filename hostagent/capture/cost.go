@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -36,9 +34,6 @@ type CostResult struct {
 
 const (
 	costDevice = "tap0"
-	costFlows  = 1000
-	costFrame  = 200 // bytes
-	costBatch  = 64  // frames a system call
 )
 
 // Cost sends pps packets a second for a while through a captured veth pair in namespaces
@@ -65,7 +60,10 @@ func Cost(ctx context.Context, source traffic.Source, sampling uint32, pps int, 
 		return res, err
 	}
 	ran, seq, start := c.programs.Load(), c.last(), time.Now()
-	if err := p.guest.inside(func() error { return flood(ctx, "eth0", pps, d) }); err != nil {
+	if err := p.guest.inside(func() error {
+		_, err := Outwards.Flood(ctx, "eth0", pps, d)
+		return err
+	}); err != nil {
 		return res, err
 	}
 	res.Took = time.Since(start)
@@ -173,73 +171,6 @@ func (p pair) received() (n uint64, err error) {
 		return fmt.Errorf("read counters: no %s", costDevice)
 	})
 	return n, err
-}
-
-// flood sends frames from a device at a rate, in batches, past its queue.
-func flood(ctx context.Context, device string, pps int, d time.Duration) error {
-	card, err := net.InterfaceByName(device)
-	if err != nil {
-		return fmt.Errorf("find device: %w", err)
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open socket: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: card.Index}); err != nil {
-		return fmt.Errorf("bind socket: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		return fmt.Errorf("pass by the queue: %w", err)
-	}
-	frames := floodFrames()
-	start, sent := time.Now(), 0
-	for ctx.Err() == nil {
-		passed := time.Since(start)
-		if passed >= d {
-			return nil
-		}
-		if ahead := time.Duration(sent) * time.Second / time.Duration(pps); ahead > passed {
-			unix.Nanosleep(&unix.Timespec{Nsec: min(int64(ahead-passed), 1e6)}, nil)
-			continue
-		}
-		at := sent % len(frames)
-		batch := frames[at:min(at+costBatch, len(frames))]
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&batch[0])), uintptr(len(batch)), 0, 0, 0)
-		if errno != 0 && errno != unix.ENOBUFS && errno != unix.EINTR {
-			return fmt.Errorf("send frames: %w", errno)
-		}
-		sent += max(int(n), 1)
-		if errno != 0 {
-			sent-- // the other side's backlog is full
-		}
-	}
-	return ctx.Err()
-}
-
-// message is struct mmsghdr.
-type message struct {
-	unix.Msghdr
-	_ [8]byte // msg_len
-}
-
-func (m *message) bytes() []byte { return unsafe.Slice(m.Iov.Base, m.Iov.Len) }
-
-// floodFrames are UDP datagrams of costFlows flows.
-func floodFrames() []message {
-	all := make([]message, costFlows)
-	for i := range all {
-		b := make([]byte, costFrame)
-		copy(b, []byte{2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0, 0x45})
-		binary.BigEndian.PutUint16(b[ethernet+2:], costFrame-ethernet)
-		b[ethernet+8], b[ethernet+9] = 64, traffic.UDP
-		copy(b[ethernet+12:], []byte{10, 0, 0, 1, 198, 51, byte(i), 1})
-		binary.BigEndian.PutUint16(b[ethernet+20:], uint16(40000+i))
-		binary.BigEndian.PutUint16(b[ethernet+22:], uint16(1000+i%20))
-		all[i].Iov = &unix.Iovec{Base: &b[0], Len: costFrame}
-		all[i].Iovlen = 1
-	}
-	return all
 }
 
 // ThroughputResult compares a port's TCP throughput with and without capture. All are

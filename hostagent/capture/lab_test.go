@@ -443,7 +443,9 @@ func TestBudget(t *testing.T) {
 			c := s.watch(t, traffic.Orders{Source: source, Budget: budget, Ports: []traffic.Port{{Device: costDevice, VM: "vm1"}}})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error)
-			go func() { done <- p.guest.inside(func() error { return flood(ctx, "eth0", 200_000, time.Minute) }) }()
+			go func() {
+				done <- p.guest.inside(func() error { _, err := Outwards.Flood(ctx, "eth0", 200_000, time.Minute); return err })
+			}()
 			bins := c.next(t, 6)
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {

@@ -339,7 +339,7 @@ func TestBins(t *testing.T) {
 func BenchmarkPacket(b *testing.B) {
 	m := newTestMeter(traffic.Orders{Grain4: 24})
 	var frames [][]byte
-	for _, f := range floodFrames() {
+	for _, f := range Outwards.messages() {
 		frames = append(frames, f.bytes())
 	}
 	var h header

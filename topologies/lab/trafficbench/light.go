@@ -67,8 +67,12 @@ func (l light) count(ctx context.Context, c heliotrope.Capture) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.api.ApplyTopology(ctx, text, -1); err != nil {
+	plan, err := l.api.ApplyTopology(ctx, text, -1)
+	if err != nil {
 		return err
+	}
+	if c.Source == heliotrope.CaptureOff {
+		return l.api.AwaitFlows(ctx, plan.Revision)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the hosts do not count as they are told"))
 	defer cancel()

@@ -11,6 +11,7 @@
 //	scale     10,000 VMs with 20 peers each: ingest, inference, report, memory
 //	cost      what counting costs at 10, 100 and 1,000 thousand packets a second, and what
 //	          it takes of the VMs' own throughput
+//	switch    the same of counting by the switch's flows
 //	foreign   the totals of softflowd and nfdump on the same capture
 //	apps      real applications, whose tiers the report has to name
 //
@@ -54,6 +55,7 @@ var parts = []part{
 	{"changes", changes},
 	{"scale", scale},
 	{"cost", cost},
+	{"switch", switchCost},
 	{"foreign", foreign},
 	{"truth", truth},
 	{"apps", apps},
@@ -82,6 +84,7 @@ measured; the last line, a JSON object, says whether what is claimed held.`,
 			return b.Run(cmd.Context())
 		},
 	}
+	cmd.AddCommand(floodCommand())
 	cmd.Flags().StringSliceVar(&b.Only, "only", nil, "parts to run: "+strings.Join(names, ", "))
 	cmd.Flags().IntVar(&b.Matrices, "matrices", 12000, "matrices to generate for grouping")
 	cmd.Flags().Uint64Var(&b.Seed, "seed", 1, "of what is generated")
