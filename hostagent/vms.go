@@ -3,13 +3,14 @@ package hostagent
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/paths"
-	"log/slog"
-	"path/filepath"
-	"time"
 )
 
 const (
@@ -138,6 +139,9 @@ func (v *vms) RemoveVM(ctx context.Context, o agentapi.RemoveOrder) error {
 }
 
 func (v *vms) take(term uint64, vm heliotrope.VMID) (release func(), err error) {
+	if v.config.Libvirt == NoLibvirt { // there is nobody to wait for
+		return nil, fmt.Errorf("%w: host %s runs no VMs: its agent was started with --libvirt %s", agentapi.ErrInvalid, v.host, NoLibvirt)
+	}
 	if err := v.ledger.fence(term); err != nil {
 		return nil, err
 	}
