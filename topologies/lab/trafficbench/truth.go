@@ -22,11 +22,11 @@ const (
 	truthTime = 5 * time.Second
 	// sampledTime is longer: the error at 1:N is about 0.8/√samples a pair, and a pair needs a
 	// hundred of them to be within 8 %.
-	sampledTime = 20 * time.Second
+	sampledTime = 40 * time.Second
 	truthSize   = 12
 	truthRate   = 400_000 // bits per second of an edge, mean
 	// sampledRate makes a pair's packets in the window many enough for 1:64 to say something.
-	sampledRate = 8_000_000
+	sampledRate = 4_000_000
 )
 
 // counting says whether every host with VMs has counted so since a time.
