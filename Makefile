@@ -7,12 +7,21 @@ FUZZTIME ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/hostagent.Version=$(VERSION)"
 
-.PHONY: all deps build test race lint fuzz demo lab bench-fabric bench-traffic clean
+# An S3 server that buckets are tested against, and where the tests look for it.
+S3SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+TOOLS    := $(or $(HELIOTROPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heliotrope)/bin
+
+.PHONY: all deps deps-lab build test race lint fuzz demo lab bench-fabric bench-traffic clean
 
 all: build
 
 ## deps: install what the demo and the tests need (Debian 12, root); quick when nothing is missing
-deps:
+deps: deps-lab
+	@$(GO) version -m $(TOOLS)/versitygw 2>/dev/null | grep -q "^	mod	.*	$(lastword $(subst @, ,$(S3SERVER)))	" || \
+		{ echo "deps: building $(S3SERVER)"; GOBIN=$(TOOLS) $(GO) install -trimpath -ldflags "-s -w" $(S3SERVER); }
+
+## deps-lab: the part of it that the lab needs
+deps-lab:
 	@./topologies/lab/deps.sh
 
 ## build: bin/heliotrope (controller, CLI, lab) and bin/heliotrope-agent
@@ -24,7 +33,7 @@ test: deps build
 	$(GO) test -tags lab -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 ## race: all but the lab, with the race detector
-race:
+race: deps
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m ./...
 
 ## lint: gofmt, vet, staticcheck, and a tidy go.mod
@@ -43,19 +52,19 @@ fuzz:
 		done || exit 1; done
 
 ## demo: three clouds, a client with an open connection, and a VM that goes around the world
-demo: deps build
+demo: deps-lab build
 	@$(BIN)/heliotrope lab demo
 
 ## lab: bring a lab up (LAB=FILE) and leave it running; bin/heliotrope lab down ends it
-lab: deps build
+lab: deps-lab build
 	@$(BIN)/heliotrope lab up $(LAB)
 
 ## bench-fabric: meshes of 3 to 100 hosts; ends within 10 minutes
-bench-fabric: deps build
+bench-fabric: deps-lab build
 	@$(BIN)/heliotrope lab bench-fabric
 
 ## bench-traffic: what is said of traffic against what is true; ends within 40 minutes
-bench-traffic: deps build
+bench-traffic: deps-lab build
 	@$(BIN)/heliotrope lab bench-traffic
 
 clean:

@@ -105,6 +105,8 @@ var worlds = map[string][]string{
 	"github.com/prometheus/client_golang": {"controller"},
 	"github.com/gopacket/gopacket":        {"hostagent/capture"},
 	"github.com/cilium/ebpf":              {"hostagent/capture"},
+	"github.com/Azure/azure-sdk-for-go":   {"controller/history"},
+	"google.golang.org/api":               {"controller/history"},
 	"github.com/apache/arrow-go":          {"controller/history"},
 	"gocloud.dev":                         {"controller/history"},
 	"github.com/vishvananda/netlink":      {"hostagent", "hostagent/libvirt", "topologies/lab", "topologies/lab/node", "topologies/lab/story"},

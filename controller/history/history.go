@@ -4,18 +4,18 @@
 //
 // A window is one file, date=2026-11-25/hour=13/traffic-20261125T130500Z-NAME-ID.parquet:
 // directories as Hive names them, which DuckDB, Spark and ClickHouse read as columns.
-// Until a window is over and its file is there, its bins are in a journal on a local disk,
-// each written before Add returns. A controller that is killed goes on where it was: a file
-// that was being written is written again under its own name. A power failure loses what
-// the kernel had not written yet. Journals stay, as .done, for as long as a host may send
-// the same bin again; that is how it is not counted twice.
+// Until a window is over its bins are in a journal on a local disk, each written before Add
+// returns. Then its file is made beside the journal and waits there until the bucket has it.
+// A controller that is killed goes on where it was: a file that was being written is written
+// again under its own name. A power failure loses what the kernel had not written yet of
+// the journals. Journals stay, as .done, for as long as a host may send the same bin again;
+// that is how it is not counted twice.
 //
 // Bins that come after their window's file was written make another file of that window;
 // rows of the same window add up.
 package history
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +30,6 @@ import (
 	"sync"
 	"time"
 
-	"gocloud.dev/blob"
-	"gocloud.dev/blob/fileblob"
-
 	"heliotrope/scheduler/traffic"
 )
 
@@ -42,6 +39,7 @@ type Options struct {
 	Retention  time.Duration // 0: 24 hours
 	Window     time.Duration // whole seconds that divide an hour; 0: 5 minutes
 	Journal    string        // directory on a local disk; empty: journal/ in the URL's own directory
+	Backlog    int64         // bytes of files that wait for the bucket, at most; 0: 1 GiB
 	Log        *slog.Logger
 }
 
@@ -49,18 +47,21 @@ const (
 	cutAfter    = 10 * time.Second // a window's end, its file is written
 	forgetAfter = 15 * time.Minute // a window's end, no host sends its bins again
 	sweepEvery  = 10 * time.Minute
+	retryWithin = time.Minute // of a bucket that is back, what waits is written
 	stampFormat = "20060102T150405Z"
 )
 
 // History is a bucket with files, and the windows that are not in it yet. Make it with Open.
 type History struct {
-	bucket *blob.Bucket
+	bucket place
 	Options
 
 	cutting sync.Mutex         // one Cut at a time
 	mu      sync.Mutex         // guards all below
 	windows map[int64]*window  // those that bins are added to, by their first second
 	over    []*window          // those that have no file yet
+	waiting []stored           // files that the bucket does not have yet, the next one first
+	shed    int                // files that waited too long
 	seen    map[string]seqsets // bins by host and boot, of windows of the last minutes
 	dones   map[string]time.Time
 }
@@ -80,6 +81,9 @@ func Open(ctx context.Context, url string, o Options) (*History, error) {
 	if o.Window == 0 {
 		o.Window = 5 * time.Minute
 	}
+	if o.Backlog == 0 {
+		o.Backlog = 1 << 30
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -88,26 +92,13 @@ func Open(ctx context.Context, url string, o Options) (*History, error) {
 	}
 	bucket, err := open(ctx, url, &o)
 	if err != nil {
-		return nil, fmt.Errorf("open history: %w", err)
+		return nil, err
 	}
 	h := &History{bucket: bucket, Options: o, windows: map[int64]*window{}, seen: map[string]seqsets{}, dones: map[string]time.Time{}}
 	if err := h.resume(); err != nil {
 		return nil, errors.Join(err, bucket.Close())
 	}
 	return h, nil
-}
-
-func open(ctx context.Context, url string, o *Options) (*blob.Bucket, error) {
-	if strings.Contains(url, "://") {
-		if o.Journal == "" {
-			return nil, errors.New("a bucket needs a directory for its journal")
-		}
-		return blob.OpenBucket(ctx, url)
-	}
-	if o.Journal == "" {
-		o.Journal = filepath.Join(url, "journal")
-	}
-	return fileblob.OpenBucket(url, &fileblob.Options{CreateDir: true, NoTempDir: true, Metadata: fileblob.MetadataDontWrite})
 }
 
 var stem = regexp.MustCompile(`^traffic-(\d{8}T\d{6}Z)-[a-z0-9-]+$`)
@@ -125,6 +116,7 @@ func started(name string) (time.Time, bool) {
 
 func (h *History) journal(name string) string { return filepath.Join(h.Journal, name+".journal") }
 func (h *History) done(name string) string    { return filepath.Join(h.Journal, name+".done") }
+func (h *History) waits(name string) string   { return filepath.Join(h.Journal, name+".waiting") }
 
 // resume takes in the journals that are there.
 func (h *History) resume() error {
@@ -162,6 +154,14 @@ func (h *History) resume() error {
 				continue
 			}
 			h.windows[from.Unix()] = w
+		case kind == "waiting.tmp": // it was being made
+			if err := os.Remove(h.waits(name) + ".tmp"); err != nil {
+				return fmt.Errorf("read what waits: %w", err)
+			}
+		case kind == "waiting":
+			if err := h.wait(name, from); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -206,7 +206,7 @@ func (h *History) Add(b traffic.Bin) error {
 	}
 	w, err := h.window(from)
 	if err == nil {
-		_, err = w.journal.Write(data)
+		err = appendFrame(w.journal, data)
 	}
 	if err != nil {
 		delete(h.seen[string(b.Host)+"/"+b.Boot][from.Unix()], b.Seq)
@@ -232,15 +232,17 @@ func (h *History) window(from time.Time) (*window, error) {
 }
 
 // Run writes windows' files when they are over, and deletes what is older than the
-// retention, until ctx ends.
+// retention, until ctx ends. While the bucket is away it is tried less and less often.
 func (h *History) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var swept time.Time
+	var swept, next time.Time
+	var pause time.Duration
 	for {
 		now := time.Now()
-		if err := h.Cut(ctx, now.Add(-cutAfter)); err != nil && ctx.Err() == nil {
-			h.Log.Error("write traffic history", "error", err)
+		if !now.Before(next) {
+			pause = h.round(ctx, now, pause)
+			next = now.Add(pause)
 		}
 		if now.Sub(swept) >= sweepEvery {
 			swept = now
@@ -256,8 +258,22 @@ func (h *History) Run(ctx context.Context) error {
 	}
 }
 
-// Cut writes the files of all windows that ended by a time. One that cannot be written is
-// kept for the next Cut.
+// round is one Cut, after a pause; it returns how long the next pause is.
+func (h *History) round(ctx context.Context, now time.Time, pause time.Duration) time.Duration {
+	err := h.Cut(ctx, now.Add(-cutAfter))
+	files, size, shed := h.Waiting()
+	switch {
+	case err != nil && ctx.Err() == nil:
+		h.Log.Error("write traffic history", "error", err, "waiting", files, "bytes", size, "shed", shed)
+		return min(max(2*pause, time.Second), retryWithin)
+	case pause > 0 && err == nil:
+		h.Log.Info("traffic history is written again", "shed", shed)
+	}
+	return 0
+}
+
+// Cut makes the files of all windows that ended by a time, and writes those that wait to the
+// bucket. What cannot be written is kept for the next Cut.
 func (h *History) Cut(ctx context.Context, by time.Time) error {
 	h.cutting.Lock()
 	defer h.cutting.Unlock()
@@ -272,11 +288,11 @@ func (h *History) Cut(ctx context.Context, by time.Time) error {
 	h.mu.Unlock()
 	var failed []error
 	for _, w := range over {
-		if err := h.write(ctx, w); err != nil {
-			failed = append(failed, fmt.Errorf("write %s: %w", w.name, err))
+		if err := h.file(w); err != nil {
+			failed = append(failed, fmt.Errorf("make %s: %w", w.name, err))
 		}
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, h.deliver(ctx))...)
 }
 
 // key is where in the bucket a window's file is.
@@ -284,38 +300,25 @@ func key(name string, from time.Time) string {
 	return from.UTC().Format("date=2006-01-02/hour=15/") + name + ".parquet"
 }
 
-func (h *History) write(ctx context.Context, w *window) error {
-	var buf bytes.Buffer
-	if err := encode(&buf, w.records(), h.Controller); err != nil {
-		return err
-	}
-	if len(w.counts) > 0 {
-		if err := h.bucket.WriteAll(ctx, key(w.name, w.from), buf.Bytes(), nil); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(h.journal(w.name), h.done(w.name)); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.dones[w.name] = w.from
-	h.over = slices.DeleteFunc(h.over, func(o *window) bool { return o == w })
-	return w.journal.Close()
-}
-
 // Expire deletes files whose window ended longer ago than the retention, and journals that
 // nobody needs any more; nothing else. It returns how many files.
 func (h *History) Expire(ctx context.Context, now time.Time) (n int, err error) {
 	h.forget(now.Add(-forgetAfter))
+	old := now.Add(-h.Retention - h.Window)
+	h.cutting.Lock()
+	err = h.drop(func(f stored, _ int64) bool { return !f.from.After(old) })
+	h.cutting.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	for f, err := range h.files(ctx) {
 		if err != nil {
 			return n, err
 		}
-		if f.from.Add(h.Window).After(now.Add(-h.Retention)) {
+		if f.from.After(old) {
 			continue
 		}
-		if err := h.bucket.Delete(ctx, f.key); err != nil {
+		if err := h.bucket.remove(ctx, f.key); err != nil {
 			return n, fmt.Errorf("delete %s: %w", f.key, err)
 		}
 		n++

@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	_ "gocloud.dev/blob/memblob"
 
 	"heliotrope"
 	"heliotrope/scheduler/traffic"
@@ -69,21 +70,39 @@ func total(all []Row) (bytes float64) {
 	return bytes
 }
 
-func files(t *testing.T, dir string) []string {
+// files are all that is in the bucket.
+func files(t *testing.T, h *History) (keys []string) {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(dir, "date=*/hour=*/*"))
-	if err != nil {
+	for list := h.bucket.List(nil); ; {
+		o, err := list.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			return keys
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, o.Key)
+	}
+}
+
+func cut(t *testing.T, h *History) {
+	t.Helper()
+	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	for i := range found {
-		found[i], _ = filepath.Rel(dir, found[i])
+}
+
+func reopened(t *testing.T, h *History, url string, o Options) *History {
+	t.Helper()
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
 	}
-	return found
+	return mustOpen(t, url, o)
 }
 
 func TestWhatIsAddedIsRead(t *testing.T) {
-	for _, url := range []string{t.TempDir(), "mem://"} {
-		h := mustOpen(t, url, Options{Journal: t.TempDir()})
+	everywhere(t, func(t *testing.T, url, journal string) {
+		h := mustOpen(t, url, Options{Journal: journal})
 		sampled := tcp("a", "c", 64*1500)
 		sampled.Samples, sampled.Squares, sampled.Reply = 1, 1500*1500, true
 		thin := bin(3, 2*time.Second, sampled)
@@ -128,7 +147,7 @@ func TestWhatIsAddedIsRead(t *testing.T) {
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
-	}
+	})
 }
 
 // A kill at any byte of the journal's tail loses that bin at most, and what was whole is
@@ -171,106 +190,109 @@ func TestJournalIsCutAnywhere(t *testing.T) {
 	}
 }
 
+// A disk that takes half a bin costs that bin, which the host may send again, and none after it.
+func TestAFullDiskCostsOneBin(t *testing.T) {
+	dir := t.TempDir()
+	h := mustOpen(t, dir, Options{})
+	keep(t, h, bin(1, 0, tcp("a", "b", 1)))
+	names, _ := filepath.Glob(filepath.Join(dir, "journal", "*.journal"))
+	about, err := os.Stat(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: uint64(about.Size()) + 10, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	full := h.Add(bin(2, time.Second, tcp("a", "b", 2)))
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(full, syscall.EFBIG) {
+		t.Errorf("%v", full)
+	}
+	keep(t, h, bin(3, 2*time.Second, tcp("a", "b", 4)), bin(2, time.Second, tcp("a", "b", 2)))
+	h = reopened(t, h, dir, Options{})
+	if got := total(rows(t, h, 0, time.Minute)); got != 7 {
+		t.Errorf("%v bytes, want 7", got)
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // A kill between the file and the end of its journal makes the same file again.
 func TestAFileIsWrittenTwiceUnderOneName(t *testing.T) {
-	dir := t.TempDir()
-	h := mustOpen(t, dir, Options{})
-	keep(t, h, bin(1, 0, tcp("a", "b", 100)))
-	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Close(); err != nil {
-		t.Fatal(err)
-	}
-	dones, _ := filepath.Glob(filepath.Join(dir, "journal", "*.done"))
-	if err := os.Rename(dones[0], strings.TrimSuffix(dones[0], ".done")+".journal"); err != nil {
-		t.Fatal(err)
-	}
-	h = mustOpen(t, dir, Options{})
-	if got := total(rows(t, h, 0, time.Hour)); got != 100 {
-		t.Errorf("%v bytes", got)
-	}
-	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if got := files(t, dir); len(got) != 1 || total(rows(t, h, 0, time.Hour)) != 100 {
-		t.Errorf("%v", got)
-	}
-	// After a restart the host sends it again, although its window is a file.
-	if err := h.Close(); err != nil {
-		t.Fatal(err)
-	}
-	h = mustOpen(t, dir, Options{})
-	keep(t, h, bin(1, 0, tcp("a", "b", 100)), bin(2, time.Second, tcp("a", "b", 11)))
-	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if got := files(t, dir); len(got) != 2 || total(rows(t, h, 0, time.Hour)) != 111 {
-		t.Errorf("%v, %v bytes", got, total(rows(t, h, 0, time.Hour)))
-	}
+	everywhere(t, func(t *testing.T, url, journal string) {
+		h := mustOpen(t, url, Options{Journal: journal})
+		keep(t, h, bin(1, 0, tcp("a", "b", 100)))
+		cut(t, h)
+		dones, _ := filepath.Glob(filepath.Join(journal, "*.done"))
+		name := strings.TrimSuffix(dones[0], ".done")
+		for _, waits := range []bool{false, true} {
+			if err := os.Rename(name+".done", name+".journal"); err != nil {
+				t.Fatal(err)
+			}
+			if waits {
+				if err := errors.Join(os.WriteFile(name+".waiting", []byte("old"), 0o640), os.WriteFile(name+".waiting.tmp", []byte("torn"), 0o640)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h = reopened(t, h, url, Options{Journal: journal})
+			if got := total(rows(t, h, 0, time.Hour)); got != 100 {
+				t.Errorf("%v bytes", got)
+			}
+			cut(t, h)
+			if got := files(t, h); len(got) != 1 || total(rows(t, h, 0, time.Hour)) != 100 {
+				t.Errorf("%v", got)
+			}
+		}
+		// After a restart the host sends it again, although its window is a file.
+		h = reopened(t, h, url, Options{Journal: journal})
+		keep(t, h, bin(1, 0, tcp("a", "b", 100)), bin(2, time.Second, tcp("a", "b", 11)))
+		cut(t, h)
+		if got := files(t, h); len(got) != 2 || total(rows(t, h, 0, time.Hour)) != 111 {
+			t.Errorf("%v, %v bytes", got, total(rows(t, h, 0, time.Hour)))
+		}
+	})
 }
 
 func TestOnlyOurOldFilesAreDeleted(t *testing.T) {
-	dir := t.TempDir()
-	h := mustOpen(t, dir, Options{Retention: time.Hour})
-	keep(t, h, bin(1, 0, tcp("a", "b", 1)), bin(2, 5*time.Minute, tcp("a", "b", 1)))
-	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	others := []string{"notes.txt", "date=2026-11-25/hour=13/theirs.parquet", "date=2026-11-25/hour=13/traffic-20261125T130000Z-main-x.parquet.tmp",
-		"date=2020-01-01/hour=00/traffic-20261125T130000Z-main-x.parquet"} // not where we put it
-	for _, name := range others {
-		name = filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o750), os.WriteFile(name, []byte("x"), 0o640)); err != nil {
-			t.Fatal(err)
+	everywhere(t, func(t *testing.T, url, journal string) {
+		h := mustOpen(t, url, Options{Journal: journal, Retention: time.Hour})
+		keep(t, h, bin(1, 0, tcp("a", "b", 1)), bin(2, 5*time.Minute, tcp("a", "b", 1)))
+		cut(t, h)
+		others := []string{"notes.txt", "date=2026-11-25/hour=13/theirs.parquet", "date=2026-11-25/hour=13/traffic-20261125T130000Z-main-x.parquet.tmp",
+			"date=2020-01-01/hour=00/traffic-20261125T130000Z-main-x.parquet"} // not where we put it
+		for _, name := range others {
+			if err := h.bucket.WriteAll(t.Context(), name, []byte("x"), nil); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	n, err := h.Expire(t.Context(), one.Add(65*time.Minute))
-	if n != 1 || err != nil {
-		t.Errorf("%d files, %v", n, err)
-	}
-	for _, name := range others {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Error(err)
+		n, err := h.Expire(t.Context(), one.Add(65*time.Minute))
+		if n != 1 || err != nil {
+			t.Errorf("%d files, %v", n, err)
 		}
-	}
-	left := files(t, dir)
-	if !slices.ContainsFunc(left, func(f string) bool { return strings.Contains(f, "T130500Z-main-") }) {
-		t.Errorf("%v", left)
-	}
-	if left, _ := os.ReadDir(filepath.Join(dir, "journal")); len(left) != 0 {
-		t.Errorf("journals are left: %v", left)
-	}
-}
-
-// What cannot be written waits.
-func TestAWindowWaitsForItsBucket(t *testing.T) {
-	h := mustOpen(t, "mem://", Options{Journal: t.TempDir()})
-	keep(t, h, bin(1, 0, tcp("a", "b", 100)))
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := h.Cut(gone, one.Add(time.Hour)); !errors.Is(err, context.Canceled) {
-		t.Fatalf("%v", err)
-	}
-	keep(t, h, bin(2, time.Second, tcp("a", "b", 10)))
-	if got := total(rows(t, h, 0, time.Hour)); got != 110 {
-		t.Errorf("%v bytes", got)
-	}
-	if err := h.Cut(t.Context(), one.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if got := total(rows(t, h, 0, time.Hour)); got != 110 || len(h.over) != 0 {
-		t.Errorf("%v bytes, %d wait", got, len(h.over))
-	}
+		left := files(t, h)
+		ours := slices.DeleteFunc(slices.Clone(left), func(f string) bool { return slices.Contains(others, f) })
+		if len(left) != len(others)+1 || len(ours) != 1 || !strings.Contains(ours[0], "T130500Z-main-") {
+			t.Errorf("%v", left)
+		}
+		if left, _ := filepath.Glob(filepath.Join(journal, "traffic-*")); len(left) != 0 {
+			t.Errorf("journals are left: %v", left)
+		}
+	})
 }
 
 func TestOptionsAreChecked(t *testing.T) {
 	if _, err := Open(t.Context(), t.TempDir(), Options{Window: 7 * time.Minute}); err == nil {
 		t.Error("a window of 7 minutes")
 	}
-	if _, err := Open(t.Context(), "mem://", Options{}); err == nil {
+	if _, err := Open(t.Context(), "s3://lab", Options{}); err == nil {
 		t.Error("a bucket without a journal")
 	}
 }

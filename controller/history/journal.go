@@ -59,6 +59,20 @@ func frame(b *traffic.Bin) ([]byte, error) {
 	return data, nil
 }
 
+// appendFrame writes a frame whole or not at all: behind half a frame, which a full disk
+// takes, no other would be found again.
+func appendFrame(f *os.File, data []byte) error {
+	n, err := f.Write(data)
+	if err == nil || n == 0 {
+		return err
+	}
+	about, aboutErr := f.Stat()
+	if aboutErr != nil {
+		return errors.Join(err, aboutErr)
+	}
+	return errors.Join(err, f.Truncate(about.Size()-int64(n)))
+}
+
 // errTorn is the end of a journal that was cut within a frame.
 var errTorn = errors.New("the journal is cut off")
 

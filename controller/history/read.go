@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"maps"
 	"math"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -19,10 +21,13 @@ import (
 	"heliotrope/scheduler/traffic"
 )
 
-// stored is a file of ours.
+const longest = time.Hour // that a window can be
+
+// stored is a file of ours, in the bucket or on the way there.
 type stored struct {
-	key  string
-	from time.Time
+	name, key string
+	from      time.Time
+	size      int64
 }
 
 // files are all files of ours in the bucket, whichever controller's, by date.
@@ -30,7 +35,7 @@ func (h *History) files(ctx context.Context) iter.Seq2[stored, error] {
 	return func(yield func(stored, error) bool) {
 		list := h.bucket.List(&blob.ListOptions{Prefix: "date="})
 		for {
-			o, err := list.Next(ctx)
+			o, err := h.bucket.next(ctx, list)
 			if errors.Is(err, io.EOF) {
 				return
 			}
@@ -42,7 +47,7 @@ func (h *History) files(ctx context.Context) iter.Seq2[stored, error] {
 			if !ok {
 				continue
 			}
-			if from, ok := started(name); ok && key(name, from) == o.Key && !yield(stored{o.Key, from}, nil) {
+			if from, ok := started(name); ok && key(name, from) == o.Key && !yield(stored{name, o.Key, from, o.Size}, nil) {
 				return
 			}
 		}
@@ -50,15 +55,18 @@ func (h *History) files(ctx context.Context) iter.Seq2[stored, error] {
 }
 
 // Read calls do with the rows of all windows that have a part in [from, to), one file after
-// the other, and then of those that have no file yet.
+// the other, and then of those that the bucket does not have.
 func (h *History) Read(ctx context.Context, from, to time.Time, do func(Row) error) error {
+	within := func(begin time.Time, length time.Duration) bool {
+		return begin.Before(to) && begin.Add(length).After(from)
+	}
 	rows := func(records []record) error {
 		for i := range records {
 			row, err := records[i].row()
 			if err != nil {
 				return err
 			}
-			if row.From.Before(to) && row.From.Add(row.Length).After(from) {
+			if within(row.From, row.Length) {
 				if err := do(row); err != nil {
 					return err
 				}
@@ -66,38 +74,67 @@ func (h *History) Read(ctx context.Context, from, to time.Time, do func(Row) err
 		}
 		return nil
 	}
-	// What has no file is copied first, and its file left out should there be one by then.
-	open := map[string]bool{}
-	var waiting [][]record
-	h.mu.Lock()
-	for _, w := range slices.AppendSeq(slices.Clone(h.over), maps.Values(h.windows)) {
-		if w.from.Before(to) && w.from.Add(w.length).After(from) {
-			waiting = append(waiting, w.records())
-			open[key(w.name, w.from)] = true
+	file := func(key string, data []byte, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // its time was over meanwhile
+			return nil
 		}
+		if err == nil {
+			err = decode(data, rows)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", key, err)
+		}
+		return nil
 	}
-	h.mu.Unlock()
+	// What is not in the bucket is noted first, and left out should it be there by then.
+	windows, waiting, noted := h.outside(within)
 	for f, err := range h.files(ctx) {
 		if err != nil {
 			return err
 		}
-		if open[f.key] || !f.from.Before(to) || !f.from.Add(time.Hour).After(from) { // no window is longer
+		if noted[f.key] || !within(f.from, longest) {
 			continue
 		}
-		data, err := h.bucket.ReadAll(ctx, f.key)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", f.key, err)
-		}
-		if err := decode(data, rows); err != nil {
-			return fmt.Errorf("read %s: %w", f.key, err)
+		data, err := h.bucket.get(ctx, f.key)
+		if err := file(f.key, data, err); err != nil {
+			return err
 		}
 	}
-	for _, records := range waiting {
+	for _, f := range waiting {
+		data, err := os.ReadFile(h.waits(f.name))
+		if errors.Is(err, fs.ErrNotExist) { // the bucket has it by now
+			data, err = h.bucket.get(ctx, f.key)
+		}
+		if err := file(f.key, data, err); err != nil {
+			return err
+		}
+	}
+	for _, records := range windows {
 		if err := rows(records); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// outside is what the bucket does not have: windows that have no file, and files that wait.
+func (h *History) outside(within func(time.Time, time.Duration) bool) (windows [][]record, waiting []stored, keys map[string]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	keys = map[string]bool{}
+	for _, w := range slices.AppendSeq(slices.Clone(h.over), maps.Values(h.windows)) {
+		if within(w.from, w.length) {
+			windows = append(windows, w.records())
+			keys[key(w.name, w.from)] = true
+		}
+	}
+	for _, f := range h.waiting {
+		if within(f.from, longest) {
+			waiting = append(waiting, f)
+			keys[f.key] = true
+		}
+	}
+	return windows, waiting, keys
 }
 
 // Matrix adds the rows of all windows that have a part in [from, to) up. From and To are

@@ -9,6 +9,7 @@ import (
 
 const (
 	defaultBudget = 0.05
+	reserve       = 10 // a tenth of the budget is for the second that is over before anything is done
 	mostSampling  = 4096
 	calmBins      = 30 // below a third of the budget, before more is looked at again
 	beyondKernel  = 16 // one of so many packets is looked at where counting all in the kernel takes too much
@@ -36,9 +37,10 @@ type governor struct {
 func (g *governor) order(o traffic.Orders) {
 	same := g.source != "" && o.Source == g.orders.Source && o.Sampling == g.orders.Sampling
 	g.orders = o
-	if g.budget = time.Duration(o.Budget * float64(traffic.BinLength)); o.Budget <= 0 {
-		g.budget = time.Duration(defaultBudget * float64(traffic.BinLength))
+	if o.Budget <= 0 {
+		o.Budget = defaultBudget
 	}
+	g.budget = time.Duration(o.Budget * float64(traffic.BinLength))
 	if same {
 		return
 	}
@@ -78,7 +80,7 @@ func (g *governor) ended(cpu time.Duration, passed, looked uint64) {
 	if g.source == traffic.SourcePackets && looked > 1000 {
 		g.cost = cpu / time.Duration(looked)
 	}
-	if cpu > g.budget {
+	if cpu > g.budget-g.budget/reserve {
 		g.calm = 0
 		g.less(passed)
 		return
