@@ -11,18 +11,21 @@ LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/h
 S3SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 TOOLS    := $(or $(HELIOTROPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heliotrope)/bin
 
-.PHONY: all deps deps-lab build test race lint fuzz demo lab bench-fabric bench-traffic clean
+.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic clean
 
 all: build
 
 ## deps: install what the demo and the tests need (Debian 12, root); quick when nothing is missing
-deps: deps-lab
-	@$(GO) version -m $(TOOLS)/versitygw 2>/dev/null | grep -q "^	mod	.*	$(lastword $(subst @, ,$(S3SERVER)))	" || \
-		{ echo "deps: building $(S3SERVER)"; GOBIN=$(TOOLS) $(GO) install -trimpath -ldflags "-s -w" $(S3SERVER); }
+deps: deps-lab deps-servers
 
-## deps-lab: the part of it that the lab needs
+## deps-lab: the part of it that the lab needs, and so the demo
 deps-lab:
 	@./topologies/lab/deps.sh
+
+## deps-servers: the part of it that needs no root
+deps-servers:
+	@$(GO) version -m $(TOOLS)/versitygw 2>/dev/null | grep -q "^	mod	.*	$(lastword $(subst @, ,$(S3SERVER)))	" || \
+		{ echo "deps: building $(S3SERVER)"; GOBIN=$(TOOLS) $(GO) install -trimpath -ldflags "-s -w" $(S3SERVER); }
 
 ## build: bin/heliotrope (controller, CLI, lab) and bin/heliotrope-agent
 build:
@@ -33,7 +36,7 @@ test: deps build
 	$(GO) test -tags lab -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 ## race: all but the lab, with the race detector
-race: deps
+race: deps-servers
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m ./...
 
 ## lint: gofmt, vet, staticcheck, and a tidy go.mod
