@@ -88,7 +88,7 @@ func nobody(t *testing.T) string {
 func TestOpenEndsInTime(t *testing.T) {
 	t.Parallel()
 	s := startS3(t)
-	s.signal(t, syscall.SIGSTOP)
+	s.stop(t)
 	started := time.Now()
 	_, err := Open(t.Context(), s.url("lab"), Options{Journal: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "did not answer in time") || time.Since(started) > openWithin+time.Second {
@@ -166,7 +166,7 @@ func TestAnUploadThatIsNotAnswered(t *testing.T) {
 	if err := h.Cut(gone, one.Add(time.Hour)); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	s.signal(t, syscall.SIGSTOP)
+	s.stop(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // for the upload alone
 	defer cancel()
 	err := h.Cut(ctx, one.Add(time.Hour))

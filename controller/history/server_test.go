@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -97,7 +98,22 @@ func (s *server) kill() {
 	s.cmd = nil
 }
 
-// signal stops it without ending it, or lets it go on.
+// stop stops it without ending it. Each of its threads goes on until it is told.
+func (s *server) stop(t *testing.T) {
+	t.Helper()
+	s.signal(t, syscall.SIGSTOP)
+	until(t, s.program+" stands still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+		for _, thread := range threads {
+			text, err := os.ReadFile(thread)
+			if _, state, ok := strings.Cut(string(text), ") "); err != nil || !ok || state[0] != 'T' {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
+}
+
 func (s *server) signal(t *testing.T, sig syscall.Signal) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(sig); err != nil {
