@@ -1,0 +1,259 @@
+package assign
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// random is a small generator of its own, so that a seed means the same for ever (splitmix64).
+type random uint64
+
+func (r *random) next() uint64 {
+	*r += 0x9e3779b97f4a7c15
+	z := uint64(*r)
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// below returns a number from 0 to n-1.
+func (r *random) below(n int) int { return int((r.next() >> 32) * uint64(n) >> 32) }
+
+// annealer improves a state step by step, and takes what is worse with a chance that falls
+// as it cools.
+type annealer struct {
+	*State
+	r        random
+	chances  []float64 // -ln of evenly spread chances: how many temperatures worse is taken
+	mark     []int     // of each unit: the cluster that it was last in
+	clusters int
+	group    []int
+
+	best       []int
+	bestUSD    float64
+	bestExcess float64 // of what is asked for over the room there is
+	late       func() bool
+}
+
+const (
+	chanceBits   = 12
+	stepsAtOnce  = 1024 // between two looks at the temperature
+	coldFraction = 1e-3 // of the first temperature: the last one
+
+	mostTemperatures = 10 // that worse is taken with any chance
+
+	// In the first part a site may hold more than it has room for, at a toll that rises, as a
+	// multiple of what a vCPU costs in all: without it nothing large gets into a full site.
+	softFraction        = 0.8
+	firstToll, lastToll = 0.3, 30
+)
+
+func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {
+	a := &annealer{State: newState(f, at), r: random(seed), mark: make([]int, len(at)), late: late}
+	for i := range 1 << chanceBits {
+		a.chances = append(a.chances, -math.Log((float64(i)+0.5)/(1<<chanceBits)))
+	}
+	a.keep()
+	return a
+}
+
+func (a *annealer) keep() {
+	a.best, a.bestUSD, a.bestExcess = append(a.best[:0], a.At...), a.USD, a.excess()
+}
+
+// note keeps what is better: what is nearer to having room for all, then what is cheaper.
+func (a *annealer) note() {
+	if less(a.excess(), a.USD, a.bestExcess, a.bestUSD) {
+		a.keep()
+	}
+}
+
+func (a *annealer) beats(b *annealer) bool {
+	return less(a.bestExcess, a.bestUSD, b.bestExcess, b.bestUSD)
+}
+
+func less(excessA, usdA, excessB, usdB float64) bool {
+	if math.Abs(excessA-excessB) > 1e-6 {
+		return excessA < excessB
+	}
+	return usdA < usdB-slack
+}
+
+// warmth is a temperature at which most moves of usual size are taken: the mean size of
+// changes that a random move makes, without those that may not be.
+func (a *annealer) warmth() float64 {
+	var sum float64
+	n := 0
+	for range 1000 {
+		if usd := math.Abs(a.Gain(a.r.below(len(a.At)), a.r.below(a.f.Sites))); usd > 0 && usd < Never/2 {
+			sum += usd
+			n++
+		}
+	}
+	return sum / float64(max(n, 1))
+}
+
+// run cools from a temperature within a number of steps.
+func (a *annealer) run(hot float64, steps int) {
+	if hot <= 0 || len(a.At) == 0 || a.f.Sites < 2 {
+		return
+	}
+	usual := a.usualUSD()
+	for done := 0; done < steps; done += stepsAtOnce {
+		share := float64(done) / float64(steps)
+		temperature := hot * math.Pow(coldFraction, share)
+		a.toll = 0
+		if share < softFraction && hot > coldest {
+			a.toll = usual * firstToll * math.Pow(lastToll/firstToll, share/softFraction)
+		} else if a.excess() > 0 {
+			a.relieveAll()
+		}
+		for range stepsAtOnce {
+			a.step(temperature)
+		}
+		a.note()
+		if a.late() {
+			break
+		}
+	}
+	a.toll = 0
+	a.relieveAll()
+	a.refresh()
+	a.note()
+}
+
+// usualUSD is what a vCPU costs in all.
+func (a *annealer) usualUSD() float64 {
+	return min(math.Abs(a.bestUSD), Never) / max(sum(a.f.VCPUs), 1e-9)
+}
+
+func (a *annealer) relieveAll() {
+	for k := range a.f.Sites {
+		a.relieve(k)
+	}
+}
+
+// taken says whether a change is taken.
+func (a *annealer) taken(usd, temperature float64) bool {
+	return usd < 0 || usd < temperature*a.chances[a.r.next()>>(64-chanceBits)]
+}
+
+func (a *annealer) step(temperature float64) {
+	x := a.r.next()
+	u := int((x >> 32) * uint64(len(a.At)) >> 32)
+	k := a.target(u, x&1 == 0)
+	if k == a.At[u] {
+		return
+	}
+	if x>>1&15 == 0 {
+		a.cluster(u, k, temperature)
+		return
+	}
+	if fits := a.Fits(u, k); !a.permits(u, k) || !fits && (a.toll == 0 || x>>5&1 == 0) {
+		a.exchange(u, k, temperature)
+		return
+	}
+	usd := a.Gain(u, k)
+	if a.toll > 0 && usd < temperature*mostTemperatures {
+		usd += a.relocating(u, k)
+	}
+	if a.taken(usd, temperature) {
+		a.Move(u, k)
+	}
+}
+
+// target chooses a site: a neighbour's, or any.
+func (a *annealer) target(u int, near bool) int {
+	if edges := a.f.Edges[u]; near && len(edges) > 0 {
+		return a.At[edges[a.r.below(len(edges))].To]
+	}
+	return a.r.below(a.f.Sites)
+}
+
+// exchange tries a unit against one at a full site.
+func (a *annealer) exchange(u, k int, temperature float64) {
+	if len(a.here[k]) == 0 {
+		return
+	}
+	v := a.here[k][a.r.below(len(a.here[k]))]
+	if a.canSwap(u, v) && a.taken(a.swapGain(u, v), temperature) {
+		a.swap(u, v)
+	}
+}
+
+// cluster tries a unit with some of those around it at its site.
+func (a *annealer) cluster(u, k int, temperature float64) {
+	size := 2 << a.r.below(5)
+	home := a.At[u]
+	a.clusters++
+	a.group = append(a.group[:0], u)
+	a.mark[u] = a.clusters
+	for i := 0; i < len(a.group) && len(a.group) < size; i++ {
+		for _, e := range a.f.Edges[a.group[i]] {
+			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(a.group) < size && a.r.next()&7 != 0 {
+				a.mark[e.To] = a.clusters
+				a.group = append(a.group, e.To)
+			}
+		}
+	}
+	fits, vcpus, mib := a.groupFits(a.group, k)
+	if !fits && a.toll == 0 || !a.permitsGroup(a.group, k) {
+		return
+	}
+	usd := a.groupGain(a.group, a.inGroup, k)
+	if a.toll > 0 {
+		usd += a.tolls(k, vcpus, mib) + a.tolls(home, -vcpus, -mib)
+	}
+	if a.taken(usd, temperature) {
+		for _, v := range a.group {
+			a.Move(v, k)
+		}
+	}
+}
+
+func (a *annealer) inGroup(u int) bool { return a.mark[u] == a.clusters }
+
+// descend takes what is better, unit by unit, those first that gain most, until no single
+// move is.
+func (a *annealer) descend() {
+	queue := make([]int, len(a.At))
+	queued := slices.Repeat([]bool{true}, len(a.At))
+	gain := make([]float64, len(a.At))
+	for u := range queue {
+		queue[u] = u
+		if k := a.bestSite(u); k != None {
+			gain[u] = a.Gain(u, k)
+		}
+	}
+	slices.SortStableFunc(queue, func(u, v int) int { return cmp.Compare(gain[u], gain[v]) })
+	for n := 0; len(queue) > 0; n++ {
+		u := queue[0]
+		queue = queue[1:]
+		queued[u] = false
+		if n%stepsAtOnce == 0 && a.late() {
+			break
+		}
+		if k := a.bestSite(u); k != None {
+			a.Move(u, k)
+			for _, e := range a.f.Edges[u] {
+				if !queued[e.To] {
+					queued[e.To] = true
+					queue = append(queue, e.To)
+				}
+			}
+		}
+	}
+	a.note()
+}
+
+// bestSite is where a unit costs least, or None where it is there.
+func (a *annealer) bestSite(u int) int {
+	best, usd := None, -1e-9
+	for k := range a.f.Sites {
+		if g := a.Gain(u, k); g < usd && k != a.At[u] && a.Fits(u, k) && a.permits(u, k) {
+			best, usd = k, g
+		}
+	}
+	return best
+}

@@ -1,0 +1,230 @@
+package assign
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// draw makes a field; with few units, one that can be solved by trying all.
+func draw(t *rapid.T, units, sites int) *Field {
+	n := rapid.IntRange(1, units).Draw(t, "units")
+	k := rapid.IntRange(2, sites).Draw(t, "sites")
+	usd := rapid.Float64Range(0, 10)
+	f := &Field{Sites: k, Moves: make([]int, n*k), Edges: make([][]Edge, n)}
+	f.Price, f.Back = make([]float64, k*k), make([]float64, k*k)
+	for a := range k {
+		for b := range k {
+			if a != b {
+				f.Price[a*k+b] = usd.Draw(t, "price")
+			}
+			f.Back[b*k+a] = f.Price[a*k+b]
+		}
+	}
+	apart := make([]bool, k*k)
+	for a := range k {
+		apart[a*k+a] = true
+	}
+	f.Rules = [][]bool{apart}
+	var vcpus, mib float64
+	for u := range n {
+		f.Home = append(f.Home, rapid.IntRange(0, k-1).Draw(t, "home"))
+		f.VCPUs = append(f.VCPUs, float64(rapid.IntRange(0, 8).Draw(t, "vcpus")))
+		f.MiB = append(f.MiB, 1024*float64(rapid.IntRange(0, 8).Draw(t, "mib")))
+		vcpus += f.VCPUs[u]
+		mib += f.MiB[u]
+		for to := range k {
+			f.Linear = append(f.Linear, usd.Draw(t, "linear"))
+			if to != f.Home[u] {
+				f.Moves[u*k+to] = 1
+			}
+		}
+	}
+	for range rapid.IntRange(0, 2*n).Draw(t, "edges") {
+		f.connect(t, n, usd)
+	}
+	// Tight for some sites, and for some fields not to be met.
+	for range k {
+		f.RoomVCPUs = append(f.RoomVCPUs, math.Ceil(vcpus*rapid.Float64Range(0.2, 1).Draw(t, "room")))
+		f.RoomMiB = append(f.RoomMiB, math.Ceil(mib*rapid.Float64Range(0.2, 1).Draw(t, "room")))
+	}
+	if rapid.Bool().Draw(t, "limited") {
+		f.MaxMoves = rapid.IntRange(1, n).Draw(t, "moves")
+	}
+	return f
+}
+
+func (f *Field) connect(t *rapid.T, n int, usd *rapid.Generator[float64]) {
+	u, v := rapid.IntRange(0, n-1).Draw(t, "u"), rapid.IntRange(0, n-1).Draw(t, "v")
+	if u == v || slices.ContainsFunc(f.Edges[u], func(e Edge) bool { return e.To == v }) {
+		return
+	}
+	out, in, rule := usd.Draw(t, "out"), usd.Draw(t, "in"), None
+	if rapid.IntRange(0, 5).Draw(t, "apart") == 0 {
+		rule = 0
+	}
+	f.Edges[u] = append(f.Edges[u], Edge{v, out, in, rule})
+	f.Edges[v] = append(f.Edges[v], Edge{u, in, out, rule})
+}
+
+// keeps says whether an assignment keeps all constraints.
+func (f *Field) keeps(at []int) bool {
+	s := newState(f, at)
+	for k := range f.Sites {
+		if s.freeVCPUs[k] < -slack || s.freeMiB[k] < -slack {
+			return false
+		}
+	}
+	return s.moves <= s.maxMoves && s.USD < Never/2
+}
+
+// best tries all assignments.
+func (f *Field) best() (usd float64, ok bool) {
+	usd = math.Inf(1)
+	at := make([]int, len(f.Home))
+	for {
+		if x := f.USD(at); x < usd && f.keeps(at) {
+			usd, ok = x, true
+		}
+		i := 0
+		for ; i < len(at) && at[i] == f.Sites-1; i++ {
+			at[i] = 0
+		}
+		if i == len(at) {
+			return usd, ok
+		}
+		at[i]++
+	}
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) <= 1e-7*max(1, math.Abs(a), math.Abs(b)) }
+
+// What the table says that a move adds is what adding all up anew says.
+func TestTableIsExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 12, 4)
+		s := newState(f, f.Home)
+		site, unit := rapid.IntRange(0, f.Sites-1), rapid.IntRange(0, len(f.Home)-1)
+		for range 20 {
+			before := f.USD(s.At)
+			u, v, k := unit.Draw(t, "u"), unit.Draw(t, "v"), site.Draw(t, "k")
+			var said float64
+			switch rapid.IntRange(0, 2).Draw(t, "kind") {
+			case 0:
+				said = s.Gain(u, k)
+				s.Move(u, k)
+			case 1:
+				if s.At[u] == s.At[v] {
+					continue
+				}
+				said = s.swapGain(u, v)
+				s.swap(u, v)
+			case 2:
+				if k == s.At[u] {
+					continue
+				}
+				group := slices.Clone(s.here[s.At[u]])
+				said = s.groupGain(group, func(w int) bool { return slices.Contains(group, w) }, k)
+				for _, w := range group {
+					s.Move(w, k)
+				}
+			}
+			if after := f.USD(s.At); math.Abs(after-before-said) > 1e-6 || math.Abs(after-s.USD) > 1e-6 {
+				t.Fatalf("it was to add %v and added %v; USD is %v, must be %v", said, after-before, s.USD, after)
+			}
+		}
+		for u := range f.Home {
+			for k := range f.Sites {
+				fresh := newState(f, s.At)
+				if math.Abs(fresh.would[u*f.Sites+k]-s.would[u*f.Sites+k]) > 1e-6 {
+					t.Fatalf("unit %d at site %d: the table has drifted", u, k)
+				}
+			}
+		}
+	})
+}
+
+// The bound is below the optimum, whatever the messages are; and what a pass says of it is
+// what reckoning it anew says.
+func TestBoundHolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 6, 3)
+		optimum, ok := f.best()
+		d := newDual(f)
+		for i := range d.messages {
+			d.messages[i] = rapid.Float64Range(-5, 5).Draw(t, "message")
+		}
+		for i := range d.rent {
+			d.rent[i] = rapid.Float64Range(0, 3).Draw(t, "rent")
+		}
+		if usd := d.certify(); ok && usd > optimum+1e-9 {
+			t.Fatalf("bound %v from any messages, optimum %v", usd, optimum)
+		}
+		at := make([]int, len(f.Home))
+		d.pass(false, at)
+		if said, usd := d.pass(true, at), d.certify(); !near(said, usd) {
+			t.Fatalf("a pass says %v, certified is %v", said, usd)
+		}
+		if usd := f.Bound(30); ok && usd > optimum+1e-9 {
+			t.Fatalf("bound %v, optimum %v", usd, optimum)
+		}
+	})
+}
+
+// Messages never lower the bound.
+func TestBoundRises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 15, 4)
+		d := newDual(f)
+		at := make([]int, len(f.Home))
+		last := math.Inf(-1)
+		for range 10 {
+			usd := d.pass(true, at)
+			if usd < last-1e-6*max(1, math.Abs(last)) {
+				t.Fatalf("bound fell from %v to %v", last, usd)
+			}
+			last = usd
+			d.pass(false, at)
+		}
+	})
+}
+
+// Small fields are solved, and solved alike twice.
+func TestSearchFindsTheBest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 6, 3)
+		f.MaxMoves = 0 // with few moves, exchanges of three are needed now and then
+		optimum, ok := f.best()
+		if !ok {
+			return
+		}
+		o := Options{Seed: 1, Iterations: 20_000, Passes: 20}
+		s, bound := f.Search(o)
+		if again, bound2 := f.Search(o); !slices.Equal(s.At, again.At) || bound != bound2 {
+			t.Fatal("the same seed found something else")
+		}
+		if f.keeps(s.At) && s.USD > optimum*1.05+1e-6 {
+			t.Fatalf("found %v, optimum %v", s.USD, optimum)
+		}
+		if f.keeps(f.Home) && s.USD > f.USD(f.Home)+1e-9 {
+			t.Fatalf("found %v, and it was %v", s.USD, f.USD(f.Home))
+		}
+	})
+}
+
+// What was taken back is at home, and what is left adds enough.
+func TestPrune(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 10, 3)
+		s, _ := f.Search(Options{Iterations: 4000, Passes: 5})
+		const least = 0.5
+		s.Prune(least)
+		for u := range s.At {
+			if s.displaced(u) && s.Fits(u, f.Home[u]) && s.Gain(u, f.Home[u]) < least {
+				t.Fatalf("unit %d adds %v only", u, s.Gain(u, f.Home[u]))
+			}
+		}
+	})
+}

@@ -1,0 +1,15 @@
+// Package assign puts units at sites for the least money: a quadratic assignment with room.
+//
+// It knows numbers only. Package scheduler makes a Field of what there is and what it costs.
+//
+// Dual is the field's linear relaxation, in which an edge has a variable for each pair of
+// sites, seen from its dual: messages along edges, sent so that the bound never falls (TRW-S,
+// after Kolmogorov), and a rent for each site's room, which rises where more is asked for
+// than there is. Any messages and any rent give a lower bound, so that what Search returns
+// as one is certain, however bad the search was.
+//
+// The search starts from the placement of now and from what the messages say, and anneals:
+// single units, units to their neighbours, two for each other where a site is full, and
+// clusters. A table has what each unit would cost at each site, all others staying where
+// they are: a move is weighed in O(1) and, once taken, costs O(degree × sites).
+package assign

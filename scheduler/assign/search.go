@@ -1,0 +1,196 @@
+package assign
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// Options say how long to search. The zero value is a good search.
+type Options struct {
+	Seed       uint64
+	Iterations int // steps of annealing; 0: as many as the size asks for; negative: only better moves, from the placement of now
+	Passes     int // of messages up and down, for the bound and a start; 0: as the size allows; negative: none, and no bound
+
+	// Deadline is asked now and then, and ends the search with what it has when it says
+	// true. A plan that ended so is as good as any, but not the same twice.
+	Deadline func() bool
+}
+
+const (
+	leastIterations   = 3_000_000
+	iterationsPerUnit = 5_000
+	mostIterations    = 40_000_000
+	quickSteps        = 200_000
+	quickStepsPerUnit = 50
+
+	usualPasses = 150
+	leastPasses = 40
+	passesWork  = 700_000_000 // edges × sites² × passes: less than that many
+
+	smallField    = 400   // units
+	warmStart     = 0.1   // of warmth
+	lukewarmStart = 0.03  // of warmth
+	coolStart     = 0.003 // of warmth
+	againPart     = 8     // of the steps of a search
+	coldest       = 1e-12 // USD per hour: only what is better is taken
+)
+
+func (o Options) late() func() bool {
+	if o.Deadline == nil {
+		return func() bool { return false }
+	}
+	return o.Deadline
+}
+
+// settle is the start: where units are now, and where that may not be, or is too full, the
+// cheapest site with room.
+func settle(f *Field) *State {
+	at := slices.Clone(f.Home)
+	var homeless []int
+	for u, k := range at {
+		if k == None {
+			row := f.Linear[u*f.Sites : (u+1)*f.Sites]
+			at[u] = slices.Index(row, slices.Min(row))
+			homeless = append(homeless, u)
+		}
+	}
+	s := newState(f, at)
+	for u, k := range s.At {
+		if f.Linear[u*f.Sites+k] >= Never/2 {
+			homeless = append(homeless, u)
+		}
+	}
+	for _, u := range homeless {
+		if k := s.cheapest(u); k != None {
+			s.Move(u, k)
+		}
+	}
+	for k := range f.Sites {
+		s.relieve(k)
+	}
+	return s
+}
+
+// cheapest is the site with room where a unit costs least, but for where it is: None where
+// there is no other.
+func (s *State) cheapest(u int) int {
+	best := None
+	for k := range s.f.Sites {
+		if k != s.At[u] && s.Fits(u, k) && s.permits(u, k) && s.would[u*s.f.Sites+k] < Never/2 &&
+			(best == None || s.Gain(u, k) < s.Gain(u, best)) {
+			best = k
+		}
+	}
+	return best
+}
+
+// relieve takes units from a site that is too full: first those that lose least.
+func (s *State) relieve(k int) {
+	over := func() bool { return s.freeVCPUs[k] < -slack || s.freeMiB[k] < -slack }
+	if !over() {
+		return
+	}
+	units := slices.Clone(s.here[k])
+	loss := map[int]float64{}
+	for _, u := range units {
+		loss[u] = math.Inf(1)
+		if to := s.cheapest(u); to != None {
+			loss[u] = s.Gain(u, to) / max(s.f.VCPUs[u]/max(s.f.RoomVCPUs[k], 1)+s.f.MiB[u]/max(s.f.RoomMiB[k], 1), 1e-12)
+		}
+	}
+	slices.SortStableFunc(units, func(u, v int) int { return cmp.Compare(loss[u], loss[v]) })
+	for _, u := range units {
+		if to := s.cheapest(u); over() && to != None {
+			s.Move(u, to)
+		}
+	}
+}
+
+// Search looks for the cheapest assignment and a bound; -Inf where none was asked for.
+func (f *Field) Search(o Options) (*State, float64) {
+	late := o.late()
+	best := newAnnealer(f, settle(f).At, o.Seed, late)
+	best.descend()
+	bound := math.Inf(-1)
+	var read *State
+	if o.Passes >= 0 {
+		bound, read = newDual(f).climb(cmp.Or(o.Passes, passes(f)), best.bestUSD, late)
+	}
+	if o.Iterations < 0 {
+		best.run(coldest, min(quickSteps, quickStepsPerUnit*len(f.Home)))
+		best.finish()
+		return newState(f, best.best), bound
+	}
+	steps := cmp.Or(o.Iterations, min(max(leastIterations, iterationsPerUnit*len(f.Home)), mostIterations))
+	for _, from := range f.starts(read) {
+		at, hot := best.best, warmStart
+		if from == fromMessages {
+			at, hot = read.At, lukewarmStart
+		}
+		a := newAnnealer(f, at, best.r.next(), late)
+		a.descend()
+		a.run(a.warmth()*hot, steps/len(f.starts(read)))
+		a.finish()
+		if a.beats(best) {
+			best = a
+		}
+	}
+	return newState(f, best.best), bound
+}
+
+// start is where annealing begins.
+type start int
+
+const (
+	fromBest     start = iota // what is best so far, at first the placement of now
+	fromMessages              // what was read from the messages
+)
+
+// starts are several for small fields; a large one has time for one.
+func (f *Field) starts(read *State) []start {
+	switch small := len(f.Home) <= smallField; {
+	case small && read != nil:
+		return []start{fromMessages, fromBest, fromMessages, fromBest}
+	case small:
+		return []start{fromBest, fromBest, fromBest, fromBest}
+	case read != nil:
+		return []start{fromMessages}
+	}
+	return []start{fromBest}
+}
+
+// Again searches on from a state whose field has got other rooms.
+func (f *Field) Again(s *State, o Options) *State {
+	a := newAnnealer(f, s.At, o.Seed, o.late())
+	a.relieveAll()
+	a.note()
+	if o.Iterations >= 0 {
+		steps := cmp.Or(o.Iterations, min(max(leastIterations, iterationsPerUnit*len(f.Home)), mostIterations))
+		a.run(a.warmth()*coolStart, steps/againPart)
+	}
+	a.finish()
+	return newState(f, a.best)
+}
+
+// finish descends from the best.
+func (a *annealer) finish() {
+	a.State = newState(a.f, a.best)
+	a.descend()
+}
+
+// passes is how many the size of a field allows.
+func passes(f *Field) int {
+	edges := 0
+	for _, list := range f.Edges {
+		edges += len(list)
+	}
+	return min(usualPasses, max(leastPasses, passesWork/max(edges*f.Sites*f.Sites, 1)))
+}
+
+// Bound tells what no assignment that keeps all constraints can cost less than, after so
+// many passes of messages; 0: as many as the size allows.
+func (f *Field) Bound(n int) float64 {
+	usd, _ := newDual(f).climb(cmp.Or(n, passes(f)), settle(f).USD, Options{}.late())
+	return usd
+}

@@ -1,0 +1,228 @@
+package assign
+
+import (
+	"math"
+	"slices"
+)
+
+// state is an assignment of units to sites with what each unit would cost elsewhere.
+type State struct {
+	f     *Field
+	At    []int     // site of each unit
+	would []float64 // unit × sites + site: USD per hour, all others staying where they are
+	USD   float64
+
+	freeVCPUs, freeMiB []float64
+	toll               float64 // USD per hour for a vCPU over a site's room, or as much memory; 0: there is none over
+	vcpusPerMiB        float64
+	here               [][]int // units at each site, in no order
+	slot               []int   // of each unit, in here
+	moves              int     // VMs that change their site
+	maxMoves           int
+}
+
+func newState(f *Field, at []int) *State {
+	s := &State{f: f, At: slices.Clone(at), maxMoves: f.MaxMoves}
+	if s.maxMoves == 0 {
+		s.maxMoves = math.MaxInt
+	}
+	s.freeVCPUs, s.freeMiB = slices.Clone(f.RoomVCPUs), slices.Clone(f.RoomMiB)
+	s.here, s.slot = make([][]int, f.Sites), make([]int, len(at))
+	s.vcpusPerMiB = sum(f.VCPUs) / max(sum(f.MiB), 1e-9)
+	for u, k := range at {
+		s.enter(u, k)
+	}
+	s.refresh()
+	return s
+}
+
+// refresh reckons the table anew: millions of sums and differences leave a little behind.
+func (s *State) refresh() {
+	f := s.f
+	s.would = slices.Clone(f.Linear)
+	for u, list := range f.Edges {
+		row := s.would[u*f.Sites : (u+1)*f.Sites]
+		for _, e := range list {
+			for k := range row {
+				row[k] += f.PairUSD(e, k, s.At[e.To])
+			}
+		}
+	}
+	s.USD = f.USD(s.At)
+}
+
+func (s *State) enter(u, k int) {
+	s.slot[u] = len(s.here[k])
+	s.here[k] = append(s.here[k], u)
+	s.freeVCPUs[k] -= s.f.VCPUs[u]
+	s.freeMiB[k] -= s.f.MiB[u]
+	s.moves += s.f.Moves[u*s.f.Sites+k]
+}
+
+func (s *State) leave(u int) {
+	k := s.At[u]
+	last := len(s.here[k]) - 1
+	moved := s.here[k][last]
+	s.here[k][s.slot[u]] = moved
+	s.slot[moved] = s.slot[u]
+	s.here[k] = s.here[k][:last]
+	s.freeVCPUs[k] += s.f.VCPUs[u]
+	s.freeMiB[k] += s.f.MiB[u]
+	s.moves -= s.f.Moves[u*s.f.Sites+k]
+}
+
+// gain is what a unit's move to a site adds to the cost.
+func (s *State) Gain(u, k int) float64 {
+	row := s.would[u*s.f.Sites:]
+	return row[k] - row[s.At[u]]
+}
+
+// fits says whether a site has room for a unit that is not there.
+func (s *State) Fits(u, k int) bool {
+	return s.holds(k, s.f.VCPUs[u], s.f.MiB[u])
+}
+
+func sum(list []float64) float64 {
+	var all float64
+	for _, x := range list {
+		all += x
+	}
+	return all
+}
+
+// tolls is what it adds to the tolls when a site gets so much more.
+func (s *State) tolls(k int, vcpus, mib float64) float64 {
+	over := max(0, vcpus-s.freeVCPUs[k]) - max(0, -s.freeVCPUs[k])
+	overMiB := max(0, mib-s.freeMiB[k]) - max(0, -s.freeMiB[k])
+	return s.toll * (over + overMiB*s.vcpusPerMiB)
+}
+
+// relocating is what a unit's move to a site adds to the tolls.
+func (s *State) relocating(u, k int) float64 {
+	v, m := s.f.VCPUs[u], s.f.MiB[u]
+	return s.tolls(k, v, m) + s.tolls(s.At[u], -v, -m)
+}
+
+// excess is how much more is asked for than there is, as shares of rooms.
+func (s *State) excess() float64 {
+	var sum float64
+	for k := range s.f.Sites {
+		sum += max(0, -s.freeVCPUs[k]-slack)/max(s.f.RoomVCPUs[k], 1) + max(0, -s.freeMiB[k]-slack)/max(s.f.RoomMiB[k], 1)
+	}
+	return sum
+}
+
+func (s *State) holds(k int, vcpus, mib float64) bool {
+	return vcpus <= s.freeVCPUs[k]+slack && mib <= s.freeMiB[k]+slack
+}
+
+// permits says whether moving a unit keeps the number of moves.
+func (s *State) permits(u, k int) bool {
+	row := s.f.Moves[u*s.f.Sites:]
+	more := row[k] - row[s.At[u]]
+	return more <= 0 || s.moves+more <= s.maxMoves
+}
+
+// move takes a unit to another site, and tells its neighbours' rows.
+func (s *State) Move(u, to int) {
+	f, n := s.f, s.f.Sites
+	from := s.At[u]
+	s.USD += s.Gain(u, to)
+	s.leave(u)
+	s.At[u] = to
+	s.enter(u, to)
+	// Rows of price and of back are those of a site, so both walk memory in order.
+	outTo, outFrom := f.Price[to*n:to*n+n], f.Price[from*n:from*n+n]
+	inTo, inFrom := f.Back[to*n:to*n+n], f.Back[from*n:from*n+n]
+	for _, e := range f.Edges[u] {
+		row := s.would[e.To*n : e.To*n+n]
+		for k := range row {
+			row[k] += e.Out*(outTo[k]-outFrom[k]) + e.In*(inTo[k]-inFrom[k])
+		}
+		if e.Rule != None {
+			s.forbid(row, f.Rules[e.Rule], from, to)
+		}
+	}
+}
+
+func (s *State) forbid(row []float64, rule []bool, from, to int) {
+	n := s.f.Sites
+	for k := range row {
+		if rule[to*n+k] {
+			row[k] += Never
+		}
+		if rule[from*n+k] {
+			row[k] -= Never
+		}
+	}
+}
+
+// between finds what two units have to do with each other.
+func (s *State) between(u, v int) (Edge, bool) {
+	if len(s.f.Edges[u]) > len(s.f.Edges[v]) {
+		e, ok := s.between(v, u)
+		return Edge{v, e.In, e.Out, e.Rule}, ok
+	}
+	for _, e := range s.f.Edges[u] {
+		if e.To == v {
+			return e, true
+		}
+	}
+	return Edge{}, false
+}
+
+// swapGain is what it adds to the cost when two units take each other's site.
+func (s *State) swapGain(u, v int) float64 {
+	a, b := s.At[u], s.At[v]
+	usd := s.Gain(u, b) + s.Gain(v, a)
+	if e, ok := s.between(u, v); ok {
+		usd += s.f.PairUSD(e, b, a) + s.f.PairUSD(e, a, b) - s.f.PairUSD(e, a, a) - s.f.PairUSD(e, b, b)
+	}
+	return usd
+}
+
+func (s *State) canSwap(u, v int) bool {
+	f, a, b := s.f, s.At[u], s.At[v]
+	more := f.Moves[u*f.Sites+b] - f.Moves[u*f.Sites+a] + f.Moves[v*f.Sites+a] - f.Moves[v*f.Sites+b]
+	return (more <= 0 || s.moves+more <= s.maxMoves) &&
+		s.holds(b, f.VCPUs[u]-f.VCPUs[v], f.MiB[u]-f.MiB[v]) && s.holds(a, f.VCPUs[v]-f.VCPUs[u], f.MiB[v]-f.MiB[u])
+}
+
+func (s *State) swap(u, v int) {
+	a, b := s.At[u], s.At[v]
+	s.Move(u, b)
+	s.Move(v, a)
+}
+
+// groupGain is what it adds to the cost when units of one site, of which in says which
+// they are, move to another together.
+func (s *State) groupGain(group []int, in func(int) bool, k int) float64 {
+	var usd float64
+	a := s.At[group[0]]
+	for _, u := range group {
+		usd += s.Gain(u, k)
+		for _, e := range s.f.Edges[u] {
+			if u < e.To && in(e.To) {
+				usd += s.f.PairUSD(e, k, k) + s.f.PairUSD(e, a, a) - s.f.PairUSD(e, k, a) - s.f.PairUSD(e, a, k)
+			}
+		}
+	}
+	return usd
+}
+
+func (s *State) groupFits(group []int, k int) (fits bool, vcpus, mib float64) {
+	for _, u := range group {
+		vcpus += s.f.VCPUs[u]
+		mib += s.f.MiB[u]
+	}
+	return s.holds(k, vcpus, mib), vcpus, mib
+}
+
+// permitsGroup says whether moving units keeps the number of moves.
+func (s *State) permitsGroup(group []int, k int) bool {
+	more := 0
+	for _, u := range group {
+		more += s.f.Moves[u*s.f.Sites+k] - s.f.Moves[u*s.f.Sites+s.At[u]]
+	}
+	return more <= 0 || s.moves+more <= s.maxMoves
+}
