@@ -25,6 +25,10 @@ var rows = map[string]int{
 	"arpproxy":  2,
 	"migration": 2,
 
+	"scheduler":           2,
+	"scheduler/assign":    2,
+	"scheduler/assign/lp": 2,
+
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
 	"scheduler/traffic/phases":  2,
@@ -71,6 +75,7 @@ var rows = map[string]int{
 	"topologies/lab/bench": 6,
 
 	"topologies/lab/trafficbench": 6,
+	"topologies/lab/schedbench":   6,
 
 	"cmd/heliotrope":       7,
 	"cmd/heliotrope-agent": 7,
@@ -82,6 +87,8 @@ var beside = map[string][]string{
 	"ovsdb":     {"ovsdb/vswitch"},
 	"hostagent": {"hostagent/paths"},
 
+	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
+	"scheduler/assign/lp":       {"scheduler/assign"},
 	"scheduler/traffic/pattern": {"scheduler/traffic"},
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},

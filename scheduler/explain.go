@@ -1,0 +1,155 @@
+package scheduler
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// reason is what one VM's move is for.
+type reason struct {
+	gain Cost    // its share: what is between two that both move counts half for each
+	ms   float64 // that its traffic is nearer, by its bytes; of requests where it has no bytes
+	peer int     // VM with which the most is gained, or none
+	usd  float64 // gained with it
+	gb   float64 // per hour, with it
+}
+
+// reasons tells for each VM what going from one placement to another is for. All shares
+// add up to the difference, hosts in use aside.
+func (m *model) reasons(before, after []int) []reason {
+	list := make([]reason, len(before))
+	for v := range list {
+		list[v].peer = none
+		if before[v] != after[v] && before[v] != none && after[v] != none {
+			list[v] = m.reason(v, before, after)
+		}
+	}
+	return list
+}
+
+func (m *model) reason(v int, before, after []int) reason {
+	a, b := m.site[before[v]], m.site[after[v]]
+	r := reason{peer: none, gain: m.standing(v, a).plus(m.standing(v, b).times(-1))}
+	r.gain = r.gain.plus(m.moving(v, before[v])).plus(m.moving(v, after[v]).times(-1))
+	var old, now, weight, requests float64
+	for _, i := range m.demandsOf[v] {
+		d := m.demands[i]
+		r.gain = r.gain.plus(m.serving(d, a)).plus(m.serving(d, b).times(-1))
+		old += d.gbPerHour * m.reachMs[d.region][a]
+		now += d.gbPerHour * m.reachMs[d.region][b]
+		weight += d.gbPerHour
+		requests += d.millionRequestsPerHr
+	}
+	peers := map[int]*[2]float64{} // USD gained, GB per hour
+	for _, i := range m.flowsOf[v] {
+		f := m.flows[i]
+		other := f.src + f.dst - v
+		if before[other] == none || after[other] == none {
+			continue
+		}
+		was := m.talking(f, m.site[before[f.src]], m.site[before[f.dst]])
+		is := m.talking(f, m.site[after[f.src]], m.site[after[f.dst]])
+		diff := was.plus(is.times(-1))
+		if before[other] != after[other] {
+			diff = diff.times(0.5)
+		}
+		r.gain = r.gain.plus(diff)
+		if peers[other] == nil {
+			peers[other] = &[2]float64{}
+		}
+		peers[other][0] += diff.Total()
+		peers[other][1] += f.gbPerHour
+		if p := peers[other]; p[0] > r.usd {
+			r.peer, r.usd, r.gb = other, p[0], p[1]
+		}
+		old += f.gbPerHour * m.rttMs[a][m.site[before[other]]]
+		now += f.gbPerHour * m.rttMs[b][m.site[after[other]]]
+		weight += f.gbPerHour
+	}
+	if weight == 0 && requests > 0 {
+		weight = requests
+		for _, i := range m.demandsOf[v] {
+			d := m.demands[i]
+			old += d.millionRequestsPerHr * m.reachMs[d.region][a]
+			now += d.millionRequestsPerHr * m.reachMs[d.region][b]
+		}
+	}
+	if weight > 0 {
+		r.ms = (old - now) / weight
+	}
+	return r
+}
+
+// evidence is one thing that speaks for a move.
+type evidence struct {
+	usd  float64
+	text string
+}
+
+// why tells in one sentence why a VM goes from one host to another.
+func (m *model) why(v, from, to int, r reason) string {
+	if forced := m.forced(v, from); forced != "" {
+		return forced
+	}
+	a, b := m.s.Sites[m.site[from]], m.s.Sites[m.site[to]]
+	list := []evidence{
+		{r.gain.Compute, fmt.Sprintf("its vCPUs and memory cost USD %.4g/h less at %s than at %s", r.gain.Compute, b.ID, a.ID)},
+		{r.gain.Carbon, fmt.Sprintf("%s emits less for its vCPUs than %s, which is worth USD %.3g/h", b.ID, a.ID, r.gain.Carbon)},
+		{r.gain.Risk, fmt.Sprintf("interruptions are less likely at %s than at %s, which is worth USD %.3g/h", b.ID, a.ID, r.gain.Risk)},
+	}
+	if r.peer != none {
+		list = append(list, evidence{r.usd, fmt.Sprintf("it exchanges %s with %s, for USD %.3g/h less from %s", perSecond(r.gb), m.s.VMs[r.peer].ID, r.usd, b.ID)})
+	}
+	list = append(list, m.clients(v, m.site[from], m.site[to]))
+	best := slices.MaxFunc(list, func(x, y evidence) int { return int(math.Copysign(1, x.usd-y.usd)) })
+	if best.usd <= 0 {
+		return fmt.Sprintf("room at %s is for what costs less there", m.s.Hosts[from].ID)
+	}
+	return best.text
+}
+
+// forced says why a VM cannot stay, or nothing.
+func (m *model) forced(v, from int) string {
+	h := m.s.Hosts[from]
+	switch {
+	case h.Drained:
+		return fmt.Sprintf("%s is drained", h.ID)
+	case !m.allowed[v][m.site[from]]:
+		return fmt.Sprintf("it may not be at %s", h.Site)
+	}
+	return ""
+}
+
+// clients is the region whose clients gain the most.
+func (m *model) clients(v, from, to int) evidence {
+	best := evidence{}
+	for _, i := range m.demandsOf[v] {
+		d := m.demands[i]
+		usd := m.serving(d, from).Total() - m.serving(d, to).Total()
+		if usd > best.usd {
+			ms := m.reachMs[d.region][from] - m.reachMs[d.region][to]
+			asked := perSecond(d.gbPerHour)
+			if d.millionRequestsPerHr > 0 {
+				asked = fmt.Sprintf("%.3g requests/s", d.millionRequestsPerHr*1e6/3600)
+			}
+			best = evidence{usd, fmt.Sprintf("clients in %s, who get %s, are %.3g ms nearer, for USD %.3g/h less", m.regions[d.region], asked, ms, usd)}
+			if ms <= 0 {
+				best.text = fmt.Sprintf("what clients in %s get, %s, costs USD %.3g/h less from %s", m.regions[d.region], asked, usd, m.s.Sites[to].ID)
+			}
+		}
+	}
+	return best
+}
+
+// perSecond writes a rate as people read it.
+func perSecond(gbPerHr float64) string {
+	bytes := gbPerHr / gbPerHour
+	for _, unit := range []string{"B/s", "kB/s", "MB/s"} {
+		if bytes < 1000 {
+			return fmt.Sprintf("%.3g %s", bytes, unit)
+		}
+		bytes /= 1000
+	}
+	return fmt.Sprintf("%.3g GB/s", bytes)
+}

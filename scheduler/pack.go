@@ -1,0 +1,401 @@
+package scheduler
+
+import (
+	"cmp"
+	"slices"
+
+	"heliotrope/scheduler/assign"
+)
+
+// packer finds a host for each VM at the site that was chosen for it. What stands well stays.
+type packer struct {
+	*rack
+	f      *field
+	s      *assign.State
+	items  [][]int   // VMs that share a host
+	itemOf []int     // of each VM
+	size   []float64 // of each item
+	bySite [][]int   // hosts
+	now    *rack     // what stands where now, with what was seated since: at both ends
+	stuck  []int     // VMs for which there is no host
+	last   bool      // what does not pack goes elsewhere, or is stuck
+
+	overVCPUs, overMiB []float64 // of each site: what did not pack
+}
+
+const (
+	packings = 5   // that are tried, each with less room at sites where not all packed
+	shrink   = 1.1 // room that is taken away, as a multiple of what did not pack
+)
+
+// settle packs, and where a site's VMs do not fit its hosts, though its room is enough,
+// searches again with less room there. What does not pack in the end goes elsewhere one by one.
+func (f *field) settle(s *assign.State, least float64, o Options) *packer {
+	small := *f
+	rooms := *f.Field
+	small.Field = &rooms
+	rooms.RoomVCPUs, rooms.RoomMiB = slices.Clone(f.RoomVCPUs), slices.Clone(f.RoomMiB)
+	for n := 1; ; n++ {
+		p := pack(&small, s, n == packings)
+		if n == packings || slices.Max(p.overVCPUs) == 0 && slices.Max(p.overMiB) == 0 {
+			return p
+		}
+		for k := range small.Sites {
+			rooms.RoomVCPUs[k] -= shrink * p.overVCPUs[k]
+			rooms.RoomMiB[k] -= shrink * p.overMiB[k]
+		}
+		s = rooms.Again(s, o)
+		s.Prune(least)
+	}
+}
+
+// pack finds a host for each VM. In the last try one that has none anywhere keeps its own.
+func pack(f *field, s *assign.State, last bool) *packer {
+	p := &packer{rack: newRack(f.m), now: rackOfNow(f.m), f: f, s: s, last: last,
+		bySite: make([][]int, f.Sites), overVCPUs: make([]float64, f.Sites), overMiB: make([]float64, f.Sites)}
+	for h, k := range f.m.site {
+		p.bySite[k] = append(p.bySite[k], h)
+	}
+	p.itemise()
+	p.measure()
+	arrivals := p.stay()
+	for _, it := range arrivals {
+		switch {
+		case p.place(it, p.siteOf(it)) || p.shift(it, p.siteOf(it)):
+		case !last:
+			p.miss(it)
+		case !p.elsewhere(it) && !p.repack(it):
+			p.stuck = append(p.stuck, p.items[it]...)
+		}
+	}
+	for _, v := range p.stuck {
+		if h := f.m.home[v]; h != none {
+			p.put(v, h)
+		}
+	}
+	if f.m.p.HostUSDPerHour > 0 {
+		p.consolidate()
+	}
+	return p
+}
+
+// miss counts an item that did not pack.
+func (p *packer) miss(item int) {
+	for _, v := range p.items[item] {
+		p.overVCPUs[p.siteOf(item)] += p.m.s.VMs[v].VCPUs
+		p.overMiB[p.siteOf(item)] += p.m.s.VMs[v].MemoryMiB
+	}
+}
+
+func (p *packer) siteOf(item int) int { return p.s.At[p.f.unitOf[p.items[item][0]]] }
+
+// itemise makes items of VMs that must share a host.
+func (p *packer) itemise() {
+	p.itemOf = slices.Repeat([]int{none}, len(p.m.s.VMs))
+	for _, g := range p.m.together {
+		if g.scope != AtHost || len(g.vms) == 0 {
+			continue
+		}
+		into := len(p.items)
+		p.items = append(p.items, nil)
+		for _, v := range g.vms {
+			more := []int{v}
+			if old := p.itemOf[v]; old == into {
+				continue
+			} else if old != none {
+				more, p.items[old] = p.items[old], nil
+			}
+			for _, w := range more {
+				p.itemOf[w] = into
+			}
+			p.items[into] = append(p.items[into], more...)
+		}
+	}
+	for v := range p.itemOf {
+		if p.itemOf[v] == none {
+			p.itemOf[v] = len(p.items)
+			p.items = append(p.items, []int{v})
+		}
+	}
+}
+
+// stay puts all that may stay where it is, and returns the other items, the largest first.
+func (p *packer) stay() []int {
+	var order []int
+	for it, vms := range p.items {
+		if len(vms) > 0 {
+			order = append(order, it)
+		}
+	}
+	pinned := func(it int) int {
+		for _, v := range p.items[it] {
+			if p.m.s.VMs[v].Pinned {
+				return 0
+			}
+		}
+		return 1
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(pinned(a), pinned(b)), cmp.Compare(p.size[b], p.size[a]))
+	})
+	var arrivals []int
+	for _, it := range order {
+		home := p.m.home[p.items[it][0]]
+		if home == none || p.m.site[home] != p.siteOf(it) || !p.fits(it, home) {
+			arrivals = append(arrivals, it)
+			continue
+		}
+		p.seat(it, home)
+	}
+	return arrivals
+}
+
+// measure fills in each item's size: its share of all room, of what it needs more of.
+func (p *packer) measure() {
+	var allVCPUs, allMiB float64
+	for _, h := range p.m.s.Hosts {
+		allVCPUs += h.VCPUs
+		allMiB += h.MemoryMiB
+	}
+	for _, vms := range p.items {
+		var vcpus, mib float64
+		for _, v := range vms {
+			vcpus += p.m.s.VMs[v].VCPUs
+			mib += p.m.s.VMs[v].MemoryMiB
+		}
+		p.size = append(p.size, max(vcpus/max(allVCPUs, 1), mib/max(allMiB, 1)))
+	}
+}
+
+func (p *packer) fits(item, host int) bool {
+	var vcpus, mib float64
+	for _, v := range p.items[item] {
+		if !p.m.may(v, host) || !p.lonely(v, host) {
+			return false
+		}
+		vcpus += p.m.s.VMs[v].VCPUs
+		mib += p.m.s.VMs[v].MemoryMiB
+	}
+	return vcpus <= p.freeVCPUs[host]+slack && mib <= p.freeMiB[host]+slack
+}
+
+// readyFor says whether a host has room for an item now, what is there still being there.
+func (p *packer) readyFor(item, host int) bool {
+	var vcpus, mib float64
+	for _, v := range p.items[item] {
+		if p.m.home[v] != host {
+			vcpus += p.m.s.VMs[v].VCPUs
+			mib += p.m.s.VMs[v].MemoryMiB
+		}
+	}
+	return vcpus <= p.now.freeVCPUs[host]+slack && mib <= p.now.freeMiB[host]+slack
+}
+
+func (p *packer) seat(item, host int) {
+	for _, v := range p.items[item] {
+		p.put(v, host)
+	}
+}
+
+func (p *packer) unseat(item int) {
+	for _, v := range p.items[item] {
+		p.remove(v)
+	}
+}
+
+// left is the share of a host that is free.
+func (p *packer) left(host int) float64 {
+	h := p.m.s.Hosts[host]
+	return p.freeVCPUs[host]/max(h.VCPUs, 1) + p.freeMiB[host]/max(h.MemoryMiB, 1)
+}
+
+// place puts an item at a host of a site: the fullest that has room, or the emptiest; but
+// first one that has room now, so that nobody has to wait for it.
+func (p *packer) place(item, site int) bool { return p.placeAt(item, p.bySite[site], none) }
+
+func (p *packer) placeAt(item int, hosts []int, but int) bool {
+	best, ready := none, false
+	for _, h := range hosts {
+		if h == but || !p.fits(item, h) {
+			continue
+		}
+		free := p.readyFor(item, h)
+		if best == none || free && !ready || free == ready && (p.left(h) < p.left(best)) != p.m.p.Spread {
+			best, ready = h, free
+		}
+	}
+	if best == none {
+		return false
+	}
+	p.seat(item, best)
+	for _, v := range p.items[item] {
+		if p.m.home[v] != best {
+			p.now.take(v, best, 1)
+		}
+	}
+	return true
+}
+
+// shift makes room for an item by taking another from a host of the site to a third.
+func (p *packer) shift(item, site int) bool {
+	for _, h := range p.bySite[site] {
+		for it := range p.items {
+			if len(p.items[it]) == 0 || p.at[p.items[it][0]] != h || p.fixed(it) {
+				continue
+			}
+			p.unseat(it)
+			if p.fits(item, h) {
+				p.seat(item, h)
+				if p.placeAt(it, p.bySite[site], h) {
+					return true
+				}
+				p.unseat(item)
+			}
+			p.seat(it, h)
+		}
+	}
+	return false
+}
+
+// elsewhere puts an item's whole unit at the next best site that has hosts for it.
+func (p *packer) elsewhere(item int) bool {
+	u := p.f.unitOf[p.items[item][0]]
+	sites := make([]int, p.f.Sites)
+	for k := range sites {
+		sites[k] = k
+	}
+	slices.SortStableFunc(sites, func(a, b int) int { return cmp.Compare(p.s.Gain(u, a), p.s.Gain(u, b)) })
+	var old []int  // hosts
+	var unit []int // its items
+	for _, v := range p.f.units[u] {
+		old = append(old, p.at[v])
+		if p.at[v] != none {
+			p.remove(v)
+		}
+		if !slices.Contains(unit, p.itemOf[v]) {
+			unit = append(unit, p.itemOf[v])
+		}
+	}
+	for _, k := range sites {
+		if k == p.s.At[u] || p.s.Gain(u, k) > assign.Never/2 || !p.s.Fits(u, k) {
+			continue
+		}
+		if p.placeAll(unit, k) {
+			p.s.Move(u, k)
+			return true
+		}
+	}
+	for i, v := range p.f.units[u] {
+		if old[i] != none {
+			p.put(v, old[i])
+		}
+	}
+	return false
+}
+
+// placeAll puts all of some items at a site, or none.
+func (p *packer) placeAll(items []int, site int) bool {
+	for n, it := range items {
+		if p.place(it, site) {
+			continue
+		}
+		for _, done := range items[:n] {
+			p.unseat(done)
+		}
+		return false
+	}
+	return true
+}
+
+// repack packs an item's site anew, the largest first: it moves what could have stayed.
+func (p *packer) repack(item int) bool {
+	k := p.siteOf(item)
+	old := p.clone()
+	all := []int{item}
+	for it, vms := range p.items {
+		if len(vms) > 0 && p.at[vms[0]] != none && p.m.site[p.at[vms[0]]] == k && !p.fixed(it) {
+			all = append(all, it)
+			p.unseat(it)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b int) int { return cmp.Compare(p.size[b], p.size[a]) })
+	for _, it := range all {
+		if !p.place(it, k) {
+			p.rack = old
+			return false
+		}
+	}
+	return true
+}
+
+// consolidate empties hosts whose VMs find room at others in use, where that pays.
+func (p *packer) consolidate() {
+	for _, hosts := range p.bySite {
+		order := slices.Clone(hosts)
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.left(b), p.left(a)) })
+		for _, h := range order {
+			p.empty(h, hosts)
+		}
+	}
+}
+
+func (p *packer) empty(host int, hosts []int) {
+	used := map[int]bool{}
+	var items []int
+	for it, vms := range p.items {
+		if len(vms) == 0 || p.at[vms[0]] == none {
+			continue
+		}
+		used[p.at[vms[0]]] = true
+		if p.at[vms[0]] == host {
+			items = append(items, it)
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(hosts), func(h int) bool { return h == host || !used[h] })
+	if len(items) == 0 || slices.ContainsFunc(items, p.fixed) {
+		return
+	}
+	old, before := p.clone(), p.moving(items)
+	for _, it := range items {
+		p.unseat(it)
+	}
+	for _, it := range items {
+		if !p.placeAt(it, others, host) {
+			p.rack = old
+			return
+		}
+	}
+	gain := p.m.p.HostUSDPerHour + before - p.moving(items)
+	if gain <= p.m.p.MinMoveGainUSDPerHour || p.tooMany() {
+		p.rack = old
+	}
+}
+
+// moving is what the moves of items to where they stand cost.
+func (p *packer) moving(items []int) float64 {
+	var usd float64
+	for _, it := range items {
+		for _, v := range p.items[it] {
+			usd += p.m.moving(v, p.at[v]).Total()
+		}
+	}
+	return usd
+}
+
+// fixed says whether an item may not be moved to make room.
+func (p *packer) fixed(item int) bool {
+	return slices.ContainsFunc(p.items[item], func(v int) bool {
+		return p.m.s.VMs[v].Pinned || p.m.p.OnlyForced && !p.m.mustLeave(v)
+	})
+}
+
+// tooMany says whether more VMs move than may.
+func (p *packer) tooMany() bool {
+	n := 0
+	for v, h := range p.at {
+		if h != p.m.home[v] && p.m.home[v] != none {
+			n++
+		}
+	}
+	return p.m.p.MaxMoves > 0 && n > p.m.p.MaxMoves
+}
