@@ -11,7 +11,7 @@ LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/h
 S3SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 TOOLS    := $(or $(HELIOTROPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heliotrope)/bin
 
-.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic clean
+.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic bench-sched clean
 
 all: build
 
@@ -69,6 +69,10 @@ bench-fabric: deps-lab build
 ## bench-traffic: what is said of traffic against what is true; ends within 40 minutes
 bench-traffic: deps-lab build
 	@$(BIN)/heliotrope lab bench-traffic
+
+## bench-sched: plans against proven optima and METIS (DATA=DIR: real prices and distances); ends within 40 minutes
+bench-sched: deps-lab build
+	@$(BIN)/heliotrope lab bench-sched $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf $(BIN)

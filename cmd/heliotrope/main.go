@@ -12,6 +12,7 @@ import (
 	"heliotrope/topologies/lab"
 	"heliotrope/topologies/lab/bench"
 	"heliotrope/topologies/lab/endpoints"
+	"heliotrope/topologies/lab/schedbench"
 	"heliotrope/topologies/lab/story"
 	"heliotrope/topologies/lab/trafficbench"
 )
@@ -29,7 +30,7 @@ func run() int {
 	root := cli.Command(version)
 	labs := lab.Command()
 	labs.AddCommand(story.Commands()...)
-	labs.AddCommand(bench.Command(), trafficbench.Command(), endpoints.Command())
+	labs.AddCommand(bench.Command(), trafficbench.Command(), schedbench.Command(), endpoints.Command())
 	root.AddCommand(controllerCommand(), labs)
 	err := root.ExecuteContext(ctx)
 	var exit lab.ExitError
