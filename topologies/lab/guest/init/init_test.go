@@ -237,6 +237,9 @@ func TestPeerSeesAGap(t *testing.T) {
 		io.CopyN(conn, conn, 80)
 		<-time.After(2 * peerGap)
 		_, err = io.CopyN(conn, conn, 80)
+		// A reset would take what the peer has not read yet with it.
+		err = errors.Join(err, conn.(*net.TCPConn).CloseWrite())
+		io.Copy(io.Discard, conn)
 		served <- err
 	}()
 	p := &peer{address: listener.Addr().String()}
