@@ -47,6 +47,9 @@ type Site struct {
 	Router      netip.Addr   `yaml:"router" json:"router"` // the hosts' default gateway, in Underlay
 	Latitude    float64      `yaml:"latitude,omitempty" json:"latitude,omitempty"`
 	Longitude   float64      `yaml:"longitude,omitempty" json:"longitude,omitempty"`
+
+	PricePerVCPUHour float64 `yaml:"price_per_vcpu_hour,omitempty" json:"price_per_vcpu_hour,omitempty"` // USD that a VM's vCPU costs here
+	PricePerGiBHour  float64 `yaml:"price_per_gib_hour,omitempty" json:"price_per_gib_hour,omitempty"`   // USD that a GiB of its memory costs
 }
 
 // Link is the WAN between two sites, the same in both directions.

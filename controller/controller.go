@@ -14,6 +14,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,16 +55,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	set := func(s *string, v string) {
-		if *s == "" {
-			*s = v
-		}
-	}
-	set(&c.Dir, "/var/lib/heliotrope/controller")
-	set(&c.RunDir, "/run/heliotrope")
-	set(&c.AgentListen, ":7443")
-	set(&c.APIListen, "127.0.0.1:7080")
-	set(&c.Version, "devel")
+	c.Dir, c.RunDir = cmp.Or(c.Dir, "/var/lib/heliotrope/controller"), cmp.Or(c.RunDir, "/run/heliotrope")
+	c.AgentListen, c.APIListen = cmp.Or(c.AgentListen, ":7443"), cmp.Or(c.APIListen, "127.0.0.1:7080")
+	c.Version = cmp.Or(c.Version, "devel")
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

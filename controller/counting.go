@@ -34,6 +34,12 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 	return devices
 }
 
+// Room is what a host says that it has.
+func (c counted) Room(h heliotrope.HostID) (cpus, memoryMiB int) {
+	s := c.world.view().hosts[h].status
+	return s.CPUs, s.MemoryMiB
+}
+
 // Follow calls f now and after each change of Fabric or of Devices(h), until ctx ends.
 func (c counted) Follow(ctx context.Context, h heliotrope.HostID, f func()) error {
 	key := func(v *view) appliedFlows { return appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen} }

@@ -66,6 +66,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 	for i := range sites {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
 			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
+			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"),
 			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
 		}
 		if i > 0 {

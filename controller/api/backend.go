@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/report"
 )
@@ -111,6 +112,9 @@ type Traffic interface {
 	Diff(ctx context.Context, before, after TrafficQuery) (TrafficDiff, error)
 	// Page is the report as an HTML page that loads nothing else.
 	Page(ctx context.Context, q TrafficQuery) ([]byte, error)
+	// Plan says where VMs ought to be by what was counted. It moves nothing. The policy and
+	// the window of q are set and known.
+	Plan(ctx context.Context, q PlanQuery) (scheduler.Plan, error)
 }
 
 // Answer is a response kept for an Idempotency-Key.

@@ -98,6 +98,10 @@ mesh verify --packet-size 9000
 mesh verify --packet-size 9
 flows list us-1
 flows diff us-1
+plan
+plan --policy cheapest --max-moves 1 -o json
+plan --policy dearest
+plan --window 10ms
 traffic report
 traffic report --top 1 -o json
 traffic report -o csv

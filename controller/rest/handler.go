@@ -97,6 +97,7 @@ func (h *handler) register() huma.API {
 	h.registerMigrations(routes)
 	h.registerNetwork(routes)
 	h.registerTraffic(routes)
+	h.registerPlan(routes)
 	h.registerEvents(routes)
 	return routes
 }

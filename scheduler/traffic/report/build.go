@@ -201,35 +201,12 @@ func (b *builder) sites() []Site {
 // USDPerHour is what a rate in bytes per second costs at a price per 10^9 bytes.
 func USDPerHour(rate, pricePerGB float64) float64 { return rate * 3600 / 1e9 * pricePerGB }
 
-// Prices are those of the way between every two sites, in USD per 10^9 bytes: the sum over
-// the links of the way with the least delay, which is the way that packets take.
+// Prices are those of the way between every two sites, in USD per 10^9 bytes.
 func Prices(t heliotrope.Topology) map[[2]heliotrope.SiteID]float64 {
-	type way struct {
-		delay time.Duration
-		price float64
-	}
-	ways := map[[2]heliotrope.SiteID]way{}
-	for _, id := range slices.Sorted(maps.Keys(t.Links)) {
-		l := t.Links[id]
-		w := way{time.Duration(l.Delay), l.PricePerGB}
-		ways[l.Between], ways[[2]heliotrope.SiteID{l.Between[1], l.Between[0]}] = w, w
-	}
-	sites := slices.Sorted(maps.Keys(t.Sites))
-	for _, over := range sites { // Floyd and Warshall
-		for _, a := range sites {
-			for _, z := range sites {
-				x, ok1 := ways[[2]heliotrope.SiteID{a, over}]
-				y, ok2 := ways[[2]heliotrope.SiteID{over, z}]
-				now, ok := ways[[2]heliotrope.SiteID{a, z}]
-				if a != z && ok1 && ok2 && (!ok || x.delay+y.delay < now.delay) {
-					ways[[2]heliotrope.SiteID{a, z}] = way{x.delay + y.delay, x.price + y.price}
-				}
-			}
-		}
-	}
+	ways := traffic.Ways(t)
 	prices := make(map[[2]heliotrope.SiteID]float64, len(ways))
 	for k, w := range ways {
-		prices[k] = w.price
+		prices[k] = w.PricePerGB
 	}
 	return prices
 }

@@ -1,0 +1,117 @@
+package scheduler
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"heliotrope"
+	"heliotrope/scheduler/traffic"
+)
+
+const (
+	lanRTTMs = 0.3 // within a site
+
+	// usualPauseMs is what moves of small guests pause for where no distance adds to it; the
+	// guests of the lab take 400 to 900 ms (docs/performance.md).
+	usualPauseMs = 500
+)
+
+// Survey makes a snapshot of what a topology says and a matrix counted. Distances and
+// prices are those of the topology's links. Clients are at the site whose underlay their
+// address is in: such a site may have no hosts. Those elsewhere are left out, since nobody
+// says how far they are. A VM on the move stays where it is going. A host has room for what
+// it has now, also where that is more than is said of it, or nothing is said.
+func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix) Snapshot {
+	s := Snapshot{At: at}
+	hosted := map[heliotrope.SiteID]bool{}
+	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
+		h := t.Hosts[id]
+		s.Hosts = append(s.Hosts, Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs), MemoryMiB: float64(h.MemoryMiB)})
+		hosted[h.Site] = true
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
+		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], placements))
+	}
+	s.fill()
+	region := func(p netip.Prefix) (RegionID, bool) {
+		for id, site := range t.Sites {
+			if site.Underlay.Contains(p.Addr()) {
+				return RegionID(id), true
+			}
+		}
+		return "", false
+	}
+	s.Flows, s.Demands = Traffic(known(m, t), region)
+	s.places(t, hosted)
+	return s
+}
+
+func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) VM {
+	v := VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs}
+	p := placements[id]
+	v.Host = p.Host
+	if p.Incoming != "" {
+		v.Host, v.Pinned = p.Incoming, true
+	}
+	return v
+}
+
+// fill makes room at hosts for what they have.
+func (s *Snapshot) fill() {
+	at := map[heliotrope.HostID]*Host{}
+	for i := range s.Hosts {
+		at[s.Hosts[i].ID] = &s.Hosts[i]
+	}
+	used := map[heliotrope.HostID]VM{}
+	for _, v := range s.VMs {
+		u := used[v.Host]
+		u.VCPUs, u.MemoryMiB = u.VCPUs+v.VCPUs, u.MemoryMiB+v.MemoryMiB
+		used[v.Host] = u
+	}
+	for id, u := range used {
+		if h := at[id]; h != nil {
+			h.VCPUs, h.MemoryMiB = max(h.VCPUs, u.VCPUs), max(h.MemoryMiB, u.MemoryMiB)
+		}
+	}
+}
+
+// known is m without VMs that the topology has no longer.
+func known(m traffic.Matrix, t heliotrope.Topology) traffic.Matrix {
+	gone := func(e traffic.End) bool {
+		_, ok := t.VMs[e.VM]
+		return e.IsVM() && !ok
+	}
+	m.Cells = slices.DeleteFunc(slices.Clone(m.Cells), func(c traffic.Cell) bool { return gone(c.Src) || gone(c.Dst) })
+	return m
+}
+
+// places adds the sites that have hosts, the ways between them, and how far clients are.
+func (s *Snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool) {
+	ways := traffic.Ways(t)
+	asked := map[RegionID]float64{} // bytes per second
+	sum := 0.0
+	for _, d := range s.Demands {
+		asked[d.Region] += d.BytesPerSecond
+		sum += d.BytesPerSecond
+	}
+	for _, id := range slices.Sorted(maps.Keys(hosted)) {
+		site := Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs}
+		for _, r := range slices.Sorted(maps.Keys(asked)) {
+			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
+			s.Reaches = append(s.Reaches, Reach{Region: r, Site: id, RTTMs: lanRTTMs + roundTripMs(w)})
+			if sum > 0 { // the mean, by what they get
+				site.InternetUSDPerGB += w.PricePerGB * asked[r] / sum
+			}
+		}
+		for _, to := range slices.Sorted(maps.Keys(hosted)) {
+			if w, ok := ways[[2]heliotrope.SiteID{id, to}]; ok {
+				s.Paths = append(s.Paths, Path{From: id, To: to, RTTMs: lanRTTMs + roundTripMs(w), USDPerGB: w.PricePerGB, BitsPerSecond: float64(w.Rate)})
+			}
+		}
+		s.Sites = append(s.Sites, site)
+	}
+}
+
+func roundTripMs(w traffic.Way) float64 { return 2 * w.Delay.Seconds() * 1e3 }

@@ -1,0 +1,106 @@
+package scheduler_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"heliotrope"
+	"heliotrope/scheduler"
+	"heliotrope/scheduler/traffic"
+)
+
+// near is two sites with hosts and one with clients, which are near to eu.
+func near() heliotrope.Topology {
+	ms := heliotrope.Duration(time.Millisecond)
+	return heliotrope.Topology{
+		Sites: map[heliotrope.SiteID]heliotrope.Site{
+			"us":       {Underlay: netip.MustParsePrefix("10.255.1.0/24"), PricePerVCPUHour: 0.03, PricePerGiBHour: 0.004},
+			"eu":       {Underlay: netip.MustParsePrefix("10.255.2.0/24"), PricePerVCPUHour: 0.04, PricePerGiBHour: 0.005},
+			"internet": {Underlay: netip.MustParsePrefix("10.255.9.0/24")},
+		},
+		Links: map[heliotrope.LinkID]heliotrope.Link{
+			"us-eu":       {Between: [2]heliotrope.SiteID{"us", "eu"}, Delay: 40 * ms, PricePerGB: 0.02, Rate: 4e8},
+			"internet-eu": {Between: [2]heliotrope.SiteID{"internet", "eu"}, Delay: 5 * ms, PricePerGB: 0.08, Rate: 1e9},
+		},
+		Hosts: map[heliotrope.HostID]heliotrope.Host{"us-1": {Site: "us", CPUs: 4, MemoryMiB: 8192}, "eu-1": {Site: "eu", CPUs: 4, MemoryMiB: 8192}},
+		VMs:   map[heliotrope.VMID]heliotrope.VM{"web": {CPUs: 1, MemoryMiB: 1024, Host: "us-1"}, "db": {CPUs: 2, MemoryMiB: 9000, Host: "us-1"}},
+	}
+}
+
+func minute(cells ...traffic.Cell) traffic.Matrix {
+	return traffic.Matrix{From: time.Unix(0, 0), To: time.Unix(60, 0), Cells: cells}
+}
+
+func at(hosts map[heliotrope.VMID]heliotrope.HostID) map[heliotrope.VMID]heliotrope.Placement {
+	all := map[heliotrope.VMID]heliotrope.Placement{}
+	for vm, h := range hosts {
+		all[vm] = heliotrope.Placement{VM: vm, Host: h, Epoch: 1}
+	}
+	return all
+}
+
+func TestSurvey(t *testing.T) {
+	client, elsewhere := traffic.Outside(netip.MustParsePrefix("10.255.9.0/24")), traffic.Outside(netip.MustParsePrefix("8.8.8.0/24"))
+	where := at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"})
+	p := where["db"]
+	p.Incoming = "eu-1"
+	where["db"] = p
+	s := scheduler.Survey(time.Unix(60, 0), near(), where, minute(
+		traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 6000}, traffic.Cell{Src: client, Dst: traffic.VM("web"), Bytes: 60},
+		traffic.Cell{Src: traffic.VM("web"), Dst: elsewhere, Bytes: 6000}, traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("db"), Bytes: 120},
+		traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("gone"), Bytes: 120}))
+	if len(s.Sites) != 2 || len(s.Hosts) != 2 || len(s.VMs) != 2 || len(s.Paths) != 2 {
+		t.Fatalf("%+v", s)
+	}
+	if db := s.VMs[0]; db.Host != "eu-1" || !db.Pinned || db.CopyBytes != 9000<<20 {
+		t.Errorf("what is on the move stays where it goes: %+v", db)
+	}
+	if eu := s.Hosts[0]; eu.ID != "eu-1" || eu.MemoryMiB != 9000 || eu.VCPUs != 4 {
+		t.Errorf("a host has room for what it has: %+v", eu)
+	}
+	if len(s.Flows) != 1 || s.Flows[0].BytesPerSecond != 2 {
+		t.Errorf("flows %+v", s.Flows)
+	}
+	if len(s.Demands) != 1 || s.Demands[0].Region != "internet" || s.Demands[0].BytesPerSecond != 100 {
+		t.Errorf("demands %+v", s.Demands)
+	}
+	for _, r := range s.Reaches {
+		if want := map[heliotrope.SiteID]float64{"eu": 10.3, "us": 90.3}[r.Site]; r.RTTMs != want {
+			t.Errorf("clients are %v ms from %s, want %v", r.RTTMs, r.Site, want)
+		}
+	}
+	for _, site := range s.Sites { // from us over eu
+		if want := map[heliotrope.SiteID]float64{"eu": 0.08, "us": 0.1}[site.ID]; site.InternetUSDPerGB-want > 1e-12 || want-site.InternetUSDPerGB > 1e-12 {
+			t.Errorf("egress of %s: %v, want %v", site.ID, site.InternetUSDPerGB, want)
+		}
+	}
+}
+
+// A VM goes where its clients are if distance is what matters, and says so; by price it stays.
+func TestSurveyedPlan(t *testing.T) {
+	top := near()
+	top.VMs = map[heliotrope.VMID]heliotrope.VM{"web": {CPUs: 1, MemoryMiB: 1024, Host: "us-1"}}
+	client := traffic.Outside(netip.MustParsePrefix("10.255.9.0/24"))
+	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1"}), minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 60e4}))
+	for policy, moves := range map[string]int{"closest": 1, "cheapest": 0} {
+		p, err := scheduler.Preset(policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := scheduler.Solve(s, p, scheduler.Options{Iterations: 1000})
+		if err != nil || len(plan.Moves) != moves {
+			t.Fatalf("%s: %v moves, %v: %s", policy, len(plan.Moves), err, plan.Reason)
+		}
+		if err := scheduler.Verify(s, p, plan); err != nil {
+			t.Errorf("%s: %v", policy, err)
+		}
+		if moves == 1 && (plan.Moves[0].To != "eu-1" || !strings.Contains(plan.Moves[0].Why, "internet") || plan.Moves[0].Ms < 79) {
+			t.Errorf("%s: %+v", policy, plan.Moves[0])
+		}
+		if moves == 0 && !strings.Contains(plan.Reason, "no beneficial move") {
+			t.Errorf("%s: %s", policy, plan.Reason)
+		}
+	}
+}
