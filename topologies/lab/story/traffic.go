@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"heliotrope/controller/api"
+	"heliotrope/scheduler"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/report"
 	"heliotrope/topologies/lab/claim"
@@ -25,6 +26,8 @@ type census struct {
 	Sent    int           `json:"probes_sent"`
 	Counted float64       `json:"probes_counted"`
 	Report  report.Report `json:"report"`
+
+	Plans []scheduler.Plan `json:"plans"` // where the VMs ought to be by that traffic
 }
 
 // wrong is the share by which the count is off.
@@ -75,7 +78,17 @@ func (d *Demo) census(ctx context.Context, since time.Time) (c census, err error
 	}
 	sent, err := d.probe.Window(ctx, c.From, c.To)
 	c.Sent, c.Counted = sent.UDP.Sent, probesIn(c.Report)
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	for _, policy := range []string{"cheapest", "closest"} {
+		p, err := d.client.Plan(ctx, api.PlanQuery{Policy: policy, Window: time.Since(c.From).Truncate(time.Second)})
+		if err != nil {
+			return c, err
+		}
+		c.Plans = append(c.Plans, p)
+	}
+	return c, nil
 }
 
 // tell prints who talked to whom, as 'heliotrope traffic report' does in full.
@@ -92,10 +105,19 @@ func (c census) tell(d *Demo) {
 	}
 	w.Flush()
 	fmt.Fprintf(d.Out, "\nthe client sent %d UDP probes in this time; %.0f were counted, each once, at three hosts in turn\n\n", c.Sent, c.Counted)
+	fmt.Fprintf(d.Out, "where the VMs ought to be by that traffic, their prices and distances ('heliotrope plan')\n\n")
+	for _, p := range c.Plans {
+		fmt.Fprintf(d.Out, "%s\n", p)
+	}
 }
 
 func (c census) claims() []claim.Claim {
+	broken := 0.0
+	for _, p := range c.Plans {
+		broken += float64(len(p.Broken))
+	}
 	return []claim.Claim{
 		claim.New("probes that were counted, share that is wrong", c.wrong(), "<=", 0.01),
+		claim.New("constraints that plans do not keep", broken, "==", 0),
 	}
 }
