@@ -102,7 +102,7 @@ func proven(t *testing.T, f *assign.Field) lp.Answer {
 // What CBC proves to be the least is what we find, and our bound is below it.
 func TestAgainstProvenOptima(t *testing.T) {
 	for seed := range uint64(6) {
-		f := made(12+2*int(seed%4), 4, seed)
+		f := made(12+2*int(seed%3), 3, seed)
 		answer := proven(t, f)
 		if usd := f.USD(answer.At); math.Abs(usd-answer.USD) > 1e-6*usd {
 			t.Fatalf("seed %d: the programme says %v of what costs %v", seed, answer.USD, usd)

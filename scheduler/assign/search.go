@@ -123,14 +123,15 @@ func (f *Field) Search(o Options) (*State, float64) {
 		return newState(f, best.best), bound
 	}
 	steps := cmp.Or(o.Iterations, min(max(leastIterations, iterationsPerUnit*len(f.Home)), mostIterations))
-	for _, from := range f.starts(read) {
-		at, hot := best.best, warmStart
-		if from == fromMessages {
-			at, hot = read.At, lukewarmStart
+	starts := f.starts(read)
+	for _, from := range starts {
+		at := best.best
+		if from.messages {
+			at = read.At
 		}
 		a := newAnnealer(f, at, best.r.next(), late)
 		a.descend()
-		a.run(a.warmth()*hot, steps/len(f.starts(read)))
+		a.run(a.warmth()*from.hot, steps/len(starts))
 		a.finish()
 		if a.beats(best) {
 			best = a
@@ -140,24 +141,24 @@ func (f *Field) Search(o Options) (*State, float64) {
 }
 
 // start is where annealing begins.
-type start int
+type start struct {
+	messages bool    // at what was read from them, not at the best so far
+	hot      float64 // multiple of warmth
+}
 
-const (
-	fromBest     start = iota // what is best so far, at first the placement of now
-	fromMessages              // what was read from the messages
-)
-
-// starts are several for small fields; a large one has time for one.
+// starts are several for small fields, some so hot that where they begin is forgotten; a
+// large field has time for one.
 func (f *Field) starts(read *State) []start {
-	switch small := len(f.Home) <= smallField; {
-	case small && read != nil:
-		return []start{fromMessages, fromBest, fromMessages, fromBest}
-	case small:
-		return []start{fromBest, fromBest, fromBest, fromBest}
-	case read != nil:
-		return []start{fromMessages}
+	list := []start{{true, 0.03}, {false, 0.3}, {true, 0.1}, {false, 1}, {false, 0.1}, {false, 0.3}, {false, 1}, {false, 0.03}}
+	switch {
+	case len(f.Home) > smallField && read != nil:
+		return []start{{true, lukewarmStart}}
+	case len(f.Home) > smallField:
+		return []start{{false, warmStart}}
+	case read == nil:
+		list = slices.DeleteFunc(list, func(s start) bool { return s.messages })
 	}
-	return []start{fromBest}
+	return list
 }
 
 // Again searches on from a state whose field has got other rooms.
