@@ -19,14 +19,14 @@ type Options struct {
 
 const (
 	leastIterations   = 3_000_000
-	iterationsPerUnit = 5_000
-	mostIterations    = 40_000_000
+	iterationsPerUnit = 4_000
+	mostIterations    = 20_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
 	usualPasses = 150
 	leastPasses = 40
-	passesWork  = 700_000_000 // edges × sites² × passes: less than that many
+	passesWork  = 2_000_000_000 // edges × sites² × passes: less than that many
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
