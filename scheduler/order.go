@@ -14,9 +14,9 @@ type step struct {
 }
 
 const (
-	mostDetours  = 64 // temporary places that are tried in all
-	placesPerVM  = 4  // and for one VM
-	mostTogether = 64 // VMs in a step that distance binds together
+	mostDetours  = 2000 // temporary places that are tried in all
+	placesPerVM  = 8    // and for one VM
+	mostTogether = 64   // VMs in a step that distance binds together
 )
 
 // orderer finds an order of moves in which no step makes anything worse.

@@ -24,8 +24,8 @@ type packer struct {
 }
 
 const (
-	packings = 5   // that are tried, each with less room at sites where not all packed
-	shrink   = 1.1 // room that is taken away, as a multiple of what did not pack
+	packings = 6   // that are tried, each with less room at sites where not all packed
+	shrink   = 1.5 // room that is taken away, as a multiple of what did not pack
 )
 
 // settle packs, and where a site's VMs do not fit its hosts, though its room is enough,

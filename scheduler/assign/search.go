@@ -19,8 +19,8 @@ type Options struct {
 
 const (
 	leastIterations   = 3_000_000
-	iterationsPerUnit = 4_000
-	mostIterations    = 20_000_000
+	iterationsPerUnit = 7_000
+	mostIterations    = 14_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
