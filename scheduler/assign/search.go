@@ -18,7 +18,7 @@ type Options struct {
 }
 
 const (
-	leastIterations   = 3_000_000
+	leastIterations   = 15_000_000
 	iterationsPerUnit = 7_000
 	mostIterations    = 14_000_000
 	quickSteps        = 200_000

@@ -27,7 +27,7 @@ func fuzz(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 			break
 		}
 		s, p := tangle(b.world, b.Seed*5_000_000+uint64(i))
-		plan, err := scheduler.Solve(s, p, scheduler.Options{Seed: uint64(i), Iterations: 2048, Passes: 8})
+		plan, err := scheduler.Solve(s, p, scheduler.Options{Seed: uint64(i), Iterations: 1024, Passes: 4})
 		if err != nil {
 			return nil, figures, err
 		}
