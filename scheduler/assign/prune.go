@@ -1,6 +1,6 @@
 package assign
 
-// prune takes back moves that add too little: first single units, then those that moved
+// Prune takes back moves that add too little: first single units, then those that moved
 // from one site to another together.
 func (s *State) Prune(least float64) {
 	least = max(least, 1e-9)

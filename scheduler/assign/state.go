@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// state is an assignment of units to sites with what each unit would cost elsewhere.
+// State is an assignment of units to sites with what each unit would cost elsewhere.
 type State struct {
 	f     *Field
 	At    []int     // site of each unit
@@ -71,13 +71,13 @@ func (s *State) leave(u int) {
 	s.moves -= s.f.Moves[u*s.f.Sites+k]
 }
 
-// gain is what a unit's move to a site adds to the cost.
+// Gain is what a unit's move to a site adds to the cost.
 func (s *State) Gain(u, k int) float64 {
 	row := s.would[u*s.f.Sites:]
 	return row[k] - row[s.At[u]]
 }
 
-// fits says whether a site has room for a unit that is not there.
+// Fits says whether a site has room for a unit that is not there.
 func (s *State) Fits(u, k int) bool {
 	return s.holds(k, s.f.VCPUs[u], s.f.MiB[u])
 }
@@ -123,7 +123,7 @@ func (s *State) permits(u, k int) bool {
 	return more <= 0 || s.moves+more <= s.maxMoves
 }
 
-// move takes a unit to another site, and tells its neighbours' rows.
+// Move takes a unit to another site, and tells its neighbours' rows.
 func (s *State) Move(u, to int) {
 	f, n := s.f, s.f.Sites
 	from := s.At[u]
