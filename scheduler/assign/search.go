@@ -18,11 +18,12 @@ type Options struct {
 }
 
 const (
-	leastIterations   = 15_000_000
-	iterationsPerUnit = 7_000
-	mostIterations    = 14_000_000
-	quickSteps        = 200_000
-	quickStepsPerUnit = 50
+	smallIterationsPerUnit = 250_000
+	mostOfSmall            = 20_000_000
+	iterationsPerUnit      = 7_000
+	mostIterations         = 14_000_000
+	quickSteps             = 200_000
+	quickStepsPerUnit      = 50
 
 	usualPasses = 150
 	leastPasses = 40
@@ -122,7 +123,7 @@ func (f *Field) Search(o Options) (*State, float64) {
 		best.finish()
 		return newState(f, best.best), bound
 	}
-	steps := cmp.Or(o.Iterations, min(max(leastIterations, iterationsPerUnit*len(f.Home)), mostIterations))
+	steps := cmp.Or(o.Iterations, f.iterations())
 	starts := f.starts(read)
 	for _, from := range starts {
 		at := best.best
@@ -167,7 +168,7 @@ func (f *Field) Again(s *State, o Options) *State {
 	a.relieveAll()
 	a.note()
 	if o.Iterations >= 0 {
-		steps := cmp.Or(o.Iterations, min(max(leastIterations, iterationsPerUnit*len(f.Home)), mostIterations))
+		steps := cmp.Or(o.Iterations, f.iterations())
 		a.run(a.warmth()*coolStart, steps/againPart)
 	}
 	a.finish()
@@ -178,6 +179,14 @@ func (f *Field) Again(s *State, o Options) *State {
 func (a *annealer) finish() {
 	a.State = newState(a.f, a.best)
 	a.descend()
+}
+
+// iterations is how many the size asks for: a small field is searched several times over.
+func (f *Field) iterations() int {
+	if n := len(f.Home); n <= smallField {
+		return min(smallIterationsPerUnit*n, mostOfSmall)
+	}
+	return min(iterationsPerUnit*len(f.Home), mostIterations)
 }
 
 // passes is how many the size of a field allows.
