@@ -19,7 +19,7 @@ type Options struct {
 
 const (
 	smallIterationsPerUnit = 250_000
-	mostOfSmall            = 20_000_000
+	mostOfSmall            = 16_000_000
 	iterationsPerUnit      = 7_000
 	mostIterations         = 14_000_000
 	quickSteps             = 200_000
