@@ -45,8 +45,8 @@ const (
 
 	// In the first part a site may hold more than it has room for, at a toll that rises, as a
 	// multiple of what a vCPU costs in all: without it nothing large gets into a full site.
-	softFraction        = 0.97
-	firstToll, lastToll = 0.3, 5
+	softFraction        = 0.8
+	firstToll, lastToll = 0.3, 30
 )
 
 func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {

@@ -18,12 +18,11 @@ type Options struct {
 }
 
 const (
-	smallIterationsPerUnit = 250_000
-	mostOfSmall            = 16_000_000
-	iterationsPerUnit      = 7_000
-	mostIterations         = 14_000_000
-	quickSteps             = 200_000
-	quickStepsPerUnit      = 50
+	smallIterations   = 15_000_000
+	iterationsPerUnit = 7_000
+	mostIterations    = 14_000_000
+	quickSteps        = 200_000
+	quickStepsPerUnit = 50
 
 	usualPasses = 150
 	leastPasses = 40
@@ -183,8 +182,8 @@ func (a *annealer) finish() {
 
 // iterations is how many the size asks for: a small field is searched several times over.
 func (f *Field) iterations() int {
-	if n := len(f.Home); n <= smallField {
-		return min(smallIterationsPerUnit*n, mostOfSmall)
+	if len(f.Home) <= smallField {
+		return smallIterations
 	}
 	return min(iterationsPerUnit*len(f.Home), mostIterations)
 }
