@@ -155,6 +155,10 @@ func (a *annealer) step(temperature float64) {
 		return
 	}
 	usd := a.Gain(u, k)
+	if usd > Never/2 {
+		a.chain(u, k, temperature)
+		return
+	}
 	if a.toll > 0 && usd < temperature*mostTemperatures {
 		usd += a.relocating(u, k)
 	}
@@ -179,6 +183,36 @@ func (a *annealer) exchange(u, k int, temperature float64) {
 	v := a.here[k][a.r.below(len(a.here[k]))]
 	if a.canSwap(u, v) && a.taken(a.swapGain(u, v), temperature) {
 		a.swap(u, v)
+	}
+}
+
+// chain tries to exchange a unit with those at a site that may not be with it there, these
+// with those that may not be with them, and so on (Kempe's chains, of graph colouring).
+// One by one each would have to break a rule.
+func (a *annealer) chain(u, k int, temperature float64) {
+	const longest = 64
+	home, usd := a.At[u], a.USD
+	a.clusters++
+	a.group = append(a.group[:0], u)
+	a.mark[u] = a.clusters
+	for i := 0; i < len(a.group) && len(a.group) < longest; i++ {
+		to := home + k - a.At[a.group[i]]
+		for _, e := range a.f.Edges[a.group[i]] {
+			if e.Rule != None && a.At[e.To] == to && a.mark[e.To] != a.clusters && a.f.Rules[e.Rule][to*a.f.Sites+to] {
+				a.mark[e.To] = a.clusters
+				a.group = append(a.group, e.To)
+			}
+		}
+	}
+	exchange := func() {
+		for _, v := range a.group {
+			a.Move(v, home+k-a.At[v])
+		}
+	}
+	exchange()
+	room := a.holds(k, 0, 0) && a.holds(home, 0, 0)
+	if !room || a.moves > a.maxMoves || !a.taken(a.USD-usd, temperature) {
+		exchange()
 	}
 }
 
