@@ -46,7 +46,7 @@ func fuzz(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 		}
 		if err := scheduler.Verify(s, p, plan); err != nil {
 			figures.Broken++
-			b.say("seed %d: %v", b.Seed*5_000_000+uint64(i), err)
+			b.Say("seed %d: %v", b.Seed*5_000_000+uint64(i), err)
 		}
 		before, err := scheduler.Check(s, p, s.Placement())
 		if err != nil {
@@ -56,7 +56,7 @@ func fuzz(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 			figures.Worse++
 		}
 	}
-	b.say("%d plans, %d without moves, %d moves, %d of them to a temporary place; %d plans with blocked moves; %d break something",
+	b.Say("%d plans, %d without moves, %d moves, %d of them to a temporary place; %d plans with blocked moves; %d break something",
 		figures.Plans, figures.Empty, figures.Moves, figures.Temporary, figures.Blocked, figures.Broken)
 	return []claim.Claim{
 		claim.New("fuzzed plans", float64(figures.Plans), ">=", 1e6),

@@ -94,13 +94,13 @@ const (
 func exact(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	var all gaps
 	defer func() { // also of what was stopped
-		b.say("%d instances: mean gap %.4f %%, max %.3f %%, %d optimal, %d not proven, %d not solved, %d left out that have no solution; bound below the optimum by %.3f %%, max %.2f %%; slowest %.2f s; CBC %.0f s",
+		b.Say("%d instances: mean gap %.4f %%, max %.3f %%, %d optimal, %d not proven, %d not solved, %d left out that have no solution; bound below the optimum by %.3f %%, max %.2f %%; slowest %.2f s; CBC %.0f s",
 			all.Instances, 100*all.Mean, 100*all.Max, all.Optimal, all.Unproven, all.Unsolved, all.Infeasible, 100*all.BoundMean, 100*all.BoundMax, all.SlowestS, all.OracleS)
 	}()
 	began := time.Now()
 	for i := range b.Instances {
 		if time.Since(began) > exactTotal {
-			b.say("exact: stopped after %d of %d instances: %s is all that it may take", all.Instances, b.Instances, exactTotal)
+			b.Say("exact: stopped after %d of %d instances: %s is all that it may take", all.Instances, b.Instances, exactTotal)
 			break
 		}
 		s := instance(b.world, exactShapes[i%len(exactShapes)], b.Seed*1_000_000+uint64(i))
@@ -148,7 +148,7 @@ func (b *Bench) compare(ctx context.Context, s scheduler.Snapshot, o scheduler.O
 		return nil
 	case broken:
 		all.Unsolved++
-		b.say("%d VMs at %d sites: not solved: %s; CBC %.4f", len(s.VMs), len(s.Sites), ours.plan.Broken[0], answer.USD)
+		b.Say("%d VMs at %d sites: not solved: %s; CBC %.4f", len(s.VMs), len(s.Sites), ours.plan.Broken[0], answer.USD)
 		return nil
 	case !answer.Proven:
 		all.Unproven++
@@ -158,7 +158,7 @@ func (b *Bench) compare(ctx context.Context, s scheduler.Snapshot, o scheduler.O
 		return fmt.Errorf("compare instance: %v is less than the proven optimum %v", usd, answer.USD)
 	}
 	if gap := (usd - answer.USD) / answer.USD; gap > 0.001 {
-		b.say("%d VMs at %d sites: USD %.4f/h, CBC %.4f, %.3f %%", len(s.VMs), len(s.Sites), usd, answer.USD, 100*gap)
+		b.Say("%d VMs at %d sites: USD %.4f/h, CBC %.4f, %.3f %%", len(s.VMs), len(s.Sites), usd, answer.USD, 100*gap)
 	}
 	all.add((usd-answer.USD)/answer.USD, (answer.USD-ours.plan.Bound)/answer.USD, ours.seconds)
 	return nil
@@ -173,7 +173,7 @@ func medium(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 			return nil, all, err
 		}
 	}
-	b.say("%d instances of 200 x 8: mean gap %.4f %% over CBC's solution, max %.3f %%, %d not proven in 60 s; bound below by %.3f %%; slowest %.2f s",
+	b.Say("%d instances of 200 x 8: mean gap %.4f %% over CBC's solution, max %.3f %%, %d not proven in 60 s; bound below by %.3f %%; slowest %.2f s",
 		all.Instances, 100*all.Mean, 100*all.Max, all.Unproven, 100*all.BoundMean, all.SlowestS)
 	return []claim.Claim{
 		claim.New("gap over CBC's solution at 200 x 8, max", all.Max, "<=", 0.005),
@@ -217,7 +217,7 @@ func large(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 				return claims, list, err
 			}
 			list = append(list, r)
-			b.say("%d x %d, %d edges: %.2f s, USD %.2f/h (%.2f before), bound %.2f, gap %.2f %%; METIS and mapping %.2f: %.1f %% cheaper; %d blocked, %d broken",
+			b.Say("%d x %d, %d edges: %.2f s, USD %.2f/h (%.2f before), bound %.2f, gap %.2f %%; METIS and mapping %.2f: %.1f %% cheaper; %d blocked, %d broken",
 				r.VMs, r.Sites, r.Edges, r.Seconds, r.USD, r.Before, r.Bound, 100*r.Gap, r.METIS, 100*r.Cheaper, r.Blocked, r.Broken)
 			worst.Seconds, worst.Gap, worst.Cheaper = max(worst.Seconds, r.Seconds), max(worst.Gap, r.Gap), min(worst.Cheaper, r.Cheaper)
 			worst.Broken += r.Broken
@@ -301,7 +301,7 @@ func replan(_ context.Context, b *Bench) ([]claim.Claim, any, error) {
 			return nil, list, err
 		}
 		list = append(list, result{sh.vms, sh.sites, len(quick.plan.Moves), quick.seconds, quick.plan.Gain(), full.plan.Gain()})
-		b.say("%d x %d: %d moves in %.3f s, USD %.3f/h; a plan from nothing gains %.3f with %d", sh.vms, sh.sites, len(quick.plan.Moves), quick.seconds, quick.plan.Gain(), full.plan.Gain(), len(full.plan.Moves))
+		b.Say("%d x %d: %d moves in %.3f s, USD %.3f/h; a plan from nothing gains %.3f with %d", sh.vms, sh.sites, len(quick.plan.Moves), quick.seconds, quick.plan.Gain(), full.plan.Gain(), len(full.plan.Moves))
 		slowest, most = max(slowest, quick.seconds), max(most, float64(len(quick.plan.Moves)))
 	}
 	return []claim.Claim{

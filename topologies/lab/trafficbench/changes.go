@@ -116,7 +116,7 @@ func (l light) turns(ctx context.Context, b *Bench, fleet *endpoints.Fleet) ([]c
 		}
 		if f.Told == "" || f.Windows > within {
 			late++
-			b.say("  %s to %s was not told in time; all that was told: %+v", f.From, f.To, r.Events)
+			b.Say("  %s to %s was not told in time; all that was told: %+v", f.From, f.To, r.Events)
 		}
 		rows = append(rows, f)
 		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%s\t\n", f.From, f.To, f.Seconds, f.Windows, f.Told)

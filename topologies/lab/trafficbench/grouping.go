@@ -82,7 +82,7 @@ func judged(ctx context.Context, b *Bench, regime synth.Regime, matrices int) (a
 				all.Join(r)
 				if time.Since(said) > 10*time.Second {
 					said = time.Now()
-					b.say("  %s: %d of %d matrices", regime.Name, all.Matrices, matrices)
+					b.Say("  %s: %d of %d matrices", regime.Name, all.Matrices, matrices)
 				}
 				mu.Unlock()
 			}

@@ -43,7 +43,7 @@ func bringUp(ctx context.Context, b *Bench, name string) (l light, err error) {
 		return l, fmt.Errorf("write topology: %w", err)
 	}
 	err = lab.Up(ctx, lab.Options{Topology: l.top, TopologyFile: file.Name(), Name: name, Light: true, Patience: 2 * time.Minute,
-		Progress: func(s string) { b.say("  %s", s) }})
+		Progress: func(s string) { b.Say("  %s", s) }})
 	if err != nil {
 		return l, err
 	}

@@ -120,9 +120,9 @@ func truth(ctx context.Context, b *Bench) (claims []claim.Claim, figures any, er
 				covered = fmt.Sprintf("%.3f", f.Covered)
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1f\t%.0f\t%.5f\t%s\t%d\t%d\t\n", f.Way, f.Driven, f.Said, f.Pairs, f.TrueMB, f.Samples, f.Error, covered, f.Missing, f.Surplus)
-			b.say("  counted by %s: %s is said to be %s, error %.5f", f.Way, f.Driven, f.Said, f.Error)
+			b.Say("  counted by %s: %s is said to be %s, error %.5f", f.Way, f.Driven, f.Said, f.Error)
 			if f.Said != f.Driven || f.Error > way.errBound {
-				b.say("    groups: %s; worst: %s", f.Groups, f.Worst)
+				b.Say("    groups: %s; worst: %s", f.Groups, f.Worst)
 			}
 		}
 		rows = append(rows, mine...)

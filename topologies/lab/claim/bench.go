@@ -1,0 +1,94 @@
+package claim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Part is one question of a benchmark. It prints a table of its own and returns figures for
+// the JSON line.
+type Part struct {
+	Name string
+	Run  func(context.Context) ([]Claim, any, error)
+}
+
+// Bench is a benchmark. It exits well when it has measured; whether what is claimed held, its
+// last line says, a JSON object.
+type Bench struct {
+	Name  string
+	Parts []Part
+	Only  []string // parts to run; none: all
+	Out   io.Writer
+
+	began time.Time
+}
+
+// Names are those of the parts, as people list them.
+func (b *Bench) Names() string {
+	var names []string
+	for _, p := range b.Parts {
+		names = append(names, p.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Run measures part after part. One that cannot be measured fails its claim and the others
+// go on. Figures may have some already that belong to no part.
+func (b *Bench) Run(ctx context.Context, figures map[string]any) error {
+	for _, name := range b.Only {
+		if !slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Name == name }) {
+			return fmt.Errorf("there is no part %q: there are %s", name, b.Names())
+		}
+	}
+	b.began = time.Now()
+	if figures = maps.Clone(figures); figures == nil {
+		figures = map[string]any{}
+	}
+	var claims []Claim
+	for _, p := range b.Parts {
+		if len(b.Only) > 0 && !slices.Contains(b.Only, p.Name) {
+			continue
+		}
+		b.Say("%s", p.Name)
+		began := time.Now()
+		made, figure, err := p.Run(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		claims, figures[p.Name] = append(claims, made...), figure
+		if err != nil {
+			b.Say("%s: %v", p.Name, err)
+			claims = append(claims, New(p.Name+" could be measured", 0, "==", 1))
+		}
+		b.Say("%s took %.0f s", p.Name, time.Since(began).Seconds())
+	}
+	for _, c := range claims {
+		if !c.Holds {
+			b.Say("MISSED: %s: %.4g, must be %s %g", c.Name, c.Value, c.Op, c.Bound)
+		}
+	}
+	line, err := json.Marshal(struct {
+		Bench   string         `json:"bench"`
+		Seconds float64        `json:"seconds"`
+		CPUs    int            `json:"cpus"`
+		Claims  []Claim        `json:"claims"`
+		Figures map[string]any `json:"figures"`
+	}{b.Name, time.Since(b.began).Seconds(), runtime.NumCPU(), claims, figures})
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	fmt.Fprintln(b.Out, string(line))
+	return nil
+}
+
+// Say tells how far it is, with the time since its beginning.
+func (b *Bench) Say(format string, args ...any) {
+	fmt.Fprintf(b.Out, "%6.1fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
+}
