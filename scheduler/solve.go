@@ -17,6 +17,14 @@ func Solve(s Snapshot, p Policy, o Options) (Plan, error) {
 		return Plan{}, err
 	}
 	plan := m.solve(o)
+	if quick := o; o.Iterations >= 0 {
+		// What a search wants may be blocked on the way; what is better move by move is less so.
+		quick.Iterations, quick.Passes = -1, -1
+		if other := m.solve(quick); other.beats(plan) {
+			other.bound(plan.Bound, plan.Bounded)
+			plan = other
+		}
+	}
 	if !plan.fixes(m) || m.p.OnlyForced || len(plan.Moves) == 0 || m.p.MinGainUSDPerHour <= 0 {
 		return plan, nil
 	}
@@ -53,6 +61,14 @@ func (m *model) solve(o Options) Plan {
 	m.judge(&plan)
 	plan.bound(bound, !math.IsInf(bound, -1) && bound < assign.Never/2)
 	return plan
+}
+
+// beats says whether a plan leaves fewer constraints broken, or as many at less cost.
+func (p *Plan) beats(q Plan) bool {
+	if len(p.Broken) != len(q.Broken) {
+		return len(p.Broken) < len(q.Broken)
+	}
+	return p.After.Total() < q.After.Total()-1e-9
 }
 
 func (p *Plan) bound(usd float64, known bool) {
