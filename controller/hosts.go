@@ -208,7 +208,7 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 		all, err := pipe.at(v)
 		return target.Narrow(all, pipe.touched), err
 	}
-	loop := reconcile.New[string, flows.Flow](target, want, flows.Flow.Equal, reconcile.Options{Resync: flowsResync, RetryMin: 20 * time.Millisecond,
+	loop := reconcile.New[string, flows.Flow](target, want, flows.Flow.Equal, reconcile.Options{Resync: target.Resync(), RetryMin: 20 * time.Millisecond,
 		Done: func(r reconcile.Round) {
 			c.told(h, "flows", r)
 			if r.Err == nil {

@@ -33,6 +33,11 @@ func Remember(target reconcile.Target[string, flows.Flow], every time.Duration) 
 	return &Remembered{target: target, every: every}
 }
 
+// Resync is the longest pause that a loop over r may make between two rounds: only a round
+// that finds r due reads, so what others changed is found after that time and this pause at
+// the latest, and a round in between compares nothing.
+func (r *Remembered) Resync() time.Duration { return r.every / 8 }
+
 // Narrow makes the round one about the touched flows only, where all others are known to
 // be as wanted since the round before. It returns the part of want that this leaves.
 func (r *Remembered) Narrow(want map[string]flows.Flow, touched map[string]bool) map[string]flows.Flow {

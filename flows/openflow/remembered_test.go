@@ -4,7 +4,9 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"heliotrope/flows"
@@ -48,5 +50,41 @@ func TestGrowingDeletesNothing(t *testing.T) {
 		if got := slices.Sorted(maps.Keys(there)); !slices.Equal(got, step.want) {
 			t.Errorf("growing %t: there is %v, want %v", step.growing, got, step.want)
 		}
+	}
+}
+
+// What others change is found in bounded time, whenever they do it, also while kicks for
+// other reasons come in between.
+func TestDamageIsFoundInTime(t *testing.T) {
+	const every = 10 * time.Second
+	for at := 100 * time.Millisecond; at < 25*time.Second; at += 700 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			there := table{}
+			target := Remember(there, every)
+			want := make(map[string]flows.Flow)
+			for i := range 100 {
+				want[strconv.Itoa(i)] = flows.Flow{}
+			}
+			loop := reconcile.New[string, flows.Flow](target, func(context.Context) (map[string]flows.Flow, error) {
+				return target.Narrow(want, map[string]bool{}), nil
+			}, flows.Flow.Equal, reconcile.Options{Resync: target.Resync()})
+			ended := make(chan error)
+			go func() { ended <- loop.Run(ctx) }()
+			time.Sleep(at)
+			synctest.Wait()
+			delete(there, "7")
+			loop.Kick()
+			damaged := time.Now()
+			for len(there) < len(want) && time.Since(damaged) < 3*every {
+				time.Sleep(10 * time.Millisecond)
+				synctest.Wait()
+			}
+			if took := time.Since(damaged); took > every*5/4+100*resyncEach {
+				t.Errorf("damage %v after the start was found after %v", at, took)
+			}
+			cancel()
+			<-ended
+		})
 	}
 }
