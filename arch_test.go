@@ -61,8 +61,9 @@ var rows = map[string]int{
 	"controller": 4,
 	"hostagent":  4,
 
-	"hostagent/paths":      4,
-	"controller/collector": 4,
+	"hostagent/paths":       4,
+	"controller/collector":  4,
+	"controller/membership": 4,
 
 	"controller/cli":            5,
 	"topologies/lab/endpoints":  5,
@@ -93,7 +94,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                {"controller/collector"},
+	"controller":                {"controller/collector", "controller/membership"},
 	"controller/rest":           {"controller/api"},
 	"topologies/lab/endpoints":  {"topologies/lab"},
 }

@@ -30,8 +30,8 @@ import (
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
 	"heliotrope/controller/collector"
+	"heliotrope/controller/membership"
 	"heliotrope/controller/store"
-	"heliotrope/hostagent/agentapi"
 )
 
 // Config is what a controller must be told; the zero value of a field takes its default.
@@ -70,8 +70,7 @@ type Controller struct {
 	log     *slog.Logger
 	store   *store.Store
 	world   *world
-	ca      *agentapi.CA
-	id      *agentapi.Identity
+	members *membership.Membership
 	speaker *bgp.Speaker
 	traffic *collector.Collector
 	driver  *driver // while it leads, else nil; guarded by world.mu
@@ -97,10 +96,10 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		defer c.store.Close()
 	}
-	if err := c.loadCA(ctx); err != nil {
+	var err error
+	if c.members, err = membership.Open(ctx, c.store, door{c}, cfg.CertAddress, cfg.Log); err != nil {
 		return err
 	}
-	var err error
 	c.traffic, err = collector.Open(ctx, collector.Config{World: counted{c}, Log: cfg.Log, Name: cfg.Name, Dir: cfg.Dir, History: cfg.History, Retention: cfg.Retention, IPFIX: cfg.IPFIX})
 	if err != nil {
 		return err

@@ -8,6 +8,26 @@ import (
 	"heliotrope/ovsdb"
 )
 
+// door is what the membership of hosts sees of the view.
+type door struct{ *Controller }
+
+// Known says whether a host is in the topology.
+func (c door) Known(h heliotrope.HostID) bool {
+	_, ok := c.world.view().topology.Hosts[h]
+	return ok
+}
+
+// Event records what happened to a host.
+func (c door) Event(h heliotrope.HostID, message string, fields map[string]string) {
+	c.event("host", string(h), message, fields)
+}
+
+// allowed says whether host has joined and was not revoked since.
+func (c *Controller) allowed(host heliotrope.HostID) bool {
+	r, ok := c.world.view().members[host]
+	return ok && !r.Revoked()
+}
+
 // counted is what the collector of traffic sees of the view.
 type counted struct{ *Controller }
 

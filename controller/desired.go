@@ -23,7 +23,7 @@ func (c desired) Topology(ctx context.Context) (heliotrope.Topology, int64, erro
 	if errors.Is(err, store.ErrNotFound) {
 		return heliotrope.Topology{}, 0, nil
 	}
-	return t, rev, unavailable(err)
+	return t, rev, err
 }
 
 // PlanTopology says what t would change. It changes nothing.
@@ -61,7 +61,7 @@ func (c desired) ApplyTopology(ctx context.Context, t heliotrope.Topology, ifMat
 	case errors.Is(err, store.ErrConflict):
 		return plan, api.Stale(plan.Revision)
 	case err != nil:
-		return plan, unavailable(err)
+		return plan, err
 	}
 	if rev != plan.Revision {
 		c.event("topology", t.Name, fmt.Sprintf("applied: %d changes", len(plan.Changes)), map[string]string{"revision": fmt.Sprint(rev)})

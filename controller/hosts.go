@@ -41,8 +41,8 @@ const (
 
 // serveAgents lets hosts in and runs the loops of each over the connections that it makes.
 func (c *Controller) serveAgents(ctx context.Context, term uint64) error {
-	l, err := agentapi.Listen(ctx, c.cfg.AgentListen, c.id, agentapi.Acceptor{
-		Join:    c.join,
+	l, err := agentapi.Listen(ctx, c.cfg.AgentListen, c.members.Identity, agentapi.Acceptor{
+		Join:    c.members.Join,
 		Allowed: c.allowed,
 		OnRPC:   func(ctx context.Context, a *agentapi.Agent) { c.ended(a.Host(), "rpc", c.runVMs(ctx, a, term)) },
 		OnOVSDB: func(ctx context.Context, h heliotrope.HostID, conn net.Conn) {

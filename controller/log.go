@@ -17,7 +17,7 @@ type chronicle struct{ *Controller }
 func (c chronicle) Events(ctx context.Context, after int64, limit int) (api.EventPage, error) {
 	list, rev, err := c.store.Events(ctx, after, limit)
 	if err != nil {
-		return api.EventPage{}, unavailable(err)
+		return api.EventPage{}, err
 	}
 	page := api.EventPage{Events: make([]api.Event, 0, len(list)), Revision: rev}
 	for _, e := range list {

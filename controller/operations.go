@@ -130,9 +130,9 @@ func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r 
 		return api.Migration{}, api.Conflict(fmt.Sprintf("%s is on the move already", r.VM), "wait for it to end, or abort it: heliotrope migration list")
 	case errors.Is(err, store.ErrConflict): // another request with this id was faster
 		kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id))
-		return moveView(storedMove{kv.Value, kv.Rev}), unavailable(err)
+		return moveView(storedMove{kv.Value, kv.Rev}), err
 	case err != nil:
-		return api.Migration{}, unavailable(err)
+		return api.Migration{}, err
 	}
 	return moveView(storedMove{m, rev}), nil
 }
@@ -157,7 +157,7 @@ func (c operations) WaitMigration(ctx context.Context, id heliotrope.MoveID, aft
 			return api.Migration{}, api.NotFound("migration", string(id))
 		}
 		if err != nil {
-			return api.Migration{}, unavailable(err)
+			return api.Migration{}, err
 		}
 		if after < 0 {
 			return moveView(storedMove{kv.Value, kv.Rev}), nil

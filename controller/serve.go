@@ -25,7 +25,7 @@ func (c *Controller) serveAPI(ctx context.Context) error {
 		return err
 	}
 	s, err := rest.Listen(ctx, rest.ServerConfig{Socket: filepath.Join(c.cfg.RunDir, "api.sock"), TCP: []string{c.cfg.APIListen},
-		TLS: c.id.WebServer(), Handler: handler, Log: c.log})
+		TLS: c.members.WebServer(), Handler: handler, Log: c.log})
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (c *Controller) apiToken(ctx context.Context) ([]byte, error) {
 	hash, err := c.store.Secret(ctx, "api-token", func() ([]byte, error) {
 		token, hash := api.NewToken()
 		return hash, api.WriteCredentials(filepath.Join(c.cfg.Dir, "credentials"),
-			api.Credentials{Server: "https://" + c.cfg.APIListen, Token: token, CA: string(c.ca.CertPEM())})
+			api.Credentials{Server: "https://" + c.cfg.APIListen, Token: token, CA: string(c.members.CertPEM())})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load API token: %w", err)
@@ -48,7 +48,7 @@ func (c *Controller) apiToken(ctx context.Context) ([]byte, error) {
 
 func (c *Controller) backend() api.Backend {
 	return api.Backend{
-		Topologies: desired{c}, Inventory: inventory{c}, Membership: membership{c}, Migrations: operations{c}, Routes: routes{c},
+		Topologies: desired{c}, Inventory: inventory{c}, Membership: c.members, Migrations: operations{c}, Routes: routes{c},
 		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store, Traffic: c.traffic,
 		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}

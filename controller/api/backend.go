@@ -13,7 +13,8 @@ import (
 
 // What the handler needs of the controller. An error that is a *Problem (NotFound,
 // Conflict, Stale, Invalid, Unavailable make them) is answered as it is; any other is a
-// 500 whose text goes to the log and not to the caller; an ended context is a 503.
+// 500 whose text goes to the log and not to the caller; an ended context, and one that says
+// that it is Unavailable, are a 503.
 
 // Topologies keeps the topology.
 type Topologies interface {

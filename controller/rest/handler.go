@@ -147,10 +147,16 @@ func handle[I, O any](h *handler, routes huma.API, op huma.Operation, fn func(co
 // problem says err as a Problem. What is not one is our fault and goes to the log.
 func (h *handler) problem(ctx context.Context, what string, err error) *api.Problem {
 	var p *api.Problem
+	var away interface {
+		error
+		Unavailable() bool
+	}
 	switch {
 	case errors.As(err, &p):
 		q := *p // it may be shared
 		p = &q
+	case errors.As(err, &away) && away.Unavailable():
+		p = api.Unavailable(away.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		p = api.Unavailable("the answer did not come in time")
 	default:

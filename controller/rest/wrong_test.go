@@ -29,6 +29,12 @@ func wantProblem(t *testing.T, a answer, status int, typ string) api.Problem {
 	return p
 }
 
+// silent is the error of a store that does not answer.
+type silent struct{}
+
+func (silent) Error() string     { return "the store does not answer" }
+func (silent) Unavailable() bool { return true }
+
 const (
 	asJSON = "application/json"
 	asYAML = "application/yaml"
@@ -164,6 +170,8 @@ func TestFailures(t *testing.T) {
 	for _, path := range []string{"/v1/topology", "/v1/status", "/v1/sites", "/v1/hosts", "/v1/networks", "/v1/vms", "/v1/vms/web", "/v1/migrations",
 		"/v1/routes", "/v1/mesh", "/v1/events", "/v1/routes/why/1.2.3.4",
 		"/v1/traffic/report", "/v1/traffic/top", "/v1/traffic/matrix", "/v1/traffic/patterns", "/v1/traffic/diff?before=1m", "/v1/traffic/report.html"} {
+		set(fmt.Errorf("read: %w", silent{}))
+		wantProblem(t, s.ask(t, "GET", path, nil, nil), 503, api.TypeUnavailable)
 		set(api.Unavailable("the store does not answer"))
 		wantProblem(t, s.ask(t, "GET", path, nil, nil), 503, api.TypeUnavailable)
 		set(fmt.Errorf("read: %w", context.DeadlineExceeded))

@@ -18,13 +18,22 @@ import (
 
 // What operations fail with; test with errors.Is.
 var (
-	ErrNotFound    = errors.New("not found")
-	ErrConflict    = errors.New("changed meanwhile")           // a key has another revision than expected
-	ErrStaleTerm   = errors.New("no longer the leader")        // Fenced failed
-	ErrMoving      = errors.New("the VM is on the move")       // StartMove, ApplyTopology
-	ErrUnavailable = errors.New("the store does not answer")   // whether a write took effect is unknown
-	ErrTooLarge    = errors.New("too large for a transaction") // over 8 MiB or 10,000 operations
+	ErrNotFound  = errors.New("not found")
+	ErrConflict  = errors.New("changed meanwhile")           // a key has another revision than expected
+	ErrStaleTerm = errors.New("no longer the leader")        // Fenced failed
+	ErrMoving    = errors.New("the VM is on the move")       // StartMove, ApplyTopology
+	ErrTooLarge  = errors.New("too large for a transaction") // over 8 MiB or 10,000 operations
 )
+
+// ErrUnavailable says that whether a write took effect is unknown.
+const ErrUnavailable unavailable = "the store does not answer"
+
+type unavailable string
+
+func (u unavailable) Error() string { return string(u) }
+
+// Unavailable tells that to try again may help, to those who do not know this package.
+func (u unavailable) Unavailable() bool { return true }
 
 const (
 	root = "/heliotrope/v1/"
