@@ -30,6 +30,8 @@ type Topology struct {
 	Peers      map[PeerID]Peer       `yaml:"peers,omitempty" json:"peers,omitempty"`
 	Clients    map[ClientID]Client   `yaml:"clients,omitempty" json:"clients,omitempty"`
 	Capture    Capture               `yaml:"capture,omitempty" json:"capture,omitzero"`
+	Pools      map[PoolID]Pool       `yaml:"pools,omitempty" json:"pools,omitempty"`
+	Rules      map[RuleID]Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
 }
 
 // Controller says where the controller stands and as whom it speaks BGP.

@@ -101,8 +101,8 @@ type Scope string
 
 // The scopes of groups.
 const (
-	AtHost Scope = "host"
-	AtSite Scope = "site"
+	AtHost Scope = heliotrope.AtHost
+	AtSite Scope = heliotrope.AtSite
 )
 
 // Group is VMs that must be together or apart.

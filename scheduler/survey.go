@@ -22,7 +22,8 @@ const (
 // prices are those of the topology's links. Clients are at the site whose underlay their
 // address is in: such a site may have no hosts. Those elsewhere are left out, since nobody
 // says how far they are. A VM on the move stays where it is going. A host has room for what
-// it has now, also where that is more than is said of it, or nothing is said.
+// it has now, also where that is more than is said of it, or nothing is said. Rules are
+// taken in, but for those of distance: Limits.
 func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix) Snapshot {
 	s := Snapshot{At: at}
 	hosted := map[heliotrope.SiteID]bool{}
@@ -35,6 +36,7 @@ func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]
 		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], placements))
 	}
 	s.fill()
+	s.rules(t)
 	region := func(p netip.Prefix) (RegionID, bool) {
 		for id, site := range t.Sites {
 			if site.Underlay.Contains(p.Addr()) {

@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,5 +103,38 @@ func TestSurveyedPlan(t *testing.T) {
 		if moves == 0 && !strings.Contains(plan.Reason, "no beneficial move") {
 			t.Errorf("%s: %s", policy, plan.Reason)
 		}
+	}
+}
+
+// Rules of the topology are constraints of the snapshot and the policy.
+func TestSurveyRules(t *testing.T) {
+	top := near()
+	ms := heliotrope.Duration(time.Millisecond)
+	both := []heliotrope.VMID{"web", "db"}
+	top.Rules = map[heliotrope.RuleID]heliotrope.Rule{
+		"apart":    {VMs: both, Apart: heliotrope.AtSite},
+		"together": {VMs: both, Together: heliotrope.AtHost},
+		"in":       {VMs: both, Sites: []heliotrope.SiteID{"us", "eu"}},
+		"also":     {VMs: []heliotrope.VMID{"web"}, Sites: []heliotrope.SiteID{"us"}},
+		"out":      {VMs: []heliotrope.VMID{"db"}, NotSites: []heliotrope.SiteID{"us"}},
+		"near":     {VMs: []heliotrope.VMID{"web"}, To: []heliotrope.VMID{"db"}, MaxRTT: 20 * ms},
+	}
+	top.Pools = map[heliotrope.PoolID]heliotrope.Pool{"shop": {VMs: []heliotrope.VMID{"web"}, Policy: "closest", MinGain: 3, MaxPause: 700 * ms}, "rest": {}}
+	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute())
+	if db, web := s.VMs[0].Forbidden, s.VMs[1].Forbidden; !slices.Equal(db, []heliotrope.SiteID{"internet", "us"}) || !slices.Equal(web, []heliotrope.SiteID{"eu", "internet"}) {
+		t.Errorf("db may not be at %v, web not at %v", db, web)
+	}
+	if len(s.Apart) != 1 || s.Apart[0].Scope != scheduler.AtSite || len(s.Together) != 1 || s.Together[0].Scope != scheduler.AtHost {
+		t.Errorf("apart %+v, together %+v", s.Apart, s.Together)
+	}
+	p, err := scheduler.PoolPolicy(top, "shop")
+	if err != nil || p.Name != "closest" || p.MinGainUSDPerHour != 3 || p.MaxPauseMs != 700 || len(p.RTTLimits) != 1 || p.RTTLimits[0].Ms != 20 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if m := scheduler.Members(top, "rest"); !slices.Equal(m, []heliotrope.VMID{"db"}) {
+		t.Errorf("the rest is %v", m)
+	}
+	if o := s.Only([]heliotrope.VMID{"web"}); !o.VMs[0].Pinned || o.VMs[1].Pinned || s.VMs[0].Pinned {
+		t.Errorf("%+v", o.VMs)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 )
 
 // tester is what testing.T and rapid.T have in common.
@@ -111,7 +114,41 @@ func valid(t *rapid.T) heliotrope.Topology {
 		}
 		topo.VMs = withVM(t, topo, i, networks)
 	}
+	withPools(t, &topo)
 	return topo
+}
+
+// withPools adds pools and rules for some of the VMs.
+func withPools(t *rapid.T, topo *heliotrope.Topology) {
+	ids := slices.Sorted(maps.Keys(topo.VMs))
+	draw := func(most int, what string) int { return rapid.IntRange(0, most).Draw(t, what) }
+	span := func(what string) heliotrope.Duration { return heliotrope.Duration(draw(3600, what)) * 1e9 }
+	if rapid.Bool().Draw(t, "pool") {
+		mapSet(&topo.Pools, "rest", heliotrope.Pool{Autopilot: rapid.SampledFrom(autopilots).Draw(t, "autopilot"), Window: 10e9 + span("window")})
+	}
+	if len(ids) == 0 {
+		return
+	}
+	mapSet(&topo.Pools, "p", heliotrope.Pool{VMs: ids[:1+draw(len(ids)-1, "pooled")], Policy: rapid.SampledFrom(scheduler.Presets()).Draw(t, "policy"),
+		Interval: span("interval"), MinGain: float64(draw(100, "gain")) / 8, MaxPause: span("pause"), Pace: heliotrope.Pace{
+			CoolDownPerVM: span("cool-down"), MaxMovesPerHour: draw(9, "hour"), MaxMovesPerDay: draw(9, "day"),
+			Quiet: []heliotrope.Quiet{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
+				To: heliotrope.DayTime(draw(1440, "to")), Zone: rapid.SampledFrom([]heliotrope.Zone{"", "UTC", "Asia/Tokyo"}).Draw(t, "zone")}},
+		}})
+	rule := heliotrope.Rule{VMs: ids}
+	switch kind := draw(4, "rule"); {
+	case kind == 0:
+		rule.Sites = slices.Sorted(maps.Keys(topo.Sites))
+	case kind == 1:
+		rule.NotSites = slices.Sorted(maps.Keys(topo.Sites))[:1]
+	case kind == 2 || len(ids) == 1:
+		rule.MaxRTT, rule.To = 1+span("rtt")/1000, ids[:1]
+	case kind == 3:
+		rule.Together = rapid.SampledFrom(scopes).Draw(t, "together")
+	default:
+		rule.Apart = rapid.SampledFrom(scopes).Draw(t, "apart")
+	}
+	mapSet(&topo.Rules, "r", rule)
 }
 
 func withVM(t *rapid.T, topo heliotrope.Topology, i, networks int) map[heliotrope.VMID]heliotrope.VM {
@@ -193,46 +230,37 @@ func jsonOf(t tester, v any) any {
 }
 
 func apply(t tester, doc any, c Change) {
-	parts := strings.Split(c.Pointer, "/")[1:]
-	if parts[len(parts)-1] == "password" {
-		return
+	if parts := strings.Split(c.Pointer, "/")[1:]; parts[len(parts)-1] != "password" {
+		edit(t, doc, parts, c)
 	}
-	at := doc
-	for _, p := range parts[:len(parts)-1] {
-		switch v := at.(type) {
-		case map[string]any:
-			if v[p] == nil {
-				v[p] = map[string]any{}
-			}
-			at = v[p]
-		case []any:
-			i, _ := strconv.Atoi(p)
-			at = v[i]
-		}
+}
+
+// edit returns v with the change made at the place that parts lead to.
+func edit(t tester, v any, parts []string, c Change) any {
+	if len(parts) == 0 {
+		return jsonOf(t, c.New)
 	}
-	last := parts[len(parts)-1]
-	switch v := at.(type) {
-	case map[string]any:
-		if c.Op == Remove {
-			delete(v, last)
-			return
+	if list, ok := v.([]any); ok {
+		i, _ := strconv.Atoi(parts[0])
+		switch {
+		case len(parts) == 1 && c.Op == Remove: // surplus items, from the end
+			return list[:i]
+		case len(parts) == 1 && c.Op == Add:
+			return append(list, jsonOf(t, c.New))
 		}
-		v[last] = jsonOf(t, c.New)
-	case []any: // surplus items: lists live in their parents
-		i, _ := strconv.Atoi(last)
-		parent := doc
-		for _, p := range parts[:len(parts)-2] {
-			parent = parent.(map[string]any)[p]
-		}
-		switch list := &v; c.Op {
-		case Replace:
-			(*list)[i] = jsonOf(t, c.New)
-		case Remove:
-			parent.(map[string]any)[parts[len(parts)-2]] = (*list)[:i]
-		case Add:
-			parent.(map[string]any)[parts[len(parts)-2]] = append(*list, jsonOf(t, c.New))
-		}
+		list[i] = edit(t, list[i], parts[1:], c)
+		return list
 	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		m = map[string]any{}
+	}
+	if len(parts) == 1 && c.Op == Remove {
+		delete(m, parts[0])
+	} else {
+		m[parts[0]] = edit(t, m[parts[0]], parts[1:], c)
+	}
+	return m
 }
 
 // prune removes empty mappings and nulls: a section without entries is no section.

@@ -143,6 +143,9 @@ var words = map[reflect.Type]struct{ noun, example string }{
 	reflect.TypeFor[heliotrope.Duration]():  {"a duration", "write a number and a unit, like 40ms"},
 	reflect.TypeFor[heliotrope.BitRate]():   {"a bit rate", "write a number and a unit, like 100Mbit"},
 	reflect.TypeFor[heliotrope.MAC]():       {"a MAC address", "write six hex pairs, like 02:00:00:00:00:01"},
+	reflect.TypeFor[heliotrope.Weekday]():   {"a day", "days are mon, tue, wed, thu, fri, sat, sun"},
+	reflect.TypeFor[heliotrope.DayTime]():   {"a time of day", "write it in quotes, like \"22:30\""},
+	reflect.TypeFor[heliotrope.Zone]():      {"a time zone", "write a name like Europe/Vienna"},
 	reflect.TypeFor[[2]heliotrope.SiteID](): {"a list of two sites", "write it like [us, eu]"},
 }
 

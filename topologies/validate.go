@@ -63,6 +63,8 @@ func (c *checker) check() {
 	c.peers()
 	c.clients()
 	c.capture()
+	c.pools()
+	c.rules()
 }
 
 // say reports a problem with the value at a path.

@@ -3,7 +3,6 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -47,9 +46,7 @@ var captureSources = []string{"packets", "ebpf", "counters", heliotrope.CaptureO
 
 func (c *checker) capture() {
 	at, s := (*path)(nil).key("capture"), c.t.Capture
-	if s.Source != "" && !slices.Contains(captureSources, s.Source) {
-		c.say(at.key("source"), didYouMean(s.Source, "sources", captureSources), "%s is no way to count", quote(s.Source))
-	}
+	c.word(at.key("source"), s.Source, "sources", captureSources)
 	number(c, at.key("budget"), s.Budget, 0, 1)
 	number(c, at.key("sampling"), s.Sampling, 0, maxSampling)
 }

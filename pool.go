@@ -1,0 +1,145 @@
+package heliotrope
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	_ "time/tzdata" // a time zone is the same on a machine that has no data of them
+)
+
+// PoolID names a pool, RuleID a rule.
+type (
+	PoolID string
+	RuleID string
+)
+
+// What the autopilot of a pool does with what it would move.
+const (
+	AutopilotOff     = "off"     // it looks at nothing
+	AutopilotAdvise  = "advise"  // it says so
+	AutopilotConfirm = "confirm" // it waits for somebody to apply the plan
+	AutopilotAuto    = "auto"    // it applies the plan itself
+)
+
+// Pool is VMs that are placed in one way.
+type Pool struct {
+	VMs       []VMID   `yaml:"vms,omitempty" json:"vms,omitempty"`                                     // empty: all that are in no other pool
+	Autopilot string   `yaml:"autopilot,omitempty" json:"autopilot,omitempty"`                         // off, advise, confirm or auto; empty: off
+	Policy    string   `yaml:"policy,omitempty" json:"policy,omitempty"`                               // what matters; empty: balanced
+	Window    Duration `yaml:"window,omitempty" json:"window,omitempty"`                               // of traffic that decides; zero: 10m
+	Interval  Duration `yaml:"interval,omitempty" json:"interval,omitempty"`                           // from one plan to the next; zero: a tenth of Window
+	MinGain   float64  `yaml:"min_gain_usd_per_hour,omitempty" json:"min_gain_usd_per_hour,omitempty"` // of a plan; zero: as the policy has it
+	MaxPause  Duration `yaml:"max_pause,omitempty" json:"max_pause,omitempty"`                         // of a VM, predicted; zero: any
+	Pace      `yaml:",inline"`
+}
+
+// Pace says how much may be on the move, and when. It is for moves that are made because
+// they gain something. The zero value allows everything.
+type Pace struct {
+	CoolDownPerVM   Duration `yaml:"cool_down,omitempty" json:"cool_down,omitempty"`                   // from one move of a VM to its next
+	MaxMovesPerHour int      `yaml:"max_moves_per_hour,omitempty" json:"max_moves_per_hour,omitempty"` // in any 60 minutes; zero: any number
+	MaxMovesPerDay  int      `yaml:"max_moves_per_day,omitempty" json:"max_moves_per_day,omitempty"`   // in any 24 hours; zero: any number
+	Quiet           []Quiet  `yaml:"quiet,omitempty" json:"quiet,omitempty"`                           // times in which no move begins
+}
+
+// Quiet is a time of the week in which no move begins. One whose end is not after its
+// beginning ends on the next day.
+type Quiet struct {
+	Days []Weekday `yaml:"days,omitempty" json:"days,omitempty"` // on which it begins; empty: each
+	From DayTime   `yaml:"from" json:"from"`
+	To   DayTime   `yaml:"to" json:"to"` // no longer in it
+	Zone Zone      `yaml:"zone,omitempty" json:"zone,omitempty"`
+}
+
+// Window is the quiet time that begins on the day of t, if one does.
+func (q Quiet) Window(t time.Time) (from, to time.Time, ok bool) {
+	t = t.In(q.Zone.location())
+	if len(q.Days) > 0 && !slices.Contains(q.Days, Weekday(t.Weekday())) {
+		return from, to, false
+	}
+	at := func(d DayTime, days int) time.Time {
+		return time.Date(t.Year(), t.Month(), t.Day()+days, 0, int(d), 0, 0, t.Location())
+	}
+	from, to = at(q.From, 0), at(q.To, 0)
+	if q.To <= q.From {
+		to = at(q.To, 1)
+	}
+	return from, to, true
+}
+
+// What VMs share, or must not: Rule.Together, Rule.Apart.
+const (
+	AtHost = "host"
+	AtSite = "site"
+)
+
+// Rule is a constraint on where VMs may be. It has exactly one of Together, Apart, MaxRTT,
+// Sites and NotSites.
+type Rule struct {
+	VMs      []VMID   `yaml:"vms" json:"vms"`
+	Together string   `yaml:"together,omitempty" json:"together,omitempty"`   // host or site: all of VMs at one
+	Apart    string   `yaml:"apart,omitempty" json:"apart,omitempty"`         // host or site: no two of VMs at one
+	MaxRTT   Duration `yaml:"max_rtt,omitempty" json:"max_rtt,omitempty"`     // from any of VMs to any of To
+	To       []VMID   `yaml:"to,omitempty" json:"to,omitempty"`               // what MaxRTT is to
+	Sites    []SiteID `yaml:"sites,omitempty" json:"sites,omitempty"`         // nowhere else
+	NotSites []SiteID `yaml:"not_sites,omitempty" json:"not_sites,omitempty"` // not there
+}
+
+// Weekday is a time.Weekday written as mon, tue, wed, thu, fri, sat or sun.
+type Weekday time.Weekday
+
+var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+
+func (d Weekday) String() string               { return weekdays[d] }
+func (d Weekday) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+func (d *Weekday) UnmarshalText(text []byte) error {
+	i := slices.Index(weekdays, strings.ToLower(string(text)))
+	if i < 0 {
+		return fmt.Errorf("%q is no day: write mon, tue, wed, thu, fri, sat or sun", text)
+	}
+	*d = Weekday(i)
+	return nil
+}
+
+// DayTime is minutes since midnight, written as 22:30; 24:00 is the day's end.
+type DayTime int
+
+func (t DayTime) String() string               { return fmt.Sprintf("%02d:%02d", t/60, t%60) }
+func (t DayTime) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+func (t *DayTime) UnmarshalText(text []byte) error {
+	if string(text) == "24:00" {
+		*t = 24 * 60
+		return nil
+	}
+	v, err := time.Parse("15:04", string(text))
+	if err != nil {
+		return fmt.Errorf("%q is no time of day: write it as 22:30", text)
+	}
+	*t = DayTime(v.Hour()*60 + v.Minute())
+	return nil
+}
+
+// Zone is a time zone by its name, as Europe/Vienna; empty: UTC.
+type Zone string
+
+func (z Zone) location() *time.Location {
+	at, err := time.LoadLocation(string(z))
+	if err != nil {
+		return time.UTC
+	}
+	return at
+}
+
+func (z Zone) String() string               { return string(z) }
+func (z Zone) MarshalText() ([]byte, error) { return []byte(z), nil }
+
+func (z *Zone) UnmarshalText(text []byte) error {
+	if _, err := time.LoadLocation(string(text)); err != nil || string(text) == "Local" {
+		return fmt.Errorf("%q is no time zone: write a name as Europe/Vienna, or UTC", text)
+	}
+	*z = Zone(text)
+	return nil
+}

@@ -1,0 +1,88 @@
+package scheduler
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"heliotrope"
+)
+
+// rules puts a topology's rules into a snapshot. Limits of distance are the policy's: Limits.
+func (s *Snapshot) rules(t heliotrope.Topology) {
+	at := map[heliotrope.VMID]*VM{}
+	for i := range s.VMs {
+		at[s.VMs[i].ID] = &s.VMs[i]
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.Rules)) {
+		r := t.Rules[id]
+		switch {
+		case r.Together != "":
+			s.Together = append(s.Together, Group{string(id), r.VMs, Scope(r.Together)})
+		case r.Apart != "":
+			s.Apart = append(s.Apart, Group{string(id), r.VMs, Scope(r.Apart)})
+		}
+		for _, vm := range r.VMs {
+			// Several lists of sites leave what is in all of them, so that the others are
+			// forbidden here, and not these allowed.
+			for site := range t.Sites {
+				if slices.Contains(r.NotSites, site) || len(r.Sites) > 0 && !slices.Contains(r.Sites, site) {
+					at[vm].Forbidden = append(at[vm].Forbidden, site)
+				}
+			}
+		}
+	}
+	for i := range s.VMs {
+		slices.Sort(s.VMs[i].Forbidden)
+		s.VMs[i].Forbidden = slices.Compact(s.VMs[i].Forbidden)
+	}
+}
+
+// Limits are a topology's rules of distance.
+func Limits(t heliotrope.Topology) []RTTLimit {
+	var list []RTTLimit
+	for _, id := range slices.Sorted(maps.Keys(t.Rules)) {
+		if r := t.Rules[id]; r.MaxRTT != 0 {
+			list = append(list, RTTLimit{Name: string(id), A: r.VMs, B: r.To, Ms: time.Duration(r.MaxRTT).Seconds() * 1e3})
+		}
+	}
+	return list
+}
+
+// Members are a pool's VMs, sorted: those it names, or those that no pool of t does.
+func Members(t heliotrope.Topology, id heliotrope.PoolID) []heliotrope.VMID {
+	if p := t.Pools[id]; len(p.VMs) > 0 {
+		return slices.Sorted(slices.Values(p.VMs))
+	}
+	rest := maps.Clone(t.VMs)
+	for _, p := range t.Pools {
+		for _, vm := range p.VMs {
+			delete(rest, vm)
+		}
+	}
+	return slices.Sorted(maps.Keys(rest))
+}
+
+// Only pins all VMs but some.
+func (s Snapshot) Only(vms []heliotrope.VMID) Snapshot {
+	s.VMs = slices.Clone(s.VMs)
+	for i := range s.VMs {
+		v := &s.VMs[i]
+		v.Pinned = v.Pinned || !slices.Contains(vms, v.ID)
+	}
+	return s
+}
+
+// PoolPolicy is the policy of a pool of a topology, its limits of distance included.
+func PoolPolicy(t heliotrope.Topology, id heliotrope.PoolID) (Policy, error) {
+	pool := t.Pools[id]
+	p, err := Preset(cmp.Or(pool.Policy, "balanced"))
+	if err != nil {
+		return p, err
+	}
+	p.RTTLimits = Limits(t)
+	p.MinGainUSDPerHour = cmp.Or(pool.MinGain, p.MinGainUSDPerHour)
+	p.MaxPauseMs = time.Duration(pool.MaxPause).Seconds() * 1e3
+	return p, nil
+}
