@@ -64,6 +64,7 @@ var rows = map[string]int{
 	"hostagent/paths":       4,
 	"controller/collector":  4,
 	"controller/membership": 4,
+	"controller/autopilot":  4,
 
 	"controller/cli":            5,
 	"topologies/lab/endpoints":  5,
@@ -94,7 +95,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                {"controller/collector", "controller/membership"},
+	"controller":                {"controller/collector", "controller/membership", "controller/autopilot"},
 	"controller/rest":           {"controller/api"},
 	"topologies/lab/endpoints":  {"topologies/lab"},
 }

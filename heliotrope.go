@@ -15,6 +15,7 @@ type (
 	PeerID    string
 	ClientID  string
 	MoveID    string
+	PlanID    string
 )
 
 // Topology is what an engineer wants to exist: the content of one topology file.

@@ -29,6 +29,7 @@ import (
 
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
+	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
 	"heliotrope/controller/membership"
 	"heliotrope/controller/store"
@@ -73,6 +74,7 @@ type Controller struct {
 	members *membership.Membership
 	speaker *bgp.Speaker
 	traffic *collector.Collector
+	pilot   *autopilot.Autopilot
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
@@ -105,6 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer c.traffic.Close()
+	c.pilot = autopilot.New(steered{operations{c}}, autopilot.Stored(c.store), cfg.Log)
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.syncWorld(ctx) })
@@ -133,6 +136,7 @@ func (c *Controller) lead(ctx context.Context, term uint64) error {
 	g.Go(func() error { return c.runBGP(ctx) })
 	g.Go(func() error { return d.run(ctx) })
 	g.Go(func() error { return c.traffic.Run(ctx) })
+	g.Go(func() error { return c.pilot.Run(ctx, term) })
 	g.Go(func() error { return c.housekeep(ctx, term) })
 	return g.Wait()
 }

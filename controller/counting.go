@@ -2,10 +2,14 @@ package controller
 
 import (
 	"context"
+	"time"
 
 	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
 	"heliotrope/ovsdb"
+	"heliotrope/scheduler/traffic"
 )
 
 // door is what the membership of hosts sees of the view.
@@ -54,11 +58,29 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 	return devices
 }
 
-// Room is what a host says that it has.
-func (c counted) Room(h heliotrope.HostID) (cpus, memoryMiB int) {
-	s := c.world.view().hosts[h].status
-	return s.CPUs, s.MemoryMiB
+// steered is what the autopilot sees of the view, and how it moves VMs.
+type steered struct{ operations }
+
+// Topology is the one in force, and where its VMs are.
+func (c steered) Topology() (heliotrope.Topology, map[heliotrope.VMID]heliotrope.Placement) {
+	v := c.world.view()
+	return v.topology, v.placements
 }
+
+// Host is how a host is.
+func (c steered) Host(h heliotrope.HostID) autopilot.Host {
+	v := c.world.view()
+	f := v.hosts[h]
+	return autopilot.Host{CPUs: f.status.CPUs, MemoryMiB: f.status.MemoryMiB, Connected: f.agent != nil, Drained: v.members[h].Drained()}
+}
+
+// Counted is the traffic of a time.
+func (c steered) Counted(ctx context.Context, end time.Time, span time.Duration) (traffic.Matrix, error) {
+	return c.traffic.Matrix(ctx, api.TrafficQuery{End: end, Window: span})
+}
+
+// Tell records what happened.
+func (c steered) Tell(kind, subject, message string) { c.event(kind, subject, message, nil) }
 
 // Follow calls f now and after each change of Fabric or of Devices(h), until ctx ends.
 func (c counted) Follow(ctx context.Context, h heliotrope.HostID, f func()) error {

@@ -41,7 +41,7 @@ func hostView(v *view, h heliotrope.HostID) api.Host {
 		Agent: s.Version, CPUs: cmp.Or(s.CPUs, spec.CPUs), MemoryMiB: cmp.Or(s.MemoryMiB, spec.MemoryMiB), KVM: s.KVM,
 		QEMU: s.QEMU, Libvirt: s.Libvirt, UnderlayMTU: s.UnderlayMTU, Warnings: slices.Clone(s.Warnings)}
 	if r, ok := v.members[h]; ok {
-		out.JoinedAt = r.JoinedAt
+		out.JoinedAt, out.DrainedAt, out.DrainedBy, out.DrainReason = r.JoinedAt, r.DrainedAt, r.DrainedBy, r.Reason
 		out.State = api.HostJoined
 		up := 0
 		for _, ok := range []bool{out.RPC, out.OVSDB, out.OpenFlow} {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -58,13 +59,35 @@ var (
 	descRate   = prometheus.NewDesc("heliotrope_traffic_bytes_per_second", "IP bytes that VMs sent and got in the last minute.", nil, nil)
 	descPair   = prometheus.NewDesc("heliotrope_traffic_pair_bytes_per_second", "The largest pairs of the last minute, 20 at most.", []string{"src", "dst"}, nil)
 	descCPU    = prometheus.NewDesc("heliotrope_capture_cpu_ratio", "Share of one core that counting took in the newest second.", []string{"host"}, nil)
+	descPlans  = prometheus.NewDesc("heliotrope_plans", "Plans that are kept, by state.", []string{"state"}, nil)
+	descGained = prometheus.NewDesc("heliotrope_plan_gained_usd_per_hour", "What the newest plan that was measured gained.", nil, nil)
 	descShed   = prometheus.NewDesc("heliotrope_capture_shed_packets", "Packets of the newest second that were not looked at.", []string{"host"}, nil)
 )
 
 // Describe names the metrics.
 func (v *viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed} {
+	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed, descPlans, descGained} {
 		ch <- d
+	}
+}
+
+// plans counts what the autopilot keeps.
+func (v *viewCollector) plans(gauge func(d *prometheus.Desc, value float64, labels ...string)) {
+	all, err := v.c.pilot.Plans(context.Background())
+	if err != nil {
+		return // it is only starting
+	}
+	states := map[string]int{api.PlanProposed: 0, api.PlanRunning: 0}
+	told := false
+	for _, p := range all { // newest first
+		states[p.State]++
+		if p.Measured != nil && !told {
+			told = true
+			gauge(descGained, p.Measured.Gained)
+		}
+	}
+	for state, n := range states {
+		gauge(descPlans, float64(n), state)
 	}
 }
 
@@ -107,6 +130,7 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, p := range brief.Pairs {
 			gauge(descPair, p.Rate, p.Src.String(), p.Dst.String())
 		}
+		v.plans(gauge)
 		for _, s := range brief.Sources {
 			gauge(descCPU, s.CPU, string(s.Host))
 			gauge(descShed, float64(s.Shed), string(s.Host))

@@ -50,7 +50,7 @@ func roomiest(v *view, site heliotrope.SiteID, not heliotrope.HostID) heliotrope
 			continue
 		}
 		free := cmp.Or(v.topology.Hosts[h].MemoryMiB, v.hosts[h].status.MemoryMiB) - memoryUsed(v, h)
-		if v.hosts[h].agent == nil || h == not {
+		if v.hosts[h].agent == nil || h == not || v.members[h].Drained() {
 			free -= 1 << 30 // only if there is no other
 		}
 		if best == "" || free > bestFree {

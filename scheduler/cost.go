@@ -1,5 +1,7 @@
 package scheduler
 
+import "heliotrope"
+
 // Cost is what a placement costs, in USD per hour, by what it is for.
 type Cost struct {
 	Compute  float64 `json:"compute_usd_per_hour"`
@@ -37,6 +39,36 @@ func Evaluate(s Snapshot, p Policy, where Placement) (Cost, error) {
 		return Cost{}, err
 	}
 	return m.cost(at), nil
+}
+
+// Share is what one VM's being elsewhere gains.
+type Share struct {
+	USDPerHour float64 `json:"gain_usd_per_hour"` // what is between two VMs that both moved counts half for each
+	Ms         float64 `json:"gain_ms"`           // that its traffic, by bytes, is nearer
+}
+
+// Compare tells what two placements cost in a snapshot, in which VMs are where they were
+// before, and what each VM that is elsewhere after adds to the difference.
+func Compare(s Snapshot, p Policy, before, after Placement) (was, is Cost, shares map[heliotrope.VMID]Share, err error) {
+	m, err := newModel(&s, p)
+	if err != nil {
+		return was, is, nil, err
+	}
+	a, err := m.hosts(before)
+	if err != nil {
+		return was, is, nil, err
+	}
+	b, err := m.hosts(after)
+	if err != nil {
+		return was, is, nil, err
+	}
+	shares = map[heliotrope.VMID]Share{}
+	for v, r := range m.reasons(a, b) {
+		if a[v] != b[v] {
+			shares[s.VMs[v].ID] = Share{r.gain.Total(), r.ms}
+		}
+	}
+	return m.cost(a), m.cost(b), shares, nil
 }
 
 // cost adds up the terms below.

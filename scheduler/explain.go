@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -81,32 +82,48 @@ func (m *model) reason(v int, before, after []int) reason {
 	return r
 }
 
-// evidence is one thing that speaks for a move.
-type evidence struct {
-	usd  float64
-	text string
+// Evidence is one thing that speaks for a move, or against it.
+type Evidence struct {
+	USDPerHour float64 `json:"gain_usd_per_hour"` // negative: it costs that
+	Text       string  `json:"text"`
 }
 
-// why tells in one sentence why a VM goes from one host to another.
-func (m *model) why(v, from, to int, r reason) string {
+// why tells in one sentence why a VM goes from one host to another, and all that speaks for
+// and against it, the weightiest first.
+func (m *model) why(v, from, to int, r reason) (string, []Evidence) {
+	list := m.evidence(v, from, to, r)
 	if forced := m.forced(v, from); forced != "" {
-		return forced
+		return forced, list
 	}
+	if i := slices.IndexFunc(list, func(e Evidence) bool { return e.USDPerHour > 0 }); i >= 0 {
+		return list[i].Text, list
+	}
+	return fmt.Sprintf("room at %s is for what costs less there", m.s.Hosts[from].ID), list
+}
+
+func (m *model) evidence(v, from, to int, r reason) []Evidence {
 	a, b := m.s.Sites[m.site[from]], m.s.Sites[m.site[to]]
-	list := []evidence{
-		{r.gain.Compute, fmt.Sprintf("its vCPUs and memory cost USD %.4g/h less at %s than at %s", r.gain.Compute, b.ID, a.ID)},
-		{r.gain.Carbon, fmt.Sprintf("%s emits less for its vCPUs than %s, which is worth USD %.3g/h", b.ID, a.ID, r.gain.Carbon)},
-		{r.gain.Risk, fmt.Sprintf("interruptions are less likely at %s than at %s, which is worth USD %.3g/h", b.ID, a.ID, r.gain.Risk)},
+	list := []Evidence{
+		{r.gain.Compute, fmt.Sprintf("its vCPUs and memory cost USD %.4g/h %s at %s than at %s", math.Abs(r.gain.Compute), less(r.gain.Compute), b.ID, a.ID)},
+		{r.gain.Carbon, fmt.Sprintf("%s emits %s for its vCPUs than %s, which is worth USD %.3g/h", b.ID, less(r.gain.Carbon), a.ID, math.Abs(r.gain.Carbon))},
+		{r.gain.Risk, fmt.Sprintf("interruptions are %s likely at %s than at %s, which is worth USD %.3g/h", less(r.gain.Risk), b.ID, a.ID, math.Abs(r.gain.Risk))},
+		{r.gain.Moves, fmt.Sprintf("the move itself, spread over %.3g hours, costs USD %.3g/h", m.p.AmortisationHours, -r.gain.Moves)},
 	}
 	if r.peer != none {
-		list = append(list, evidence{r.usd, fmt.Sprintf("it exchanges %s with %s, for USD %.3g/h less from %s", perSecond(r.gb), m.s.VMs[r.peer].ID, r.usd, b.ID)})
+		list = append(list, Evidence{r.usd, fmt.Sprintf("it exchanges %s with %s, for USD %.3g/h less from %s", perSecond(r.gb), m.s.VMs[r.peer].ID, r.usd, b.ID)})
 	}
 	list = append(list, m.clients(v, m.site[from], m.site[to]))
-	best := slices.MaxFunc(list, func(x, y evidence) int { return int(math.Copysign(1, x.usd-y.usd)) })
-	if best.usd <= 0 {
-		return fmt.Sprintf("room at %s is for what costs less there", m.s.Hosts[from].ID)
+	list = slices.DeleteFunc(list, func(e Evidence) bool { return math.Abs(e.USDPerHour) < 1e-9 })
+	slices.SortStableFunc(list, func(x, y Evidence) int { return cmp.Compare(math.Abs(y.USDPerHour), math.Abs(x.USDPerHour)) })
+	return list
+}
+
+// less says how what is gained differs.
+func less(gain float64) string {
+	if gain < 0 {
+		return "more"
 	}
-	return best.text
+	return "less"
 }
 
 // forced says why a VM cannot stay, or nothing.
@@ -122,20 +139,20 @@ func (m *model) forced(v, from int) string {
 }
 
 // clients is the region whose clients gain the most.
-func (m *model) clients(v, from, to int) evidence {
-	best := evidence{}
+func (m *model) clients(v, from, to int) Evidence {
+	best := Evidence{}
 	for _, i := range m.demandsOf[v] {
 		d := m.demands[i]
 		usd := m.serving(d, from).Total() - m.serving(d, to).Total()
-		if usd > best.usd {
+		if usd > best.USDPerHour {
 			ms := m.reachMs[d.region][from] - m.reachMs[d.region][to]
 			asked := perSecond(d.gbPerHour)
 			if d.millionRequestsPerHr > 0 {
 				asked = fmt.Sprintf("%.3g requests/s", d.millionRequestsPerHr*1e6/3600)
 			}
-			best = evidence{usd, fmt.Sprintf("clients in %s, who get %s, are %.3g ms nearer, for USD %.3g/h less", m.regions[d.region], asked, ms, usd)}
+			best = Evidence{usd, fmt.Sprintf("clients in %s, who get %s, are %.3g ms nearer, for USD %.3g/h less", m.regions[d.region], asked, ms, usd)}
 			if ms <= 0 {
-				best.text = fmt.Sprintf("what clients in %s get, %s, costs USD %.3g/h less from %s", m.regions[d.region], asked, usd, m.s.Sites[to].ID)
+				best.Text = fmt.Sprintf("what clients in %s get, %s, costs USD %.3g/h less from %s", m.regions[d.region], asked, usd, m.s.Sites[to].ID)
 			}
 		}
 	}

@@ -48,6 +48,16 @@ type Move struct {
 	Seconds    float64           `json:"predicted_seconds"`
 	PauseMs    float64           `json:"predicted_pause_ms"`
 	Why        string            `json:"why"`
+	Evidence   []Evidence        `json:"evidence,omitempty"`
+	Confidence float64           `json:"confidence,omitempty"` // share of the parts of the traffic's window in which it would gain; 0: not known
+}
+
+// sure is how sure a move is, for people.
+func (m Move) sure() string {
+	if m.Confidence == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f %%", 100*m.Confidence)
 }
 
 // Blocked is a VM that ought to move and cannot.
@@ -91,9 +101,9 @@ func (p Plan) String() string {
 	fmt.Fprintf(&b, "%s\n", p.Reason)
 	if len(p.Moves) > 0 {
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "step\tvm\tfrom\tto\tUSD/h\tms nearer\ttakes s\tpause ms\twhy")
+		fmt.Fprintln(w, "step\tvm\tfrom\tto\tUSD/h\tms nearer\tsure\ttakes s\tpause ms\twhy")
 		for _, m := range p.Moves {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%.4f\t%.3g\t%.1f\t%.0f\t%s\n", m.Step, m.VM, m.From, m.To, m.USDPerHour, m.Ms, m.Seconds, m.PauseMs, m.Why)
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%.4f\t%.3g\t%s\t%.1f\t%.0f\t%s\n", m.Step, m.VM, m.From, m.To, m.USDPerHour, m.Ms, m.sure(), m.Seconds, m.PauseMs, m.Why)
 		}
 		_ = w.Flush() // into memory: it cannot fail
 	}

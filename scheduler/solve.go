@@ -55,6 +55,7 @@ func (m *model) solve(o Options) Plan {
 		}
 		return usd
 	})
+	order.steps = m.abreast(order.steps)
 	plan := Plan{At: m.s.At, Policy: m.p.Name, Seed: o.Seed, Moves: []Move{}, Before: m.cost(m.home), After: m.cost(order.at), Broken: m.check(order.at)}
 	m.fill(&plan, order)
 	m.block(&plan, order, target)
@@ -92,7 +93,7 @@ func (m *model) fill(plan *Plan, o *orderer) {
 				move.From, move.FromSite = m.s.Hosts[from].ID, m.s.Hosts[from].Site
 				move.Seconds = m.moveSeconds(v, m.site[from], m.site[to])
 				move.PauseMs = m.s.VMs[v].PauseMs + pauseRoundTrips*m.rttMs[m.site[from]][m.site[to]]
-				move.Why = m.why(v, m.home[v], o.at[v], reasons[v])
+				move.Why, move.Evidence = m.why(v, m.home[v], o.at[v], reasons[v])
 			}
 			switch {
 			case step.temporary:

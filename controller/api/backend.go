@@ -40,6 +40,10 @@ type Membership interface {
 	CreateToken(ctx context.Context, host heliotrope.HostID) (JoinToken, error)
 	// RevokeHost refuses the host's certificate from now on and drops its connections.
 	RevokeHost(ctx context.Context, host heliotrope.HostID) error
+	// DrainHost has all VMs leave host, and lets none come.
+	DrainHost(ctx context.Context, host heliotrope.HostID, r DrainRequest) error
+	// UndrainHost lets VMs come again.
+	UndrainHost(ctx context.Context, host heliotrope.HostID) error
 }
 
 // Migrations moves VMs.
@@ -113,9 +117,30 @@ type Traffic interface {
 	Diff(ctx context.Context, before, after TrafficQuery) (TrafficDiff, error)
 	// Page is the report as an HTML page that loads nothing else.
 	Page(ctx context.Context, q TrafficQuery) ([]byte, error)
-	// Plan says where VMs ought to be by what was counted. It moves nothing. The policy and
-	// the window of q are set and known.
-	Plan(ctx context.Context, q PlanQuery) (scheduler.Plan, error)
+}
+
+// Plans says where VMs ought to be, and brings them there.
+type Plans interface {
+	// SimulatePlan makes a plan and keeps nothing. The pool, the policy and the sites of r
+	// are known, where they are given.
+	SimulatePlan(ctx context.Context, r PlanRequest) (scheduler.Plan, error)
+	// CreatePlan makes a plan and keeps it under id. If there is one under id already it
+	// returns that one and makes none.
+	CreatePlan(ctx context.Context, id heliotrope.PlanID, r PlanRequest) (Plan, error)
+	// Plans are those that are kept, newest first.
+	Plans(ctx context.Context) ([]Plan, error)
+	// WaitPlan returns the plan once its revision is above after, or as it is when ctx ends
+	// first. With after < 0 it returns at once.
+	WaitPlan(ctx context.Context, id heliotrope.PlanID, after int64) (Plan, error)
+	// ApplyPlan begins a plan's moves; Conflict where it does not hold any more. Applying
+	// again is no error.
+	ApplyPlan(ctx context.Context, id heliotrope.PlanID) (Plan, error)
+	// AbortPlan begins no more moves and undoes those that can be; Conflict once it has ended.
+	AbortPlan(ctx context.Context, id heliotrope.PlanID) (Plan, error)
+	// Pools are those of the topology, by name.
+	Pools(ctx context.Context) ([]Pool, error)
+	// Pool is one of them, with what it would do now.
+	Pool(ctx context.Context, name heliotrope.PoolID) (Pool, error)
 }
 
 // Answer is a response kept for an Idempotency-Key.
@@ -145,7 +170,7 @@ type Answers interface {
 	Release(ctx context.Context, key, hash string) error
 }
 
-// Backend is all of the above. Metrics may be nil, and Traffic where none is counted.
+// Backend is all of the above. Metrics may be nil, and Traffic and Plans where none is counted.
 type Backend struct {
 	Topologies Topologies
 	Inventory  Inventory
@@ -158,6 +183,7 @@ type Backend struct {
 	Health     Health
 	Answers    Answers
 	Traffic    Traffic
+	Plans      Plans
 	Metrics    http.Handler
 
 	// ParseTopology reads a topology in YAML or JSON and returns every problem it has.

@@ -125,7 +125,7 @@ func (c *Client) do(ctx context.Context, q call, out any) (http.Header, error) {
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err == nil && out != nil {
+	if err == nil && out != nil && resp.StatusCode != http.StatusNoContent {
 		err = json.Unmarshal(data, out)
 	}
 	if err != nil {
@@ -272,6 +272,18 @@ func (c *Client) Host(ctx context.Context, h heliotrope.HostID) (Host, error) {
 // CreateToken makes a token with which the host joins. key may be empty.
 func (c *Client) CreateToken(ctx context.Context, h heliotrope.HostID, key string) (JoinToken, error) {
 	return post[JoinToken](ctx, c, key, struct{}{}, "/v1/hosts/%s/token", h)
+}
+
+// DrainHost has all VMs leave the host, and lets none come.
+func (c *Client) DrainHost(ctx context.Context, h heliotrope.HostID, r DrainRequest) error {
+	_, err := post[struct{}](ctx, c, "", r, "/v1/hosts/%s/drain", h)
+	return err
+}
+
+// UndrainHost lets VMs come to the host again.
+func (c *Client) UndrainHost(ctx context.Context, h heliotrope.HostID) error {
+	_, err := post[struct{}](ctx, c, "", struct{}{}, "/v1/hosts/%s/undrain", h)
+	return err
 }
 
 // RevokeHost refuses the host's certificate from now on.

@@ -6,37 +6,151 @@ import (
 	"strconv"
 	"time"
 
+	"heliotrope"
 	"heliotrope/scheduler"
 )
 
-// PlanQuery says what a plan is to rest on.
-type PlanQuery struct {
-	Policy   string        // one of scheduler.Presets; empty: balanced
-	Window   time.Duration // of traffic; 0: DefaultPlanWindow
-	MaxMoves int           // 0: any number
-	Seed     uint64
+// PlanRequest says what a plan is to rest on. Without a pool it is about all VMs.
+type PlanRequest struct {
+	Pool     heliotrope.PoolID `json:"pool,omitempty" doc:"Only this pool's VMs move, by its policy and window, at its pace."`
+	Policy   string            `json:"policy,omitempty" doc:"What matters; default: the pool's, or balanced." example:"cheapest"`
+	WindowS  float64           `json:"window_s,omitempty" minimum:"0" maximum:"86400" doc:"Seconds of traffic that count, from 1; default: the pool's, or 600."`
+	MaxMoves int               `json:"max_moves,omitempty" minimum:"0" maximum:"10000" doc:"No more moves than that; 0: any number."`
+	Seed     uint64            `json:"seed,omitempty" doc:"Of the search. The same state of the world and the same seed give the same plan."`
+
+	DryRun bool `json:"dry_run,omitempty" doc:"Answer the plan, and keep nothing."`
+
+	// What if: of a dry run only.
+	At     time.Time                     `json:"at,omitzero" doc:"By the traffic that was counted up to then; default: now."`
+	Down   []heliotrope.SiteID           `json:"down,omitempty" doc:"Sites that nothing may be at."`
+	Prices map[heliotrope.SiteID]float64 `json:"prices,omitempty" doc:"USD per vCPU and hour at a site, in place of the topology's."`
 }
 
-// The plan that nobody asked anything special of.
+// Window is the length of traffic that counts, or 0 for the default.
+func (r PlanRequest) Window() time.Duration { return time.Duration(r.WindowS * float64(time.Second)) }
+
+// DefaultPolicy is that of a plan that nobody asked anything special of.
+const DefaultPolicy = "balanced"
+
+// States of a plan. Those of PlanEnded are the last.
 const (
-	DefaultPlanWindow = 10 * time.Minute
-	DefaultPolicy     = "balanced"
+	PlanProposed   = "proposed"   // it waits to be applied
+	PlanRunning    = "running"    // its moves are under way
+	PlanMeasuring  = "measuring"  // they are done; what they gained is being counted
+	PlanDone       = "done"       // and was counted
+	PlanFailed     = "failed"     // a move did not succeed; those after it were not begun
+	PlanAborted    = "aborted"    // somebody asked for that; moves that were committed stand
+	PlanSuperseded = "superseded" // it was not applied, and no longer holds
 )
 
-// Plan says where VMs ought to be, and why. It moves nothing.
-func (c *Client) Plan(ctx context.Context, q PlanQuery) (scheduler.Plan, error) {
-	v := url.Values{}
-	if q.Policy != "" {
-		v.Set("policy", q.Policy)
+// Plan is a plan that is kept: what is to move, how far that is, and what it gained.
+type Plan struct {
+	ID        heliotrope.PlanID `json:"id"`
+	Revision  int64             `json:"revision" doc:"Of this record; wait for a newer one with ?wait=true&after=REVISION."`
+	Pool      heliotrope.PoolID `json:"pool,omitempty"`
+	By        string            `json:"by" doc:"Who made it: request, autopilot or drain." example:"autopilot"`
+	State     string            `json:"state" doc:"proposed, running, measuring, done, failed, aborted or superseded." example:"running"`
+	Note      string            `json:"note,omitempty" doc:"Why it is in this state."`
+	CreatedAt time.Time         `json:"created_at"`
+	AppliedAt time.Time         `json:"applied_at,omitzero"`
+	MovedAt   time.Time         `json:"moved_at,omitzero" doc:"When the last of its moves had ended."`
+	EndedAt   time.Time         `json:"ended_at,omitzero"`
+	Aborting  bool              `json:"aborting,omitempty" doc:"Somebody asked for an end."`
+	WindowS   float64           `json:"window_s" doc:"Seconds of traffic that it rests on, and that its gain is measured over."`
+
+	Plan     scheduler.Plan   `json:"plan"`
+	Policy   scheduler.Policy `json:"policy"`
+	Moves    []PlanMove       `json:"moves,omitempty" doc:"How far each move is, in the plan's order, once it is applied."`
+	Measured *PlanGain        `json:"measured,omitempty" doc:"What it gained, next to what it promised."`
+}
+
+// Ended says whether nothing more happens to the plan.
+func (p Plan) Ended() bool {
+	switch p.State {
+	case PlanDone, PlanFailed, PlanAborted, PlanSuperseded:
+		return true
 	}
-	if q.Window != 0 {
-		v.Set("window", q.Window.String())
-	}
-	if q.MaxMoves != 0 {
-		v.Set("max_moves", strconv.Itoa(q.MaxMoves))
-	}
-	if q.Seed != 0 {
-		v.Set("seed", strconv.FormatUint(q.Seed, 10))
-	}
-	return get[scheduler.Plan](ctx, c, v, "/v1/plan")
+	return false
+}
+
+// PlanMove is how far a move of a plan is.
+type PlanMove struct {
+	Migration heliotrope.MoveID `json:"migration"`
+	Phase     string            `json:"phase,omitempty" doc:"Of the migration; empty: not begun." example:"Succeeded"`
+	PauseMs   float64           `json:"pause_ms,omitempty"`
+	Bytes     uint64            `json:"bytes,omitempty"`
+	Error     string            `json:"error,omitempty"`
+}
+
+// PlanGain is what a plan gained by the traffic after it: what the VMs would cost with
+// that traffic where they were, and what they do where they are.
+type PlanGain struct {
+	From     time.Time                           `json:"from"`
+	To       time.Time                           `json:"to"`
+	Before   scheduler.Cost                      `json:"before"`
+	After    scheduler.Cost                      `json:"after"`
+	Promised float64                             `json:"promised_usd_per_hour" doc:"What the plan said that it gains."`
+	Gained   float64                             `json:"gained_usd_per_hour" doc:"What it did, the bytes that its moves took included."`
+	VMs      map[heliotrope.VMID]scheduler.Share `json:"vms" doc:"Each VM's share."`
+}
+
+// Pool is a pool of the topology, and what its autopilot thinks.
+type Pool struct {
+	Name         heliotrope.PoolID   `json:"name"`
+	VMs          []heliotrope.VMID   `json:"vms" nullable:"false"`
+	Autopilot    string              `json:"autopilot" doc:"off, advise, confirm or auto."`
+	Policy       string              `json:"policy"`
+	ConsideredAt time.Time           `json:"considered_at,omitzero" doc:"When it last looked."`
+	Says         string              `json:"says,omitempty" doc:"What it found."`
+	Plan         heliotrope.PlanID   `json:"plan,omitempty" doc:"The one that waits or runs."`
+	Pace         scheduler.Allowance `json:"pace" doc:"What may move now."`
+	Newest       *scheduler.Plan     `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
+}
+
+// CreatePlan makes a plan and keeps it. The same key gives the same plan; it may be empty.
+func (c *Client) CreatePlan(ctx context.Context, r PlanRequest, key string) (Plan, error) {
+	r.DryRun = false
+	return post[Plan](ctx, c, key, r, "/v1/plans")
+}
+
+// SimulatePlan says what a plan would be. Nothing is kept.
+func (c *Client) SimulatePlan(ctx context.Context, r PlanRequest) (scheduler.Plan, error) {
+	r.DryRun = true
+	return post[scheduler.Plan](ctx, c, "", r, "/v1/plans")
+}
+
+// Plans are those that are kept, newest first.
+func (c *Client) Plans(ctx context.Context) ([]Plan, error) {
+	return list[Plan](ctx, c, nil, "/v1/plans")
+}
+
+// Plan is one plan as it is.
+func (c *Client) Plan(ctx context.Context, id heliotrope.PlanID) (Plan, error) {
+	return get[Plan](ctx, c, nil, "/v1/plans/%s", id)
+}
+
+// AwaitPlan returns the plan when its revision is above after, or after 30 s.
+func (c *Client) AwaitPlan(ctx context.Context, id heliotrope.PlanID, after int64) (Plan, error) {
+	q := url.Values{"wait": {"true"}, "after": {strconv.FormatInt(after, 10)}}
+	return get[Plan](ctx, c, q, "/v1/plans/%s", id)
+}
+
+// ApplyPlan begins a plan's moves.
+func (c *Client) ApplyPlan(ctx context.Context, id heliotrope.PlanID) (Plan, error) {
+	return post[Plan](ctx, c, "", struct{}{}, "/v1/plans/%s/apply", id)
+}
+
+// AbortPlan begins no more of its moves, and rolls back those that can be.
+func (c *Client) AbortPlan(ctx context.Context, id heliotrope.PlanID) (Plan, error) {
+	return post[Plan](ctx, c, "", struct{}{}, "/v1/plans/%s/abort", id)
+}
+
+// Pools are those of the topology, by name.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	return list[Pool](ctx, c, nil, "/v1/pools")
+}
+
+// Pool is one pool, with the plan that it would carry out now.
+func (c *Client) Pool(ctx context.Context, name heliotrope.PoolID) (Pool, error) {
+	return get[Pool](ctx, c, nil, "/v1/pools/%s", name)
 }

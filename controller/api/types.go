@@ -142,6 +142,15 @@ type Host struct {
 	VMs         []heliotrope.VMID `json:"vms" doc:"Those it owns."`
 	Unmanaged   []string          `json:"unmanaged,omitempty" doc:"What was found there and is not ours: reported and left alone."`
 	Warnings    []string          `json:"warnings,omitempty"`
+	DrainedAt   time.Time         `json:"drained_at,omitzero" doc:"Since when no VM may be there."`
+	DrainedBy   time.Time         `json:"drained_by,omitzero" doc:"When it goes away."`
+	DrainReason string            `json:"drain_reason,omitempty"`
+}
+
+// DrainRequest says why a host is emptied, and how soon it must be.
+type DrainRequest struct {
+	Reason    string  `json:"reason,omitempty" maxLength:"200" doc:"Told with the event." example:"revoked by the provider"`
+	DeadlineS float64 `json:"deadline_s,omitempty" minimum:"0" doc:"Seconds until the host goes away; 0: it does not by itself."`
 }
 
 // JoinToken lets one host join, once.

@@ -112,7 +112,7 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
   heliotrope topology apply three-clouds.yaml      put a topology in force
   heliotrope vm migrate web --to eu --wait         move a VM, and watch it go
   heliotrope traffic report                        who talks to whom, and in which pattern
-  heliotrope plan                                  where VMs ought to be, and why
+  heliotrope plan simulate                         where VMs ought to be, and why
   heliotrope route why 198.51.100.10               who believes what about an address`,
 		SilenceUsage: true, SilenceErrors: true, Args: cobra.ArbitraryArgs, RunE: noVerb, SuggestionsMinimumDistance: 2,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd) },
@@ -127,7 +127,7 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 	f.StringVar(&a.place.TokenFile, "token-file", "", "file with the bearer token, for https")
 	f.StringVar(&a.place.CAFile, "ca-file", "", "file with the CA's certificate, for https")
 	root.AddCommand(a.topology(), a.site(), a.host(), a.network(), a.vm(), a.migration(), a.route(), a.mesh(), a.flows(),
-		a.traffic(), a.plan(), a.events(), a.status(), a.versionCommand())
+		a.traffic(), a.plan(), a.pool(), a.events(), a.status(), a.versionCommand())
 	complete(root, "output", "table", "json", "yaml", "csv")
 	return root
 }

@@ -98,10 +98,31 @@ mesh verify --packet-size 9000
 mesh verify --packet-size 9
 flows list us-1
 flows diff us-1
-plan
-plan --policy cheapest --max-moves 1 -o json
-plan --policy dearest
-plan --window 10ms
+plan simulate
+plan simulate --policy cheapest --max-moves 1 -o json
+plan simulate --policy dearest
+plan simulate --window 10ms
+plan simulate --price eu
+plan simulate --down mars
+plan create --pool none
+plan create --dry-run
+plan create
+plan list
+plan show p-1
+plan show p-2
+plan explain p-2
+plan diff p-1 p-2
+plan diff p-1 p-9
+plan apply p-1
+plan apply p-2 --wait
+plan apply p-3
+plan abort p-1
+pool list
+pool show shop
+pool show mars
+host drain us-1 --reason maintenance --deadline 60s
+host drain mars
+host undrain us-1 -o json
 traffic report
 traffic report --top 1 -o json
 traffic report -o csv

@@ -35,7 +35,7 @@ type fake struct {
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func (f *fake) backend() api.Backend {
-	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f, Traffic: f,
+	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f, Traffic: f, Plans: f,
 		FormatTopology: topologies.Marshal,
 		ParseTopology: func(data []byte, _ string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})
@@ -107,6 +107,15 @@ func (f *fake) RevokeHost(_ context.Context, h heliotrope.HostID) error {
 	}
 	return nil
 }
+
+func (f *fake) DrainHost(_ context.Context, h heliotrope.HostID, _ api.DrainRequest) error {
+	if h != "us-1" {
+		return api.NotFound("host", string(h))
+	}
+	return nil
+}
+
+func (f *fake) UndrainHost(context.Context, heliotrope.HostID) error { return nil }
 
 func (f *fake) PreviewMigration(_ context.Context, r api.MigrationRequest) (api.MigrationPreview, error) {
 	p := api.MigrationPreview{VM: r.VM, From: "us-1", To: "eu-1", OK: r.To != "asia", ETAS: 4.2, PauseMs: 30, Bytes: 268_000_000, CostUSD: 0.0054}

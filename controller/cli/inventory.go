@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,8 +62,9 @@ func (a *app) host() *cobra.Command {
 	token := group("token", "Tokens with which hosts join", "  heliotrope host token create eu-1", a.tokenCreate())
 	return group("host", "Machines that run Open vSwitch, QEMU and the agent", `  heliotrope host list
   heliotrope host token create eu-1        a token for: heliotrope-agent join --controller … --token …
+  heliotrope host drain eu-1               have all VMs leave it
   heliotrope host remove eu-1              refuse its certificate from now on`,
-		a.hostList(), a.hostShow(), token, a.hostRemove())
+		a.hostList(), a.hostShow(), token, a.hostDrain(), a.hostUndrain(), a.hostRemove())
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -115,6 +117,10 @@ func (a *app) hostShow() *cobra.Command {
 				t.row("memory", mebibytes(h.MemoryMiB))
 				t.row("underlay MTU", h.UnderlayMTU)
 				t.row("VMs", join(h.VMs))
+				if !h.DrainedAt.IsZero() {
+					t.row("drained", cell(h.DrainedAt)+" "+h.DrainReason)
+					t.row("goes away", h.DrainedBy)
+				}
 				for _, u := range h.Unmanaged {
 					t.row("not ours", u)
 				}
@@ -149,6 +155,42 @@ func (a *app) tokenCreate() *cobra.Command {
 				return err
 			}
 			return out.show(token, func(t *table) { t.line("%s", token.Token) })
+		}),
+	}
+}
+
+func (a *app) hostDrain() *cobra.Command {
+	var r api.DrainRequest
+	var deadline time.Duration
+	cmd := &cobra.Command{
+		Use: "drain HOST", Short: "Have all VMs leave a host, and let none come", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
+		Long: `Have all VMs leave a host, whatever their pools' autopilots are, and let none come until
+undrain. Where each goes is a plan like any other: heliotrope plan list.`,
+		Example: `  heliotrope host drain eu-1 --reason maintenance
+  heliotrope host drain eu-1 --reason 'revoked by the provider' --deadline 60s`,
+	}
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why; it is told with the event")
+	cmd.Flags().DurationVar(&deadline, "deadline", 0, "the host goes away after that (default: it does not by itself)")
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		r.DeadlineS = deadline.Seconds()
+		if err := c.DrainHost(ctx, heliotrope.HostID(args[0]), r); err != nil {
+			return err
+		}
+		return out.show(map[string]string{"drained": args[0]}, func(t *table) {
+			t.line("all VMs leave %s; watch it: heliotrope host show %s", args[0], args[0])
+		})
+	})
+	return cmd
+}
+
+func (a *app) hostUndrain() *cobra.Command {
+	return &cobra.Command{
+		Use: "undrain HOST", Short: "Let VMs come to a host again", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			if err := c.UndrainHost(ctx, heliotrope.HostID(args[0])); err != nil {
+				return err
+			}
+			return out.show(map[string]string{"undrained": args[0]}, func(t *table) { t.line("VMs may come to %s again", args[0]) })
 		}),
 	}
 }

@@ -2,43 +2,414 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
 )
 
 func (a *app) plan() *cobra.Command {
-	var q api.PlanQuery
-	cmd := &cobra.Command{
-		Use: "plan", Short: "Where VMs ought to be, and why; moves nothing", Args: args(),
-		Long: `Say which VMs ought to move where, in which order, what that gains in USD an hour, and
-how far from the best that is at most. It rests on the topology's prices and distances and on
-the traffic that was counted. Nothing is moved.`,
-		Example: `  heliotrope plan                          money and distance, by the last ten minutes
-  heliotrope plan --policy cheapest --window 24h
-  heliotrope plan --max-moves 3 -o json`,
-	}
-	f := cmd.Flags()
-	f.StringVar(&q.Policy, "policy", api.DefaultPolicy, "what matters: "+strings.Join(scheduler.Presets(), ", "))
-	f.DurationVar(&q.Window, "window", api.DefaultPlanWindow, "length of the time whose traffic counts, 1s to 24h")
-	f.IntVar(&q.MaxMoves, "max-moves", 0, "no more moves than that (default: any number)")
-	f.Uint64Var(&q.Seed, "seed", 0, "of the search: the same seed gives the same plan")
+	return group("plan", "Where VMs ought to be, why, and how to get there", `  heliotrope plan simulate                     what it would be now; keeps nothing
+  heliotrope plan create --policy closest      keep it; it moves nothing before it is applied
+  heliotrope plan apply p-4t7a --wait          move the VMs, and watch
+  heliotrope plan explain p-4t7a               each move with its reasons, and what it gained`,
+		a.planSimulate(), a.planCreate(), a.planList(), a.planShow(), a.planExplain(), a.planDiff(), a.planApply(), a.planAbort())
+}
+
+// planFlags say what a plan is to rest on.
+type planFlags struct {
+	r            api.PlanRequest
+	pool, window string
+}
+
+func (a *app) planFlags(cmd *cobra.Command) *planFlags {
+	var f planFlags
+	fl := cmd.Flags()
+	fl.StringVar(&f.pool, "pool", "", "only this pool's VMs move, by its policy and window (default: all VMs)")
+	fl.StringVar(&f.r.Policy, "policy", "", "what matters: "+strings.Join(scheduler.Presets(), ", ")+" (default: the pool's, or balanced)")
+	fl.StringVar(&f.window, "window", "", "length of the time whose traffic counts, 1s to 24h (default: the pool's, or 10m)")
+	fl.IntVar(&f.r.MaxMoves, "max-moves", 0, "no more moves than that (default: any number)")
+	fl.Uint64Var(&f.r.Seed, "seed", 0, "of the search: the same seed gives the same plan")
 	complete(cmd, "policy", scheduler.Presets()...)
+	return &f
+}
+
+func (f *planFlags) request() (api.PlanRequest, error) {
+	r := f.r
+	r.Pool = heliotrope.PoolID(f.pool)
+	if _, err := scheduler.Preset(r.Policy); r.Policy != "" && err != nil {
+		return r, usagef("--policy %s: use %s", r.Policy, strings.Join(scheduler.Presets(), ", "))
+	}
+	if f.window != "" {
+		w, err := time.ParseDuration(f.window)
+		if err != nil || w < api.MinWindow || w > api.MaxWindow {
+			return r, usagef("--window %s: use 1s to 24h", f.window)
+		}
+		r.WindowS = w.Seconds()
+	}
+	return r, nil
+}
+
+func (a *app) planSimulate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "simulate", Short: "Say what a plan would be, also if prices were others or a site failed; keeps nothing", Args: args(),
+		Long: `Say which VMs ought to move where, in which order, what that gains in USD an hour, and
+how far from the best that is at most. It rests on the topology's prices, distances and rules and
+on the traffic that was counted. Nothing is moved, and nothing is kept.`,
+		Example: `  heliotrope plan simulate                                money and distance, by the last ten minutes
+  heliotrope plan simulate --policy cheapest --window 24h
+  heliotrope plan simulate --at 6h --window 1h             by the traffic of an hour, six hours ago
+  heliotrope plan simulate --down us --price eu=0.02       without us, and with another price of a vCPU-hour`,
+	}
+	f := a.planFlags(cmd)
+	var at string
+	var down, prices []string
+	fl := cmd.Flags()
+	fl.StringVar(&at, "at", "now", "end of the time whose traffic counts: now, how long ago (6h), or 2026-11-25T12:00:00Z")
+	fl.StringSliceVar(&down, "down", nil, "sites that nothing may be at")
+	fl.StringSliceVar(&prices, "price", nil, "SITE=USD per vCPU and hour, in place of the topology's")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
-		if _, err := scheduler.Preset(q.Policy); err != nil {
-			return usagef("--policy %s: use %s", q.Policy, strings.Join(scheduler.Presets(), ", "))
+		r, err := f.request()
+		if err != nil {
+			return err
 		}
-		if q.Window < api.MinWindow || q.Window > api.MaxWindow {
-			return usagef("--window %v: use 1s to 24h", q.Window)
+		if r.At, err = moment("at", at); err != nil {
+			return err
 		}
-		p, err := c.Plan(ctx, q)
+		for _, s := range down {
+			r.Down = append(r.Down, heliotrope.SiteID(s))
+		}
+		if r.Prices, err = sitePrices(prices); err != nil {
+			return err
+		}
+		p, err := c.SimulatePlan(ctx, r)
 		if err != nil {
 			return err
 		}
 		return out.show(p, func(t *table) { t.line("%s", strings.TrimSuffix(p.String(), "\n")) })
 	})
 	return cmd
+}
+
+func sitePrices(list []string) (map[heliotrope.SiteID]float64, error) {
+	prices := map[heliotrope.SiteID]float64{}
+	for _, p := range list {
+		site, text, _ := strings.Cut(p, "=")
+		usd, err := strconv.ParseFloat(text, 64)
+		if site == "" || err != nil || !(usd >= 0) {
+			return nil, usagef("--price %s: write SITE=USD, like eu=0.03", p)
+		}
+		prices[heliotrope.SiteID(site)] = usd
+	}
+	return prices, nil
+}
+
+func (a *app) planCreate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "create", Short: "Make a plan and keep it; it moves nothing before it is applied", Args: args(),
+		Example: `  heliotrope plan create
+  heliotrope plan create --pool shop
+  heliotrope plan create --policy closest --dry-run`,
+	}
+	f := a.planFlags(cmd)
+	var dryRun bool
+	var key string
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "as simulate: keep nothing")
+	cmd.Flags().StringVar(&key, "idempotency-key", "", "same key: same plan (default: a random one)")
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		r, err := f.request()
+		if err != nil {
+			return err
+		}
+		if dryRun {
+			p, err := c.SimulatePlan(ctx, r)
+			if err != nil {
+				return err
+			}
+			return out.show(p, func(t *table) { t.line("%s", strings.TrimSuffix(p.String(), "\n")) })
+		}
+		if key == "" {
+			key = rand.Text()
+		}
+		p, err := c.CreatePlan(ctx, r, key)
+		if err != nil {
+			return err
+		}
+		return out.show(p, func(t *table) {
+			placementTable(t, p)
+			if p.State == api.PlanProposed {
+				t.line("apply it: heliotrope plan apply %s", p.ID)
+			}
+		})
+	})
+	return cmd
+}
+
+func (a *app) planIDs() cobra.CompletionFunc {
+	return a.names(func(ctx context.Context, c *api.Client) (names []string, err error) {
+		all, err := c.Plans(ctx)
+		for _, p := range all {
+			names = append(names, string(p.ID))
+		}
+		return names, err
+	})
+}
+
+func (a *app) planList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the plans that are kept, newest first", Args: args(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+			all, err := c.Plans(ctx)
+			if err != nil {
+				return err
+			}
+			return out.show(all, func(t *table) {
+				t.head("PLAN", "POOL", "BY", "STATE", "MOVES", "PROMISED USD/h", "GAINED USD/h", "MADE", "NOTE")
+				for _, p := range all {
+					gained := ""
+					if p.Measured != nil {
+						gained = usdText(p.Measured.Gained)
+					}
+					t.row(p.ID, p.Pool, p.By, p.State, len(p.Plan.Moves), usdText(p.Plan.Gain()), gained, p.CreatedAt, p.Note)
+				}
+			})
+		}),
+	}
+}
+
+func usdText(usd float64) string { return fmt.Sprintf("%.4f", usd) }
+
+// aPlan is a command about one plan.
+func (a *app) aPlan(use, short string, show func(t *table, p api.Plan)) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " PLAN", Short: short, Args: args("PLAN"), ValidArgsFunction: a.planIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			p, err := c.Plan(ctx, heliotrope.PlanID(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.show(p, func(t *table) { show(t, p) })
+		}),
+	}
+}
+
+func (a *app) planShow() *cobra.Command {
+	return a.aPlan("show", "Show a plan, how far it is, and what it gained", placementTable)
+}
+
+func placementTable(t *table, p api.Plan) {
+	t.row("plan", p.ID)
+	t.row("pool", p.Pool)
+	t.row("made", fmt.Sprintf("%s, by %s, policy %s", cell(p.CreatedAt), p.By, p.Policy.Name))
+	t.row("state", p.State)
+	t.row("note", p.Note)
+	if g := p.Measured; g != nil {
+		t.row("promised", usdText(g.Promised)+" USD/h")
+		t.row("gained", usdText(g.Gained)+" USD/h")
+	}
+	t.line("")
+	if len(p.Moves) == 0 {
+		t.line("%s", strings.TrimSuffix(p.Plan.String(), "\n"))
+		return
+	}
+	t.head("STEP", "VM", "FROM", "TO", "PHASE", "PAUSE", "BYTES", "PROMISED USD/h", "GAINED USD/h", "MIGRATION", "ERROR")
+	for i, m := range p.Moves {
+		of, gained := p.Plan.Moves[i], ""
+		if p.Measured != nil && !of.Temporary {
+			gained = usdText(p.Measured.VMs[of.VM].USDPerHour)
+		}
+		t.row(of.Step, of.VM, of.From, of.To, m.Phase, msText(m.PauseMs), bytesText(m.Bytes), usdText(of.USDPerHour), gained, m.Migration, m.Error)
+	}
+}
+
+func (a *app) planExplain() *cobra.Command {
+	return a.aPlan("explain", "Say for each move of a plan what speaks for it and against it, and what it gained", func(t *table, p api.Plan) {
+		t.line("%s", p.Plan.Reason)
+		if p.Plan.Bounded {
+			t.line("it is at most %.2f %% above the best", 100*p.Plan.Gap)
+		}
+		for i, m := range p.Plan.Moves {
+			t.line("")
+			t.line("%s from %s to %s, in step %d: USD %.4f/h, %.3g ms nearer; %.1f s, of them %.0f ms paused", m.VM, m.From, m.To, m.Step, m.USDPerHour, m.Ms, m.Seconds, m.PauseMs)
+			t.line("  because %s", m.Why)
+			if m.Confidence > 0 {
+				t.line("  it would have gained in %.0f %% of the window's parts with traffic", 100*m.Confidence)
+			}
+			for _, e := range m.Evidence {
+				t.line("  %+.4f USD/h  %s", e.USDPerHour, e.Text)
+			}
+			if i < len(p.Moves) && p.Moves[i].PauseMs > 0 {
+				t.line("  was paused for %.0f ms", p.Moves[i].PauseMs)
+			}
+			if p.Measured != nil && !m.Temporary {
+				s := p.Measured.VMs[m.VM]
+				t.line("  gained USD %.4f/h, and its traffic is %.3g ms nearer", s.USDPerHour, s.Ms)
+			}
+		}
+		for _, b := range p.Plan.Blocked {
+			t.line("")
+			t.line("%s ought to go to %s and cannot: %s", b.VM, b.To, b.Why)
+		}
+		if g := p.Measured; g != nil {
+			t.line("")
+			t.line("promised USD %.4f/h, gained USD %.4f/h by the traffic from %s to %s", g.Promised, g.Gained, cell(g.From), cell(g.To))
+		}
+	})
+}
+
+func (a *app) planDiff() *cobra.Command {
+	return &cobra.Command{
+		Use: "diff PLAN PLAN", Short: "Compare two plans by where VMs end", Args: args("PLAN", "PLAN"), ValidArgsFunction: a.planIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			p, err := c.Plan(ctx, heliotrope.PlanID(args[0]))
+			if err != nil {
+				return err
+			}
+			q, err := c.Plan(ctx, heliotrope.PlanID(args[1]))
+			if err != nil {
+				return err
+			}
+			d := scheduler.Diff(p.Plan, q.Plan)
+			return out.show(d, func(t *table) { t.line("%s", strings.TrimSuffix(d.String(), "\n")) })
+		}),
+	}
+}
+
+func (a *app) planApply() *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{Use: "apply PLAN", Short: "Move the VMs as a plan says", Args: args("PLAN"), ValidArgsFunction: a.planIDs()}
+	cmd.Flags().BoolVarP(&wait, "wait", "w", false, "watch until its moves have ended")
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		p, err := c.ApplyPlan(ctx, heliotrope.PlanID(args[0]))
+		if err != nil {
+			return err
+		}
+		if !wait {
+			return out.show(p, func(t *table) {
+				t.line("%s is %s: %s", p.ID, p.State, plural(len(p.Plan.Moves), "move"))
+				t.line("watch it: heliotrope plan show %s", p.ID)
+			})
+		}
+		return watchPlan(ctx, c, out, p)
+	})
+	return cmd
+}
+
+// watchPlan tells each turn of a plan's moves until they have ended, and fails if they failed.
+func watchPlan(ctx context.Context, c *api.Client, out *printer, p api.Plan) error {
+	told := make([]string, len(p.Moves))
+	for {
+		for i, m := range p.Moves {
+			if of := p.Plan.Moves[i]; m.Phase != told[i] {
+				told[i] = m.Phase
+				fmt.Fprintf(out.err, "%s %s → %s: %s\n", of.VM, of.From, of.To, m.Phase)
+			}
+		}
+		if p.State != api.PlanRunning {
+			break
+		}
+		next, err := c.AwaitPlan(ctx, p.ID, p.Revision)
+		if err != nil {
+			return fmt.Errorf("no longer watching; the plan goes on: heliotrope plan show %s: %w", p.ID, err)
+		}
+		p = next
+	}
+	err := out.show(p, func(t *table) { placementTable(t, p) })
+	if err == nil && (p.State == api.PlanFailed || p.State == api.PlanAborted) {
+		return silentError{errors.New(p.Note)}
+	}
+	return err
+}
+
+func (a *app) planAbort() *cobra.Command {
+	return &cobra.Command{
+		Use: "abort PLAN", Short: "Begin no more of a plan's moves, and undo those that can be", Args: args("PLAN"), ValidArgsFunction: a.planIDs(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			p, err := c.AbortPlan(ctx, heliotrope.PlanID(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.show(p, func(t *table) {
+				if p.State == api.PlanAborted {
+					t.line("%s is aborted", p.ID)
+				} else {
+					t.line("%s begins no more moves; watch it: heliotrope plan show %s", p.ID, p.ID)
+				}
+			})
+		}),
+	}
+}
+
+func (a *app) pool() *cobra.Command {
+	names := a.names(func(ctx context.Context, c *api.Client) (names []string, err error) {
+		all, err := c.Pools(ctx)
+		for _, p := range all {
+			names = append(names, string(p.Name))
+		}
+		return names, err
+	})
+	list := &cobra.Command{
+		Use: "list", Short: "List all pools, and what their autopilots found", Args: args(),
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+			all, err := c.Pools(ctx)
+			if err != nil {
+				return err
+			}
+			return out.show(all, func(t *table) {
+				t.head("POOL", "AUTOPILOT", "POLICY", "VMS", "PLAN", "LOOKED", "FOUND")
+				for _, p := range all {
+					t.row(p.Name, p.Autopilot, p.Policy, len(p.VMs), p.Plan, p.ConsideredAt, p.Says)
+				}
+			})
+		}),
+	}
+	show := &cobra.Command{
+		Use: "show POOL", Short: "Show a pool, and the plan that its autopilot found last", Args: args("POOL"), ValidArgsFunction: names,
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+			p, err := c.Pool(ctx, heliotrope.PoolID(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.show(p, func(t *table) {
+				t.row("pool", p.Name)
+				t.row("autopilot", p.Autopilot)
+				t.row("policy", p.Policy)
+				t.row("VMs", join(p.VMs))
+				t.row("plan", p.Plan)
+				t.row("may move now", paceText(p.Pace))
+				t.row("cooling down", join(p.Pace.Stay))
+				t.row("looked", p.ConsideredAt)
+				t.row("found", p.Says)
+				if p.Newest != nil {
+					t.line("")
+					t.line("%s", strings.TrimSuffix(p.Newest.String(), "\n"))
+				}
+			})
+		}),
+	}
+	return group("pool", "VMs that are placed in one way, and their autopilots", "  heliotrope pool list\n  heliotrope pool show shop", list, show)
+}
+
+func paceText(a scheduler.Allowance) string {
+	var s string
+	switch {
+	case a.Quiet:
+		s = "nothing: it is a quiet time"
+	case a.Moves == scheduler.AnyMoves:
+		s = "any number"
+	default:
+		s = plural(a.Moves, "VM")
+	}
+	if !a.Next.IsZero() {
+		s += ", until " + cell(a.Next)
+	}
+	return s
 }

@@ -17,7 +17,6 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
-	"heliotrope/scheduler"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
 	"heliotrope/scheduler/traffic/phases"
@@ -235,21 +234,4 @@ func TestUnits(t *testing.T) {
 			t.Errorf("got %q, want %q", c.got, c.want)
 		}
 	}
-}
-
-func (f *fake) Plan(ctx context.Context, q api.PlanQuery) (scheduler.Plan, error) {
-	m, err := f.Matrix(ctx, api.TrafficQuery{})
-	if err != nil {
-		return scheduler.Plan{}, err
-	}
-	policy, err := scheduler.Preset(q.Policy)
-	if err != nil {
-		return scheduler.Plan{}, err
-	}
-	policy.MaxMoves = q.MaxMoves
-	placements := map[heliotrope.VMID]heliotrope.Placement{}
-	for id, vm := range f.topology.VMs {
-		placements[id] = heliotrope.Placement{VM: id, Host: vm.Host, Epoch: 1}
-	}
-	return scheduler.Solve(scheduler.Survey(noon, f.topology, placements, m), policy, scheduler.Options{Seed: q.Seed, Iterations: 1000})
 }

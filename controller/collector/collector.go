@@ -40,8 +40,6 @@ type World interface {
 	Fabric() Fabric
 	// Devices are the network devices of a host's ports that are VMs', by interface ID.
 	Devices(h heliotrope.HostID) map[string]string
-	// Room is what a host says that it has; zeros where it said nothing yet.
-	Room(h heliotrope.HostID) (cpus, memoryMiB int)
 	// Follow calls f now and after each change of Fabric or of Devices(h), until ctx ends.
 	Follow(ctx context.Context, h heliotrope.HostID, f func()) error
 	// Leads says whether this controller does: no other is told what hosts count.

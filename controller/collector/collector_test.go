@@ -25,7 +25,6 @@ type still struct {
 func (w still) Fabric() Fabric                              { return w.fabric }
 func (w still) Devices(heliotrope.HostID) map[string]string { return nil }
 func (w still) Leads() bool                                 { return w.leads }
-func (w still) Room(heliotrope.HostID) (int, int)           { return 8, 8192 }
 func (w still) Tell(kind, subject, message string) {
 	*w.told = append(*w.told, kind+" "+subject+": "+message)
 }

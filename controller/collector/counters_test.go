@@ -266,7 +266,6 @@ func (g growing) Fabric() Fabric {
 	return f
 }
 func (g growing) Leads() bool                                 { return true }
-func (g growing) Room(heliotrope.HostID) (int, int)           { return 0, 0 }
 func (g growing) Devices(heliotrope.HostID) map[string]string { return nil }
 func (g growing) Tell(kind, subject, message string)          {}
 func (g growing) Follow(ctx context.Context, _ heliotrope.HostID, f func()) error {

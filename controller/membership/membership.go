@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"heliotrope"
@@ -87,16 +88,56 @@ func (m *Membership) CreateToken(ctx context.Context, host heliotrope.HostID) (a
 
 // RevokeHost refuses the host's certificate; its connections end within a second.
 func (m *Membership) RevokeHost(ctx context.Context, host heliotrope.HostID) error {
-	_, err := m.store.ChangeHost(ctx, host, func(h *store.Host) {
-		if !h.Revoked() {
-			h.RevokedAt = time.Now().UTC()
+	return m.change(ctx, host, func(h *store.Host) string {
+		if h.Revoked() {
+			return ""
 		}
+		h.RevokedAt = time.Now().UTC()
+		return "certificate revoked"
 	})
+}
+
+// DrainHost lets no VM come to the host, and has those that are there leave. That its time
+// is told again changes only what is told.
+func (m *Membership) DrainHost(ctx context.Context, host heliotrope.HostID, r api.DrainRequest) error {
+	now := time.Now().UTC()
+	return m.change(ctx, host, func(h *store.Host) string {
+		was := *h
+		h.Reason = r.Reason
+		if !h.Drained() {
+			h.DrainedAt = now
+		}
+		if r.DeadlineS > 0 {
+			h.DrainedBy = now.Add(time.Duration(r.DeadlineS * float64(time.Second)))
+		}
+		if was.Drained() {
+			return ""
+		}
+		return strings.TrimSuffix("is drained: "+r.Reason, ": ")
+	})
+}
+
+// UndrainHost lets VMs come again.
+func (m *Membership) UndrainHost(ctx context.Context, host heliotrope.HostID) error {
+	return m.change(ctx, host, func(h *store.Host) string {
+		was := h.Drained()
+		h.DrainedAt, h.DrainedBy, h.Reason = time.Time{}, time.Time{}, ""
+		if !was {
+			return ""
+		}
+		return "is no longer drained"
+	})
+}
+
+// change edits a host's record, and tells what edit returns.
+func (m *Membership) change(ctx context.Context, host heliotrope.HostID, edit func(*store.Host) string) error {
+	var what string
+	_, err := m.store.ChangeHost(ctx, host, func(h *store.Host) { what = edit(h) })
 	if errors.Is(err, store.ErrNotFound) {
 		return api.NotFound("host", string(host))
 	}
-	if err == nil {
-		m.world.Event(host, "certificate revoked", nil)
+	if err == nil && what != "" {
+		m.world.Event(host, what, nil)
 	}
 	return err
 }

@@ -97,7 +97,7 @@ func (h *handler) register() huma.API {
 	h.registerMigrations(routes)
 	h.registerNetwork(routes)
 	h.registerTraffic(routes)
-	h.registerPlan(routes)
+	h.registerPlans(routes)
 	h.registerEvents(routes)
 	return routes
 }
@@ -110,7 +110,7 @@ func schemaName(t reflect.Type, hint string) string {
 		t = t.Elem()
 	}
 	prefix := map[string]string{"heliotrope": "Topology", "heliotrope/scheduler/traffic": "Traffic",
-		"heliotrope/scheduler/traffic/report": "Traffic", "heliotrope/scheduler/traffic/pattern": "Pattern"}[t.PkgPath()]
+		"heliotrope/scheduler": "Scheduler", "heliotrope/scheduler/traffic/report": "Traffic", "heliotrope/scheduler/traffic/pattern": "Pattern"}[t.PkgPath()]
 	if name == prefix {
 		return name
 	}

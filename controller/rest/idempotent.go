@@ -10,14 +10,13 @@ import (
 	"net/http"
 	"strings"
 
-	"heliotrope"
 	"heliotrope/controller/api"
 )
 
 // takesKey are the routes on which an Idempotency-Key has an effect.
 func takesKey(pattern string) bool {
 	switch pattern {
-	case "POST /v1/migrations", "POST /v1/hosts/{host}/token", "PUT /v1/topology":
+	case "POST /v1/migrations", "POST /v1/plans", "POST /v1/hosts/{host}/token", "PUT /v1/topology":
 		return true
 	}
 	return false
@@ -26,7 +25,7 @@ func takesKey(pattern string) bool {
 // idempotent gives the kept answer to a key that was used before with the same request.
 // Only success is kept: what failed had no effect and may be tried again. The effect
 // itself holds across a crash between effect and answer, since the id of what is made
-// comes from the key (see moveID) or applying twice is the same as once.
+// comes from the key (see nameOf) or applying twice is the same as once.
 func (h *handler) idempotent(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
@@ -137,12 +136,12 @@ func (r *recorder) copyTo(w http.ResponseWriter) {
 	_, _ = w.Write(r.body.Bytes()) // the caller is gone
 }
 
-// moveID is the id of the migration that a request starts: with an Idempotency-Key the
-// same for the same caller and key, else a new one.
-func moveID(ctx context.Context, key string) heliotrope.MoveID {
+// nameOf is the name of what a request makes: with an Idempotency-Key the same for the same
+// caller and key, else a new one.
+func nameOf(ctx context.Context, kind, key string) string {
 	name := rand.Text()
 	if key != "" {
-		name = hashOf(callerOf(ctx), "migration", key)
+		name = hashOf(callerOf(ctx), kind, key)
 	}
-	return heliotrope.MoveID("m-" + strings.ToLower(name[:16]))
+	return strings.ToLower(name[:16])
 }

@@ -29,6 +29,8 @@ type memory struct {
 	tokens     int
 	answers    map[string]kept
 	revoked    map[heliotrope.HostID]bool
+	drained    map[heliotrope.HostID]api.DrainRequest
+	plans      []api.Plan
 	err        error // what every call fails with, if set
 	slow       chan struct{}
 	checks     []api.Check
@@ -43,12 +45,12 @@ type kept struct {
 }
 
 func newMemory() *memory {
-	return &memory{changed: make(chan struct{}), rev: 1, answers: map[string]kept{}, revoked: map[heliotrope.HostID]bool{},
+	return &memory{changed: make(chan struct{}), rev: 1, answers: map[string]kept{}, revoked: map[heliotrope.HostID]bool{}, drained: map[heliotrope.HostID]api.DrainRequest{},
 		checks: []api.Check{{Name: "store", OK: true, Detail: "answers"}}}
 }
 
 func (m *memory) backend() api.Backend {
-	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m,
+	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m, Plans: m,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "heliotrope_up 1") }),
 		ParseTopology: func(data []byte, contentType string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})
@@ -170,6 +172,23 @@ func (m *memory) RevokeHost(_ context.Context, host heliotrope.HostID) error {
 		return api.NotFound("host", string(host))
 	}
 	m.revoked[host] = true
+	return err
+}
+
+func (m *memory) DrainHost(_ context.Context, host heliotrope.HostID, r api.DrainRequest) error {
+	end, err := m.begin()
+	defer end()
+	if _, ok := m.topology.Hosts[host]; !ok {
+		return api.NotFound("host", string(host))
+	}
+	m.drained[host] = r
+	return err
+}
+
+func (m *memory) UndrainHost(_ context.Context, host heliotrope.HostID) error {
+	end, err := m.begin()
+	defer end()
+	delete(m.drained, host)
 	return err
 }
 

@@ -32,6 +32,10 @@ type (
 		Site heliotrope.SiteID `query:"site" doc:"Only those whose owner is at this site."`
 		Host heliotrope.HostID `query:"host" doc:"Only those that this host owns."`
 	}
+	drainRequest struct {
+		Host heliotrope.HostID `path:"host"`
+		Body api.DrainRequest
+	}
 	tokenRequest struct {
 		Host heliotrope.HostID `path:"host"`
 		Key  string            `header:"Idempotency-Key" doc:"Same key: same token; for a day."`
@@ -53,6 +57,16 @@ func (h *handler) registerInventory(routes huma.API) {
 	handle(h, routes, token, func(ctx context.Context, in *tokenRequest) (*body[api.JoinToken], error) {
 		t, err := h.Membership.CreateToken(ctx, in.Host)
 		return &body[api.JoinToken]{t}, err
+	})
+	drain := operation("POST", "/v1/hosts/{host}/drain", "drain-host", "Have all VMs leave the host, and let none come", 404, 422)
+	drain.DefaultStatus = http.StatusNoContent
+	handle(h, routes, drain, func(ctx context.Context, in *drainRequest) (*nothing, error) {
+		return &nothing{}, h.Membership.DrainHost(ctx, in.Host, in.Body)
+	})
+	undrain := operation("POST", "/v1/hosts/{host}/undrain", "undrain-host", "Let VMs come to the host again", 404)
+	undrain.DefaultStatus = http.StatusNoContent
+	handle(h, routes, undrain, func(ctx context.Context, in *hostRef) (*nothing, error) {
+		return &nothing{}, h.Membership.UndrainHost(ctx, in.Host)
 	})
 	revoke := operation("DELETE", "/v1/hosts/{host}", "revoke-host", "Refuse the host's certificate from now on and drop its connections", 404, 409)
 	revoke.DefaultStatus = http.StatusNoContent

@@ -62,7 +62,7 @@ func (h *handler) startMigration(ctx context.Context, in *startMigration) (*star
 		preview, err := h.Migrations.PreviewMigration(ctx, in.Body)
 		return &started{Status: http.StatusOK, Body: preview}, err
 	}
-	m, err := h.Migrations.StartMigration(ctx, moveID(ctx, in.Key), in.Body)
+	m, err := h.Migrations.StartMigration(ctx, heliotrope.MoveID("m-"+nameOf(ctx, "migration", in.Key)), in.Body)
 	if err != nil {
 		return nil, err
 	}

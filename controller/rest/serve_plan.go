@@ -2,33 +2,164 @@ package rest
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
 )
 
-type planQuery struct {
-	Policy   string `query:"policy" default:"balanced" doc:"What matters: balanced, cheapest, closest, consolidate or evacuate." example:"cheapest"`
-	Window   string `query:"window" default:"10m" doc:"Length of the time whose traffic counts, 1s to 24h." example:"1h"`
-	MaxMoves int    `query:"max_moves" minimum:"0" maximum:"10000" doc:"No more moves than that; 0: any number."`
-	Seed     uint64 `query:"seed" doc:"Of the search. The same state of the world and the same seed give the same plan."`
+type (
+	planRef struct {
+		ID heliotrope.PlanID `path:"id"`
+	}
+	createPlan struct {
+		Key  string `header:"Idempotency-Key" doc:"Same key and request: same answer, one plan; for a day."`
+		Body api.PlanRequest
+	}
+	waitPlan struct {
+		ID    heliotrope.PlanID `path:"id"`
+		Wait  bool              `query:"wait" doc:"Answer when its revision is above after, or after 30 s."`
+		After int64             `query:"after" minimum:"0" doc:"Revision that the caller has seen."`
+	}
+	poolRef struct {
+		Pool heliotrope.PoolID `path:"pool"`
+	}
+)
+
+func (h *handler) registerPlans(routes huma.API) {
+	create := operation("POST", "/v1/plans", "create-plan", "Make a plan of where VMs ought to be, and keep it; moves nothing", 400, 409, 415, 422)
+	schemas := routes.OpenAPI().Components.Schemas
+	create.Responses = map[string]*huma.Response{
+		"201": {Description: "The plan, which waits to be applied", Content: map[string]*huma.MediaType{api.MediaJSON: {Schema: schemaOf[api.Plan](schemas)}},
+			Headers: map[string]*huma.Param{"Location": {Description: "Where to watch it.", Schema: &huma.Schema{Type: huma.TypeString}}}},
+		"200": {Description: "What it would be (dry_run)", Content: map[string]*huma.MediaType{api.MediaJSON: {Schema: schemaOf[scheduler.Plan](schemas)}}},
+	}
+	create.DefaultStatus = http.StatusCreated
+	handle(h, routes, create, h.createPlan)
+	handle(h, routes, operation("GET", "/v1/plans", "list-plans", "Plans that are kept, newest first"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Plan]], error) {
+		if err := h.planned(); err != nil {
+			return nil, err
+		}
+		all, err := h.Plans.Plans(ctx)
+		return listOf(all), err
+	})
+	handle(h, routes, operation("GET", "/v1/plans/{id}", "get-plan", "One plan, now or when it changed", 404, 422), h.getPlan)
+	for verb, act := range map[string]struct {
+		summary string
+		do      func(context.Context, heliotrope.PlanID) (api.Plan, error)
+	}{
+		"apply": {"Begin the plan's moves; 409 where it does not hold any more", func(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) { return h.Plans.ApplyPlan(ctx, id) }},
+		"abort": {"Begin no more of its moves and undo those that can be; 409 once they have ended", func(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) { return h.Plans.AbortPlan(ctx, id) }},
+	} {
+		op := operation("POST", "/v1/plans/{id}/"+verb, verb+"-plan", act.summary, 404, 409)
+		op.DefaultStatus = http.StatusAccepted
+		handle(h, routes, op, func(ctx context.Context, in *planRef) (*body[api.Plan], error) {
+			if err := h.planned(); err != nil {
+				return nil, err
+			}
+			p, err := act.do(ctx, in.ID)
+			return &body[api.Plan]{p}, err
+		})
+	}
+	handle(h, routes, operation("GET", "/v1/pools", "list-pools", "Pools, and what their autopilots think"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Pool]], error) {
+		if err := h.planned(); err != nil {
+			return nil, err
+		}
+		all, err := h.Plans.Pools(ctx)
+		return listOf(all), err
+	})
+	handle(h, routes, operation("GET", "/v1/pools/{pool}", "get-pool", "One pool, and the plan that its autopilot found last", 404), func(ctx context.Context, in *poolRef) (*body[api.Pool], error) {
+		if err := h.planned(); err != nil {
+			return nil, err
+		}
+		p, err := h.Plans.Pool(ctx, in.Pool)
+		return &body[api.Pool]{p}, err
+	})
 }
 
-func (h *handler) registerPlan(routes huma.API) {
-	handle(h, routes, operation("GET", "/v1/plan", "plan", "Where VMs ought to be, and why; moves nothing", 404, 422), h.plan)
+// planned says that plans are not made, where they are not.
+func (h *handler) planned() error {
+	if h.Plans == nil {
+		return api.Unavailable("no plans are made here")
+	}
+	return nil
 }
 
-func (h *handler) plan(ctx context.Context, in *planQuery) (*body[scheduler.Plan], error) {
-	q, err := h.trafficFilter(ctx, TrafficFilter{Window: in.Window})
+func (h *handler) createPlan(ctx context.Context, in *createPlan) (*started, error) {
+	if err := h.planned(); err != nil {
+		return nil, err
+	}
+	if err := h.checkPlan(ctx, in.Body); err != nil {
+		return nil, err
+	}
+	if in.Body.DryRun {
+		p, err := h.Plans.SimulatePlan(ctx, in.Body)
+		return &started{Status: http.StatusOK, Body: p}, err
+	}
+	p, err := h.Plans.CreatePlan(ctx, heliotrope.PlanID("p-"+nameOf(ctx, "plan", in.Key)), in.Body)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := scheduler.Preset(in.Policy); err != nil {
-		return nil, wrongQuery("query.policy", "is not known", "use "+strings.Join(scheduler.Presets(), ", "))
+	return &started{Status: http.StatusCreated, Location: "/v1/plans/" + string(p.ID), Body: p}, nil
+}
+
+// checkPlan says what of a request is not there.
+func (h *handler) checkPlan(ctx context.Context, r api.PlanRequest) error {
+	t, _, err := h.Topologies.Topology(ctx)
+	if err != nil {
+		return err
 	}
-	p, err := h.Traffic.Plan(ctx, api.PlanQuery{Policy: in.Policy, Window: q.Window, MaxMoves: in.MaxMoves, Seed: in.Seed})
-	return &body[scheduler.Plan]{p}, err
+	var wrong []api.FieldProblem
+	say := func(pointer, detail, hint string) {
+		wrong = append(wrong, api.FieldProblem{Pointer: pointer, Detail: detail, Hint: hint})
+	}
+	if _, ok := t.Pools[r.Pool]; r.Pool != "" && !ok {
+		say("/pool", fmt.Sprintf("there is no pool %q", r.Pool), "heliotrope pool list shows what there is")
+	}
+	if _, err := scheduler.Preset(r.Policy); r.Policy != "" && err != nil {
+		say("/policy", fmt.Sprintf("%q is not known", r.Policy), "use "+strings.Join(scheduler.Presets(), ", "))
+	}
+	if w := r.Window(); w != 0 && (w < api.MinWindow || w > api.MaxWindow) {
+		say("/window_s", "is out of range", "use 1 to 86400")
+	}
+	if !r.DryRun && (!r.At.IsZero() || len(r.Down)+len(r.Prices) > 0) {
+		say("/dry_run", "what is not so cannot be planned for, only simulated", "set dry_run, or leave out at, down and prices")
+	}
+	for i, id := range r.Down {
+		if _, ok := t.Sites[id]; !ok {
+			say(fmt.Sprintf("/down/%d", i), fmt.Sprintf("there is no site %q", id), "heliotrope site list shows what there is")
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Prices)) {
+		if _, ok := t.Sites[id]; !ok {
+			say("/prices/"+string(id), fmt.Sprintf("there is no site %q", id), "heliotrope site list shows what there is")
+		} else if r.Prices[id] < 0 {
+			say("/prices/"+string(id), "is negative", "")
+		}
+	}
+	if len(wrong) > 0 {
+		return api.Invalid("the plan cannot be", wrong...)
+	}
+	return nil
+}
+
+func (h *handler) getPlan(ctx context.Context, in *waitPlan) (*body[api.Plan], error) {
+	if err := h.planned(); err != nil {
+		return nil, err
+	}
+	after := int64(-1)
+	if in.Wait {
+		after = in.After
+	}
+	ctx, cancel := context.WithTimeout(ctx, longPoll)
+	defer cancel()
+	p, err := h.Plans.WaitPlan(ctx, in.ID, after)
+	return &body[api.Plan]{p}, err
 }

@@ -16,12 +16,18 @@ type Host struct {
 	Serial    string            `json:"serial"` // of its newest certificate, hex
 	JoinedAt  time.Time         `json:"joined_at"`
 	RevokedAt time.Time         `json:"revoked_at,omitzero"`
+	DrainedAt time.Time         `json:"drained_at,omitzero"`
+	DrainedBy time.Time         `json:"drained_by,omitzero"` // when it goes away; zero: it does not by itself
+	Reason    string            `json:"drain_reason,omitempty"`
 	SeenAt    time.Time         `json:"seen_at,omitzero"`
 	Status    json.RawMessage   `json:"status,omitempty"` // the last that its agent sent
 }
 
 // Revoked says whether its certificate is refused.
 func (h Host) Revoked() bool { return !h.RevokedAt.IsZero() }
+
+// Drained says whether no VM may be there.
+func (h Host) Drained() bool { return !h.DrainedAt.IsZero() }
 
 // HostKey and TokenKey are where these are kept.
 func HostKey(h heliotrope.HostID) string { return "hosts/" + string(h) }

@@ -82,7 +82,7 @@ func (d *Demo) census(ctx context.Context, since time.Time) (c census, err error
 		return c, err
 	}
 	for _, policy := range []string{"cheapest", "closest"} {
-		p, err := d.client.Plan(ctx, api.PlanQuery{Policy: policy, Window: time.Since(c.From).Truncate(time.Second)})
+		p, err := d.client.SimulatePlan(ctx, api.PlanRequest{Policy: policy, WindowS: time.Since(c.From).Truncate(time.Second).Seconds()})
 		if err != nil {
 			return c, err
 		}
@@ -105,7 +105,7 @@ func (c census) tell(d *Demo) {
 	}
 	w.Flush()
 	fmt.Fprintf(d.Out, "\nthe client sent %d UDP probes in this time; %.0f were counted, each once, at three hosts in turn\n\n", c.Sent, c.Counted)
-	fmt.Fprintf(d.Out, "where the VMs ought to be by that traffic, their prices and distances ('heliotrope plan')\n\n")
+	fmt.Fprintf(d.Out, "where the VMs ought to be by that traffic, their prices and distances ('heliotrope plan simulate')\n\n")
 	for _, p := range c.Plans {
 		fmt.Fprintf(d.Out, "%s\n", p)
 	}

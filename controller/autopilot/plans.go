@@ -1,0 +1,254 @@
+package autopilot
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/scheduler"
+)
+
+// SimulatePlan makes a plan and keeps nothing.
+func (a *Autopilot) SimulatePlan(ctx context.Context, r api.PlanRequest) (scheduler.Plan, error) {
+	if _, err := a.leads(); err != nil {
+		return scheduler.Plan{}, err
+	}
+	plan, _, _, err := a.solve(ctx, r)
+	return plan, err
+}
+
+// solve makes a plan, and tells by which policy and window.
+func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Plan, scheduler.Policy, time.Duration, error) {
+	t, _ := a.world.Topology()
+	policy, err := scheduler.PoolPolicy(t, r.Pool)
+	window := cmp.Or(r.Window(), windowOf(t.Pools[r.Pool]))
+	if err == nil && r.Policy != "" {
+		var named scheduler.Policy
+		named, err = scheduler.Preset(r.Policy)
+		named.RTTLimits, named.MaxPauseMs = policy.RTTLimits, policy.MaxPauseMs
+		policy = named
+	}
+	if err != nil {
+		return scheduler.Plan{}, policy, window, err
+	}
+	policy.MaxMoves = r.MaxMoves
+	policy.ForbiddenSites = r.Down
+	s, seen, err := a.snapshot(ctx, r.At, window, func(t *heliotrope.Topology) {
+		t.Sites = maps.Clone(t.Sites)
+		for id, usd := range r.Prices {
+			site := t.Sites[id]
+			site.PricePerVCPUHour = usd
+			t.Sites[id] = site
+		}
+	})
+	if err != nil {
+		return scheduler.Plan{}, policy, window, err
+	}
+	if r.Pool != "" {
+		s = s.Only(scheduler.Members(t, r.Pool))
+	}
+	plan, err := scheduler.Solve(s, policy, effort(ctx, s, r.Seed))
+	if err != nil {
+		return plan, policy, window, fmt.Errorf("make plan: %w", err)
+	}
+	if len(plan.Moves) > 0 {
+		trials, err := a.try(ctx, s, policy, plan, window, seen)
+		if err != nil {
+			return plan, policy, window, err
+		}
+		sure(&plan, trials)
+	}
+	return plan, policy, window, nil
+}
+
+// effort is how long to search: less where few VMs may move. A search ends with ctx.
+func effort(ctx context.Context, s scheduler.Snapshot, seed uint64) scheduler.Options {
+	const each, many = 20_000, 500
+	free := 0
+	for _, v := range s.VMs {
+		if !v.Pinned {
+			free++
+		}
+	}
+	o := scheduler.Options{Seed: seed, Deadline: func() bool { return ctx.Err() != nil }}
+	if free < many {
+		o.Iterations = each * (free + 1)
+	}
+	return o
+}
+
+// CreatePlan makes a plan and keeps it under id.
+func (a *Autopilot) CreatePlan(ctx context.Context, id heliotrope.PlanID, r api.PlanRequest) (api.Plan, error) {
+	if _, err := a.leads(); err != nil {
+		return api.Plan{}, err
+	}
+	if p, err := a.find(id); err == nil {
+		return p, nil
+	}
+	plan, policy, window, err := a.solve(ctx, r)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	return a.propose(ctx, api.Plan{ID: id, Pool: r.Pool, By: "request", WindowS: window.Seconds(), Plan: plan, Policy: policy})
+}
+
+// propose keeps a new plan. One without moves is kept as an answer, and has ended.
+func (a *Autopilot) propose(ctx context.Context, p api.Plan) (api.Plan, error) {
+	if p.ID == "" {
+		p.ID = newPlanID()
+	}
+	p.State, p.CreatedAt, p.Note = api.PlanProposed, time.Now().UTC(), p.Plan.Reason
+	if len(p.Plan.Moves) == 0 {
+		p.State, p.EndedAt = api.PlanDone, p.CreatedAt
+	}
+	p, err := a.save(ctx, p)
+	if err == nil {
+		a.tell(p, fmt.Sprintf("%d moves: %s", len(p.Plan.Moves), p.Plan.Reason))
+	}
+	return p, err
+}
+
+func newPlanID() heliotrope.PlanID {
+	return heliotrope.PlanID("p-" + strings.ToLower(rand.Text()[:12]))
+}
+
+// tell records what happened to a plan.
+func (a *Autopilot) tell(p api.Plan, what string) {
+	a.world.Tell("plan", string(p.ID), what)
+}
+
+func (a *Autopilot) find(id heliotrope.PlanID) (api.Plan, error) {
+	if _, err := a.leads(); err != nil {
+		return api.Plan{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p, ok := a.plans[id]
+	if !ok {
+		return api.Plan{}, api.NotFound("plan", string(id))
+	}
+	return *p, nil
+}
+
+// Plans are those that are kept, newest first.
+func (a *Autopilot) Plans(context.Context) ([]api.Plan, error) {
+	if _, err := a.leads(); err != nil {
+		return nil, err
+	}
+	return a.all(func(api.Plan) bool { return true }), nil
+}
+
+// WaitPlan waits for a revision above after.
+func (a *Autopilot) WaitPlan(ctx context.Context, id heliotrope.PlanID, after int64) (api.Plan, error) {
+	for {
+		a.mu.Lock()
+		changed := a.changed
+		a.mu.Unlock()
+		p, err := a.find(id)
+		if err != nil || p.Revision > after {
+			return p, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return p, nil
+		}
+	}
+}
+
+// ApplyPlan begins a plan's moves.
+func (a *Autopilot) ApplyPlan(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) {
+	p, err := a.find(id)
+	if err != nil {
+		return p, err
+	}
+	const again = "make a new one: heliotrope plan create"
+	switch p.State {
+	case api.PlanRunning, api.PlanMeasuring, api.PlanDone:
+		return p, nil
+	case api.PlanProposed:
+	default:
+		return p, api.Conflict(fmt.Sprintf("%s is %s: %s", id, p.State, p.Note), again)
+	}
+	if why := a.stale(p); why != "" {
+		return p, api.Conflict(fmt.Sprintf("%s does not hold any more: %s", id, why), again)
+	}
+	return a.begin(ctx, p)
+}
+
+// begin lets carry take the plan up.
+func (a *Autopilot) begin(ctx context.Context, p api.Plan) (api.Plan, error) {
+	p.State, p.AppliedAt, p.Note = api.PlanRunning, time.Now().UTC(), ""
+	p.Moves = make([]api.PlanMove, len(p.Plan.Moves))
+	for i := range p.Moves {
+		p.Moves[i].Migration = heliotrope.MoveID(fmt.Sprintf("m-%s-%d", strings.TrimPrefix(string(p.ID), "p-"), i+1))
+	}
+	p, err := a.save(ctx, p)
+	if err == nil {
+		a.tell(p, "applied")
+	}
+	return p, err
+}
+
+// stale says why a plan that was not applied does not hold any more, or nothing.
+func (a *Autopilot) stale(p api.Plan) string {
+	t, placements := a.world.Topology()
+	at := map[heliotrope.VMID]heliotrope.HostID{}
+	for _, m := range p.Plan.Moves {
+		where, known := at[m.VM]
+		if !known {
+			where = placements[m.VM].Host
+		}
+		_, vm := t.VMs[m.VM]
+		_, host := t.Hosts[m.To]
+		switch {
+		case !vm || !host:
+			return fmt.Sprintf("%s or %s is no longer in the topology", m.VM, m.To)
+		case where != m.From:
+			return fmt.Sprintf("%s is at %s, not at %s", m.VM, where, m.From)
+		case a.world.Host(m.To).Drained:
+			return fmt.Sprintf("%s is drained", m.To)
+		}
+		at[m.VM] = m.To
+	}
+	for _, q := range a.all(func(q api.Plan) bool { return q.State == api.PlanRunning }) {
+		for _, m := range q.Plan.Moves {
+			if slices.ContainsFunc(p.Plan.Moves, func(n scheduler.Move) bool { return n.VM == m.VM }) {
+				return fmt.Sprintf("plan %s is moving %s", q.ID, m.VM)
+			}
+		}
+	}
+	return ""
+}
+
+// AbortPlan begins no more moves, and undoes those that can be.
+func (a *Autopilot) AbortPlan(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) {
+	p, err := a.find(id)
+	switch {
+	case err != nil, p.State == api.PlanAborted:
+		return p, err
+	case p.State == api.PlanProposed:
+		return a.end(ctx, p, api.PlanAborted, "aborted before it was applied")
+	case p.State == api.PlanRunning:
+		p.Aborting = true
+		return a.save(ctx, p)
+	}
+	return p, api.Conflict(fmt.Sprintf("%s is %s: its moves have ended", id, p.State), "move the VMs back with a new plan, or heliotrope vm migrate")
+}
+
+// end writes a plan's last state.
+func (a *Autopilot) end(ctx context.Context, p api.Plan, state, note string) (api.Plan, error) {
+	p.State, p.Note, p.EndedAt = state, note, time.Now().UTC()
+	p, err := a.save(ctx, p)
+	if err == nil {
+		a.tell(p, state+": "+note)
+	}
+	return p, err
+}

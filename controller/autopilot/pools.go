@@ -1,0 +1,248 @@
+package autopilot
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/controller/store"
+	"heliotrope/scheduler"
+)
+
+const (
+	defaultWindow = 10 * time.Minute
+	minInterval   = time.Second
+	mostTries     = 3 // plans that are made anew without what is not steady
+)
+
+// pool is what an autopilot remembers of one.
+type pool struct {
+	at     time.Time // when it last looked
+	says   string
+	newest scheduler.Plan
+}
+
+func windowOf(p heliotrope.Pool) time.Duration { return cmp.Or(time.Duration(p.Window), defaultWindow) }
+
+func intervalOf(p heliotrope.Pool) time.Duration {
+	return max(minInterval, cmp.Or(time.Duration(p.Interval), windowOf(p)/10))
+}
+
+// consider empties drained hosts, looks at the pools that are due, and forgets old plans.
+func (a *Autopilot) consider(ctx context.Context) error {
+	t, _ := a.world.Topology()
+	problems := []error{a.drain(ctx, t), a.trim(ctx)}
+	for _, id := range slices.Sorted(maps.Keys(t.Pools)) {
+		problems = append(problems, a.look(ctx, t, id))
+	}
+	err := errors.Join(problems...)
+	switch {
+	case errors.Is(err, store.ErrStaleTerm):
+		return err
+	case err != nil && ctx.Err() == nil:
+		a.log.Warn("autopilot", "err", err)
+	}
+	return nil
+}
+
+// look makes a pool's plan when it is due, and does with it what the pool says.
+func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID) error {
+	spec := t.Pools[id]
+	a.mu.Lock()
+	seen := a.pools[id]
+	if seen == nil {
+		seen = &pool{}
+		a.pools[id] = seen
+	}
+	now := time.Now()
+	// What a new leader knows of a window that began before it did may have holes.
+	due := !now.Before(seen.at.Add(intervalOf(spec))) && now.Sub(a.since) >= min(windowOf(spec), defaultWindow)
+	a.mu.Unlock()
+	if cmp.Or(spec.Autopilot, heliotrope.AutopilotOff) == heliotrope.AutopilotOff || !due {
+		return nil
+	}
+	running := a.all(func(p api.Plan) bool { return p.Pool == id && p.State == api.PlanRunning })
+	if len(running) > 0 {
+		return nil // what it would find now is half of what it is doing
+	}
+	plan, policy, says, err := a.decide(ctx, t, id, now)
+	if err != nil {
+		says = err.Error()
+	}
+	a.mu.Lock()
+	before := seen.newest
+	seen.at, seen.says, seen.newest = now, says, plan
+	a.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("look at pool %s: %w", id, err)
+	}
+	if spec.Autopilot == heliotrope.AutopilotAdvise {
+		if !scheduler.Diff(before, plan).Same() {
+			a.world.Tell("pool", string(id), says)
+		}
+		return nil
+	}
+	return a.follow(ctx, id, spec, api.Plan{Pool: id, By: "autopilot", WindowS: windowOf(spec).Seconds(), Plan: plan, Policy: policy})
+}
+
+// decide makes the plan of what a pool's autopilot would move now: what is no matter of
+// chance, as much as the pace allows. What breaks a constraint does not wait for that.
+func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, now time.Time) (scheduler.Plan, scheduler.Policy, string, error) {
+	policy, err := scheduler.PoolPolicy(t, id)
+	if err != nil {
+		return scheduler.Plan{}, policy, "", err
+	}
+	window := windowOf(t.Pools[id])
+	s, seen, err := a.snapshot(ctx, time.Time{}, window, nil)
+	if err != nil {
+		return scheduler.Plan{}, policy, "", err
+	}
+	allowance, err := a.allowance(ctx, t.Pools[id], now)
+	if err != nil {
+		return scheduler.Plan{}, policy, "", err
+	}
+	s, held := allowance.Hold(s.Only(scheduler.Members(t, id)), policy)
+	broken, err := scheduler.Check(s, held, s.Placement())
+	if err != nil {
+		return scheduler.Plan{}, policy, "", err
+	}
+	restless := 0
+	for try := 0; ; try++ {
+		plan, err := scheduler.Solve(s, held, effort(ctx, s, 0))
+		if err != nil {
+			return plan, policy, "", fmt.Errorf("make plan: %w", err)
+		}
+		trials, err := a.try(ctx, s, policy, plan, window, seen)
+		if err != nil {
+			return plan, policy, "", err
+		}
+		sure(&plan, trials)
+		found := hold(&s, trials)
+		restless += found
+		if found == 0 || len(broken) > 0 {
+			return plan, policy, says(plan.Reason, allowance, restless), nil
+		}
+		if try == mostTries {
+			return scheduler.Plan{At: s.At, Policy: policy.Name, Reason: plan.Reason}, policy, says("nothing moves", allowance, restless), nil
+		}
+	}
+}
+
+// hold pins the VMs whose moves may be chance, and returns how many those are.
+func hold(s *scheduler.Snapshot, trials map[heliotrope.VMID]trial) int {
+	n := 0
+	for i := range s.VMs {
+		if t, ok := trials[s.VMs[i].ID]; ok && !t.steady() {
+			s.VMs[i].Pinned = true
+			n++
+		}
+	}
+	return n
+}
+
+// says adds to a plan's reason what holds VMs back.
+func says(reason string, allowed scheduler.Allowance, restless int) string {
+	switch {
+	case allowed.Quiet:
+		return fmt.Sprintf("it is a quiet time until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
+	case allowed.Moves == 0:
+		return fmt.Sprintf("no more moves may begin until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
+	case restless > 0:
+		return fmt.Sprintf("%d VMs would gain elsewhere on average, but not in each tenth of the window, and stay; %s", restless, reason)
+	}
+	return reason
+}
+
+// allowance is what may move by a pool's pace, all migrations of the past counted.
+func (a *Autopilot) allowance(ctx context.Context, p heliotrope.Pool, now time.Time) (scheduler.Allowance, error) {
+	list, err := a.world.Migrations(ctx)
+	if err != nil {
+		return scheduler.Allowance{}, fmt.Errorf("list migrations: %w", err)
+	}
+	var moved []scheduler.Moved
+	for _, m := range list {
+		moved = append(moved, scheduler.Moved{VM: m.VM, At: m.CreatedAt})
+	}
+	return scheduler.Pace(p.Pace).Allow(moved, now), nil
+}
+
+// follow keeps one plan of a pool up to date: it is made, made anew when something else
+// ought to move, and withdrawn when nothing does. With auto it is applied at once.
+func (a *Autopilot) follow(ctx context.Context, id heliotrope.PoolID, spec heliotrope.Pool, p api.Plan) error {
+	for _, old := range a.all(func(q api.Plan) bool { return q.Pool == id && q.By == p.By && q.State == api.PlanProposed }) {
+		if scheduler.Diff(old.Plan, p.Plan).Same() && spec.Autopilot == heliotrope.AutopilotConfirm {
+			return nil
+		}
+		if _, err := a.end(ctx, old, api.PlanSuperseded, "later: "+p.Plan.Reason); err != nil {
+			return err
+		}
+	}
+	if len(p.Plan.Moves) == 0 {
+		return nil
+	}
+	p, err := a.propose(ctx, p)
+	if err != nil || spec.Autopilot != heliotrope.AutopilotAuto {
+		return err
+	}
+	if why := a.stale(p); why != "" {
+		_, err = a.end(ctx, p, api.PlanSuperseded, why)
+		return err
+	}
+	_, err = a.begin(ctx, p)
+	return err
+}
+
+// Pools are those of the topology, by name.
+func (a *Autopilot) Pools(ctx context.Context) ([]api.Pool, error) {
+	if _, err := a.leads(); err != nil {
+		return nil, err
+	}
+	t, _ := a.world.Topology()
+	list := []api.Pool{}
+	for _, id := range slices.Sorted(maps.Keys(t.Pools)) {
+		p, err := a.poolView(ctx, t, id)
+		if err != nil {
+			return nil, err
+		}
+		p.Newest = nil
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// Pool is one pool, with what its autopilot last found.
+func (a *Autopilot) Pool(ctx context.Context, id heliotrope.PoolID) (api.Pool, error) {
+	if _, err := a.leads(); err != nil {
+		return api.Pool{}, err
+	}
+	t, _ := a.world.Topology()
+	if _, ok := t.Pools[id]; !ok {
+		return api.Pool{}, api.NotFound("pool", string(id))
+	}
+	return a.poolView(ctx, t, id)
+}
+
+func (a *Autopilot) poolView(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID) (api.Pool, error) {
+	spec := t.Pools[id]
+	allowed, err := a.allowance(ctx, spec, time.Now())
+	p := api.Pool{Name: id, VMs: scheduler.Members(t, id), Autopilot: cmp.Or(spec.Autopilot, heliotrope.AutopilotOff),
+		Policy: cmp.Or(spec.Policy, api.DefaultPolicy), Pace: allowed}
+	for _, q := range a.all(func(q api.Plan) bool {
+		return q.Pool == id && (q.State == api.PlanProposed || q.State == api.PlanRunning)
+	}) {
+		p.Plan = q.ID
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if seen := a.pools[id]; seen != nil && !seen.at.IsZero() {
+		newest := seen.newest
+		p.ConsideredAt, p.Says, p.Newest = seen.at.UTC(), seen.says, &newest
+	}
+	return p, err
+}
