@@ -82,14 +82,15 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		l, err := d.move(ctx, to)
 		legs = append(legs, l)
 		if err != nil {
-			return errors.Join(err, d.conclude(ctx, legs, census{}))
+			return errors.Join(err, d.conclude(ctx, legs, census{}, pilot{}))
 		}
 	}
 	counted, err := d.census(ctx, begin)
 	if err != nil {
-		return errors.Join(err, d.conclude(ctx, legs, counted))
+		return errors.Join(err, d.conclude(ctx, legs, counted, pilot{}))
 	}
-	return d.conclude(ctx, legs, counted)
+	flown, err := d.fly(ctx, topology)
+	return errors.Join(err, d.conclude(ctx, legs, counted, flown))
 }
 
 // load reads the topology and fills in what of the route is not said.
@@ -329,12 +330,13 @@ func wanBytes(s lab.Status) (sum uint64) {
 }
 
 // conclude prints the table and the JSON line and says what did not hold.
-func (d *Demo) conclude(ctx context.Context, legs []leg, counted census) error {
+func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown pilot) error {
 	total, err := d.probe.Total(ctx)
 	if err != nil {
 		return err
 	}
 	claims := append(judge(legs, total, len(d.Route)), counted.claims()...)
+	claims = append(claims, flown.claims()...)
 	writeTable(d.Out, legs)
 	counted.tell(d)
 	if status, err := lab.Read(ctx, d.target); err == nil && status.Drops() != "" {
@@ -347,7 +349,8 @@ func (d *Demo) conclude(ctx context.Context, legs []leg, counted census) error {
 		Moves   []leg         `json:"moves"`
 		Client  probe.Report  `json:"client"`
 		Traffic census        `json:"traffic"`
-	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted})
+		Pilot   pilot         `json:"autopilot"`
+	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted, flown})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}
