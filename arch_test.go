@@ -49,6 +49,7 @@ var rows = map[string]int{
 	"hostagent/agentapi":   3,
 	"hostagent/libvirt":    3,
 	"hostagent/capture":    3,
+	"hostagent/revocation": 3,
 	"migration/relay":      3,
 	"topologies":           3,
 	"topologies/lab/wan":   3,

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"heliotrope"
+	"heliotrope/controller/store"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/internal/reconcile"
 )
@@ -101,6 +102,9 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 	if err := t.measurePaths(ctx, v, status.Paths); err != nil {
 		t.c.log.Warn("paths to other hosts are not measured", "host", t.host, "err", err) // VMs matter more
 	}
+	if err := t.c.heed(ctx, t.host, v.members[t.host], status.Revocation); err != nil {
+		return nil, err
+	}
 	have := make(map[heliotrope.VMID]vmWant)
 	for _, s := range status.VMs {
 		p, placed := v.placements[s.VM]
@@ -111,6 +115,17 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 		}
 	}
 	return have, nil
+}
+
+// heed takes in whether a host's cloud takes it away.
+func (c *Controller) heed(ctx context.Context, h heliotrope.HostID, known store.Host, notice *agentapi.Revocation) error {
+	if notice == nil && !known.Noticed || notice != nil && known.Drained() {
+		return nil
+	}
+	if err := c.members.Heed(ctx, h, notice); err != nil {
+		return fmt.Errorf("heed notice of revocation: %w", err)
+	}
+	return nil
 }
 
 // measurePaths tells the agent whom to measure the underlay to, where it does not know.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/revocation"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ type Config struct {
 	OVSDir     string // where db.sock and BRIDGE.mgmt are
 	Bridge     string // that VMs are plugged into
 	QEMUUser   string // as whom libvirt runs QEMU; empty: root
+	Revocation string // who says that the host is taken away (package revocation); empty: nobody
 
 	Log *slog.Logger
 
@@ -59,6 +61,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.OVSDir, "ovs-dir", c.OVSDir, "directory of Open vSwitch's sockets")
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge that VMs are plugged into")
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
+	f.StringVar(&c.Revocation, "revocation", c.Revocation, "who says that the host is taken away: "+revocation.Kinds+"; default: nobody")
 }
 
 func (c Config) caFile() string    { return filepath.Join(c.ConfigDir, "ca.pem") }

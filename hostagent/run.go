@@ -66,10 +66,10 @@ func Run(ctx context.Context, c Config) error {
 	if err := mv.load(); err != nil {
 		return errors.Join(err, port.Close())
 	}
-	up, ways := &uplink{hub: hub}, paths.New(c.Log)
+	up, ways, gone := &uplink{hub: hub}, paths.New(c.Log), &revoked{hub: hub, log: c.Log}
 	vm := &vms{
 		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
-		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways,
+		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone,
 		known: make(chan libvirt.Host, 1),
 	}
 	flows, counts := newFlows(c), capture.New(id.Host(), c.Log)
@@ -88,6 +88,9 @@ func Run(ctx context.Context, c Config) error {
 	if c.Libvirt != NoLibvirt {
 		g.Go(func() error { return conn.keep(ctx, hub.domain) }) // libvirt, and its events
 		g.Go(func() error { return vm.learn(ctx) })              // what can the host do?
+	}
+	if c.Revocation != "" {
+		g.Go(func() error { return gone.run(ctx, c.Revocation) })
 	}
 	g.Go(func() error { return mv.run(ctx) })             // steps of moves
 	g.Go(func() error { return server.Serve(ctx, port) }) // streams from other hosts

@@ -22,15 +22,16 @@ var _ agentapi.Host = (*vms)(nil)
 
 // vms carries out orders about VMs that are no moves, and says how the host is.
 type vms struct {
-	config Config
-	host   heliotrope.HostID
-	boot   string
-	log    *slog.Logger
-	conn   *connection
-	ledger *ledger
-	moves  *moves
-	uplink *uplink
-	paths  *paths.Paths
+	config  Config
+	host    heliotrope.HostID
+	boot    string
+	log     *slog.Logger
+	conn    *connection
+	ledger  *ledger
+	moves   *moves
+	uplink  *uplink
+	revoked *revoked
+	paths   *paths.Paths
 
 	known chan libvirt.Host // of size 1; holds what learn has learnt
 }
@@ -159,7 +160,7 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 // tell which VMs there are.
 func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 	if v.config.Libvirt == NoLibvirt {
-		s := agentapi.HostStatus{Host: v.host, Version: Version, Boot: v.boot, NoVMs: true, Paths: v.paths.Measured(), Warnings: v.uplink.warnings()}
+		s := agentapi.HostStatus{Host: v.host, Version: Version, Boot: v.boot, NoVMs: true, Paths: v.paths.Measured(), Warnings: v.uplink.warnings(), Revocation: v.revoked.now()}
 		s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
 		return s, nil
 	}
@@ -180,7 +181,7 @@ func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 	s := agentapi.HostStatus{
 		Host: v.host, Version: Version, Boot: v.boot,
 		CPUs: host.CPUs, MemoryMiB: host.MemoryMiB, KVM: host.KVM, QEMU: host.QEMU, Libvirt: host.Libvirt,
-		Paths: v.paths.Measured(), Warnings: v.uplink.warnings(),
+		Paths: v.paths.Measured(), Warnings: v.uplink.warnings(), Revocation: v.revoked.now(),
 	}
 	s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
 	for _, d := range domains {

@@ -13,7 +13,7 @@ import (
 // A host with Open vSwitch only refuses an order about a VM at once: no libvirt will come.
 func TestHostWithoutHypervisorRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := &vms{config: Config{Libvirt: NoLibvirt}, host: "us-1"}
+		v := &vms{config: Config{Libvirt: NoLibvirt}, host: "us-1", revoked: &revoked{}}
 		began := time.Now()
 		err := v.PutVM(t.Context(), agentapi.VMOrder{Term: 1, VM: "web", Epoch: 1, Spec: heliotrope.VM{Image: "tiny"}})
 		if !errors.Is(err, agentapi.ErrInvalid) {

@@ -117,11 +117,27 @@ func (m *Membership) DrainHost(ctx context.Context, host heliotrope.HostID, r ap
 	})
 }
 
+// Heed drains a host that its cloud takes away, and undrains it when the notice is taken
+// back, as it is once the machine has come up elsewhere; nil is no notice. What an engineer
+// has drained stays so.
+func (m *Membership) Heed(ctx context.Context, host heliotrope.HostID, notice *agentapi.Revocation) error {
+	if notice == nil {
+		return m.UndrainHost(ctx, host)
+	}
+	return m.change(ctx, host, func(h *store.Host) string {
+		if h.Drained() {
+			return ""
+		}
+		h.DrainedAt, h.DrainedBy, h.Reason, h.Noticed = time.Now().UTC(), notice.At, notice.Reason, true
+		return strings.TrimSuffix("is taken away and drained: "+notice.Reason, ": ")
+	})
+}
+
 // UndrainHost lets VMs come again.
 func (m *Membership) UndrainHost(ctx context.Context, host heliotrope.HostID) error {
 	return m.change(ctx, host, func(h *store.Host) string {
 		was := h.Drained()
-		h.DrainedAt, h.DrainedBy, h.Reason = time.Time{}, time.Time{}, ""
+		h.DrainedAt, h.DrainedBy, h.Reason, h.Noticed = time.Time{}, time.Time{}, "", false
 		if !was {
 			return ""
 		}

@@ -19,6 +19,7 @@ type Host struct {
 	DrainedAt time.Time         `json:"drained_at,omitzero"`
 	DrainedBy time.Time         `json:"drained_by,omitzero"` // when it goes away; zero: it does not by itself
 	Reason    string            `json:"drain_reason,omitempty"`
+	Noticed   bool              `json:"noticed,omitempty"` // drained by a notice of its cloud, until that is taken back
 	SeenAt    time.Time         `json:"seen_at,omitzero"`
 	Status    json.RawMessage   `json:"status,omitempty"` // the last that its agent sent
 }

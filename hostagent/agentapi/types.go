@@ -26,6 +26,13 @@ type HostStatus struct {
 	VMs         []VMStatus        `json:"vms"`
 	Paths       []Path            `json:"paths,omitempty"` // to the other hosts, as measured lately
 	Warnings    []string          `json:"warnings,omitempty"`
+	Revocation  *Revocation       `json:"revocation,omitempty"` // nil: nobody takes the host away
+}
+
+// Revocation is a notice that the host is taken away.
+type Revocation struct {
+	At     time.Time `json:"at,omitzero"` // zero: nobody says when
+	Reason string    `json:"reason,omitempty"`
 }
 
 // Path is the underlay between this host and another.

@@ -222,7 +222,7 @@ func (p *planner) routerOf(site heliotrope.SiteID) string {
 // agent is the daemon that a host gets once the controller has given a token.
 func (c config) agent(controller netip.Addr, token string) node.Daemon {
 	at := netip.AddrPortFrom(controller, agentPort).String()
-	run := []string{c.AgentBinary, "run"}
+	run := []string{c.AgentBinary, "run", "--revocation", "file:" + RevokedFile}
 	if c.WithoutLibvirt {
 		run = append(run, "--libvirt", "none")
 	}
@@ -233,6 +233,10 @@ func (c config) agent(controller netip.Addr, token string) node.Daemon {
 		Argv: run,
 	}
 }
+
+// RevokedFile is the file in a host's node whose presence tells its agent that the host is
+// taken away; its content is when, and why.
+const RevokedFile = "/run/heliotrope/revoked"
 
 // agentPort is where the controller waits for agents.
 const agentPort = 7443

@@ -5,6 +5,7 @@ package proof
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/topologies"
+	"heliotrope/topologies/lab"
 )
 
 const (
@@ -174,22 +176,34 @@ func TestAutopilotIgnoresNoise(t *testing.T) {
 	t.Log(pool.Says)
 }
 
-// A host that is revoked is empty in the time that it is given, though web's pool is off.
+// A host whose cloud takes it away is empty in the time that it is given, though web is in
+// no pool.
 func TestRevokedHost(t *testing.T) {
 	calm(t)
 	see := watch(t)
-	if err := world.client.DrainHost(t.Context(), here, api.DrainRequest{Reason: "revoked by its provider", DeadlineS: emptied.Seconds()}); err != nil {
-		t.Fatal(err)
-	}
+	const reason = "taken by its provider"
+	notice := fmt.Sprintf("echo %s %s > %s", time.Now().Add(emptied).UTC().Format(time.RFC3339), reason, lab.RevokedFile)
+	mustIn(t, string(here), "sh", "-c", notice)
 	t.Cleanup(func() {
-		if err := world.client.UndrainHost(context.WithoutCancel(t.Context()), here); err != nil {
+		ctx := context.WithoutCancel(t.Context())
+		_, err := in(ctx, string(here), "rm", lab.RevokedFile)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		err = errors.Join(err, poll(ctx, func() error {
+			h, err := world.client.Host(ctx, here)
+			if err == nil && !h.DrainedAt.IsZero() {
+				err = fmt.Errorf("%s is still drained: %s", here, h.DrainReason)
+			}
+			return err
+		}))
+		if err != nil {
 			t.Error(err)
 		}
 	})
 	took := until(t, emptied, func(ctx context.Context) error {
 		h, err := world.client.Host(ctx, here)
-		if err == nil && (len(h.VMs) > 0 || h.DrainReason == "") {
-			err = fmt.Errorf("%v are still there", h.VMs)
+		if err == nil && (len(h.VMs) > 0 || h.DrainReason != reason || time.Until(h.DrainedBy) > emptied) {
+			err = fmt.Errorf("%v are still there; it is drained for %q, and goes away at %v", h.VMs, h.DrainReason, h.DrainedBy)
 		}
 		return err
 	})
