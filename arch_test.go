@@ -50,6 +50,8 @@ var rows = map[string]int{
 	"hostagent/libvirt":    3,
 	"hostagent/capture":    3,
 	"hostagent/revocation": 3,
+	"internal/feed":        3,
+	"controller/prices":    3,
 	"migration/relay":      3,
 	"topologies":           3,
 	"topologies/lab/wan":   3,
@@ -98,6 +100,8 @@ var beside = map[string][]string{
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"controller":                {"controller/collector", "controller/membership", "controller/autopilot"},
 	"controller/rest":           {"controller/api"},
+	"controller/prices":         {"internal/feed"},
+	"hostagent/revocation":      {"internal/feed"},
 	"topologies/lab/endpoints":  {"topologies/lab"},
 }
 

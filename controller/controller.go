@@ -27,11 +27,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"heliotrope"
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
 	"heliotrope/controller/membership"
+	"heliotrope/controller/prices"
 	"heliotrope/controller/store"
 )
 
@@ -50,6 +52,7 @@ type Config struct {
 	CertAddress []string       // names and addresses in the controller's certificate
 	History     string         // of traffic: a directory or a bucket's URL; default DIR/traffic; off: not kept
 	Retention   time.Duration  // of History; default 24 h
+	Prices      string         // a feed of what sites cost (package prices); default: as the topology says
 	IPFIX       string         // collector that traffic is told to, host:port by UDP; default: none
 	Version     string
 	Log         *slog.Logger
@@ -75,6 +78,7 @@ type Controller struct {
 	speaker *bgp.Speaker
 	traffic *collector.Collector
 	pilot   *autopilot.Autopilot
+	prices  *prices.Feed
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
@@ -107,6 +111,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer c.traffic.Close()
+	if c.prices, err = prices.Open(cfg.Prices, cfg.Log, func(s heliotrope.SiteID, what string) { c.event("site", string(s), what, nil) }); err != nil {
+		return err
+	}
 	c.pilot = autopilot.New(steered{operations{c}}, autopilot.Stored(c.store), cfg.Log)
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
@@ -136,6 +143,7 @@ func (c *Controller) lead(ctx context.Context, term uint64) error {
 	g.Go(func() error { return c.runBGP(ctx) })
 	g.Go(func() error { return d.run(ctx) })
 	g.Go(func() error { return c.traffic.Run(ctx) })
+	g.Go(func() error { return c.prices.Run(ctx) })
 	g.Go(func() error { return c.pilot.Run(ctx, term) })
 	g.Go(func() error { return c.housekeep(ctx, term) })
 	return g.Wait()

@@ -61,10 +61,12 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 // steered is what the autopilot sees of the view, and how it moves VMs.
 type steered struct{ operations }
 
-// Topology is the one in force, and where its VMs are.
+// Topology is the one in force, at the prices of now, and where its VMs are.
 func (c steered) Topology() (heliotrope.Topology, map[heliotrope.VMID]heliotrope.Placement) {
 	v := c.world.view()
-	return v.topology, v.placements
+	t := v.topology
+	c.prices.Apply(&t)
+	return t, v.placements
 }
 
 // Host is how a host is.

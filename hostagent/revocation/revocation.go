@@ -7,18 +7,15 @@
 package revocation
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
-	"os/exec"
 	"strings"
 	"time"
+
+	"heliotrope/internal/feed"
 )
 
 // Notice says that the machine goes away.
@@ -39,27 +36,25 @@ const (
 )
 
 // Kinds are what Open takes, for people.
-const Kinds = "aws, gcp, azure, file:PATH or exec:PROGRAM"
+const Kinds = "aws, gcp, azure, " + feed.Kinds
 
 // Open returns the source of a name: aws, gcp and azure are those clouds' metadata
-// services; file:PATH is a notice while the file is there; exec:PROGRAM is one while the
-// program prints something. A file and a program say the time in RFC 3339 and, after a
-// space, the reason; either may be missing.
+// services; others are feeds (package feed), which give notice while they say something: the
+// time in RFC 3339 and, after a space, the reason, either of which may be missing.
 func Open(name string) (Source, error) {
-	kind, arg, _ := strings.Cut(name, ":")
-	switch {
-	case name == "aws":
+	switch name {
+	case "aws":
 		return aws(linkLocal), nil
-	case name == "gcp":
+	case "gcp":
 		return gcp(google), nil
-	case name == "azure":
+	case "azure":
 		return azure(linkLocal), nil
-	case kind == "file" && arg != "":
-		return file(arg), nil
-	case kind == "exec" && arg != "":
-		return program(arg), nil
 	}
-	return nil, fmt.Errorf("open source of revocations: %q is not known: there are %s", name, Kinds)
+	read, err := feed.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open source of revocations: %q is not known: there are %s", name, Kinds)
+	}
+	return told(read), nil
 }
 
 // Watch asks a source every so often until ctx ends, and calls told when what it says has
@@ -164,46 +159,15 @@ func azure(base string) Source {
 	}
 }
 
-func file(path string) Source {
-	return func(context.Context) (Notice, bool, error) {
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return Notice{}, false, nil
-		}
-		if err != nil {
-			return Notice{}, false, fmt.Errorf("read notice: %w", err)
-		}
-		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, most))
-		if err != nil {
-			return Notice{}, false, fmt.Errorf("read notice: %w", err)
+// told is what a feed says, while it says something.
+func told(read feed.Source) Source {
+	return func(ctx context.Context) (Notice, bool, error) {
+		text, err := read(ctx)
+		if err != nil || len(text) == 0 {
+			return Notice{}, false, err
 		}
 		return parse(string(text)), true, nil
 	}
-}
-
-func program(path string) Source {
-	return func(ctx context.Context) (Notice, bool, error) {
-		cmd := exec.CommandContext(ctx, path)
-		var out bytes.Buffer
-		cmd.Stdout = &limited{&out}
-		cmd.WaitDelay = time.Second
-		if err := cmd.Run(); err != nil {
-			return Notice{}, false, fmt.Errorf("run %s: %w", path, err)
-		}
-		text := strings.TrimSpace(out.String())
-		return parse(text), text != "", nil
-	}
-}
-
-// limited takes the first bytes and drops the rest.
-type limited struct{ *bytes.Buffer }
-
-func (l *limited) Write(p []byte) (int, error) {
-	if room := most - l.Len(); room > 0 {
-		l.Buffer.Write(p[:min(len(p), room)])
-	}
-	return len(p), nil
 }
 
 // parse reads a time and a reason, either of which may be missing.
