@@ -7,6 +7,7 @@
 //	large   1,000 and 10,000 VMs: how long, how much cheaper than METIS and the best mapping
 //	        of its parts to sites, and how far above the bound that it certifies?
 //	replan  1 % of what is known changed: how long, and how many moves?
+//	forecast  a request series: how far off, next to naive forecasts, and are intervals right?
 //	fuzz    plans of small worlds with every kind of constraint: is any broken at any step?
 //
 // Prices and distances are real ones where --data has them, else invented; applications and
@@ -44,6 +45,7 @@ var parts = []struct {
 	{"medium", medium},
 	{"large", large},
 	{"replan", replan},
+	{"forecast", forecasts},
 	{"fuzz", fuzz},
 }
 
