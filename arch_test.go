@@ -29,6 +29,7 @@ var rows = map[string]int{
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/forecast":  2,
+	"scheduler/replay":    2,
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
@@ -92,6 +93,7 @@ var beside = map[string][]string{
 
 	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
 	"scheduler/assign/lp":       {"scheduler/assign"},
+	"scheduler/replay":          {"scheduler", "scheduler/forecast"},
 	"scheduler/traffic/pattern": {"scheduler/traffic"},
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
