@@ -62,8 +62,10 @@ func put(s scheduler.Snapshot, where scheduler.Placement, vm heliotrope.VMID, ho
 func (s *Scenario) ways(vm heliotrope.VMID, hosts []heliotrope.HostID) (once, hours [][]float64, err error) {
 	now, where := s.Ticks[0].Now, s.Ticks[0].Now.Placement()
 	site := map[heliotrope.HostID]heliotrope.SiteID{}
-	for _, h := range now.Hosts {
+	now.Hosts = slices.Clone(now.Hosts)
+	for i, h := range now.Hosts {
 		site[h.ID] = h.Site
+		now.Hosts[i].Drained = false // it may be open later
 	}
 	for _, a := range hosts {
 		from := put(now, where, vm, a)

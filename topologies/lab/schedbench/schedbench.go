@@ -10,6 +10,8 @@
 //	forecast  a request series: how far off, next to naive forecasts, and are intervals right?
 //	sun       clients around the earth: how near, next to the best place and to who knows the
 //	          future, and what do wrong forecasts cost?
+//	spot      three years of prices: what is paid, next to each region, the best of them, and to
+//	          who knows the future; is anything interrupted?
 //	fuzz      plans of small worlds with every kind of constraint: is any broken at any step?
 //
 // Prices, distances and the request series are real ones where --data has them, else
@@ -32,8 +34,9 @@ type Bench struct {
 	claim.Bench
 	Data      string // directory of real prices and distances
 	Seed      uint64
-	Instances int // of exact
-	Plans     int // of fuzz
+	Instances int    // of exact
+	Plans     int    // of fuzz
+	Picture   string // file for what spot prices came to; none: it is not drawn
 
 	world *world
 }
@@ -49,6 +52,7 @@ var parts = []struct {
 	{"replan", replan},
 	{"forecast", forecasts},
 	{"sun", sun},
+	{"spot", spot},
 	{"fuzz", fuzz},
 }
 
@@ -74,6 +78,7 @@ is claimed held.`,
 	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile, requestFile}, ", "))
 	cmd.Flags().IntVar(&b.Instances, "instances", 210, "instances of exact")
 	cmd.Flags().IntVar(&b.Plans, "plans", 1_000_000, "plans of fuzz")
+	cmd.Flags().StringVar(&b.Picture, "picture", "", "SVG file for what was paid at spot prices")
 	cmd.Flags().Uint64Var(&b.Seed, "seed", 1, "of what is generated")
 	return cmd
 }
