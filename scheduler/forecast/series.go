@@ -69,8 +69,8 @@ const NoBound = math.MaxFloat64
 // New makes a series with values per slot, of which a day has a whole number, and intervals
 // that should have a share of all values.
 func New(slot time.Duration, coverage float64) (*Series, error) {
-	if slot <= 0 || day%slot != 0 {
-		return nil, errors.New("make series: a day must be a whole number of slots")
+	if slot < time.Minute || day%slot != 0 {
+		return nil, errors.New("make series: a day must be a whole number of slots, of a minute or more")
 	}
 	if !(coverage > 0 && coverage < 1) {
 		return nil, errors.New("make series: coverage must be between 0 and 1")
@@ -81,6 +81,26 @@ func New(slot time.Duration, coverage float64) (*Series, error) {
 		s.Ways = append(s.Ways, Horizon{Slots: slots, Below: (1 - coverage) / 2, Above: (1 - coverage) / 2})
 	}
 	return s, nil
+}
+
+// Validate says whether a series that was stored can be used.
+func (s *Series) Validate() error {
+	fresh, err := New(time.Duration(s.Slot), s.Coverage)
+	if err != nil {
+		return err
+	}
+	if len(s.Day) != len(fresh.Day) || len(s.Week) != len(fresh.Week) || len(s.Ways) != len(fresh.Ways) {
+		return errors.New("check series: it has other slots, or other distances, than it says")
+	}
+	for i, w := range s.Ways {
+		if w.Slots != fresh.Ways[i].Slots || len(w.Off) > kept || w.Next < 0 || w.Next >= kept {
+			return errors.New("check series: what it knows of its errors is out of order")
+		}
+	}
+	if s.Closed < 0 || s.Closed > 1<<40 || s.Open.N < 0 {
+		return errors.New("check series: its times are out of order")
+	}
+	return nil
 }
 
 func (s *Series) number(at time.Time) int64 {

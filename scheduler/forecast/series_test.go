@@ -157,9 +157,39 @@ func TestNewRefuses(t *testing.T) {
 	for _, c := range []struct {
 		slot     time.Duration
 		coverage float64
-	}{{7 * time.Hour, 0.9}, {0, 0.9}, {time.Hour, 1}, {time.Hour, math.NaN()}} {
+	}{{7 * time.Hour, 0.9}, {0, 0.9}, {time.Microsecond, 0.9}, {time.Hour, 1}, {time.Hour, math.NaN()}} {
 		if _, err := New(c.slot, c.coverage); err == nil {
 			t.Errorf("%v and %v are taken", c.slot, c.coverage)
 		}
 	}
+}
+
+// A series that was stored and can be read either says that it is broken or works.
+func FuzzSeries(f *testing.F) {
+	s, err := New(6*time.Hour, 0.9)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for h := range 40 {
+		s.Observe(begin.Add(time.Duration(h)*6*time.Hour), float64(h%4))
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"slot":"24h0m0s","coverage":0.5,"closed":-1}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var s Series
+		if json.Unmarshal(text, &s) != nil || s.Validate() != nil {
+			return
+		}
+		now := begin.Add(300 * time.Hour)
+		for range 5 {
+			s.Observe(now, 3)
+			s.Ahead(now, 3)
+			s.Mean(now, time.Hour)
+			now = now.Add(time.Duration(s.Slot))
+		}
+	})
 }
