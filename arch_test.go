@@ -28,6 +28,8 @@ var rows = map[string]int{
 	"scheduler":           2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
+	"scheduler/forecast":  2,
+	"scheduler/replay":    2,
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
@@ -94,6 +96,7 @@ var beside = map[string][]string{
 
 	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
 	"scheduler/assign/lp":       {"scheduler/assign"},
+	"scheduler/replay":          {"scheduler", "scheduler/forecast"},
 	"scheduler/traffic/pattern": {"scheduler/traffic"},
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},

@@ -32,4 +32,10 @@
 // at both ends while it moves. A cycle is broken by a temporary place; where none is, the
 // plan says what is blocked, and its costs are those of what it does reach. A plan that
 // gains too little is no plan: that nothing is to be done is an answer, with its reason.
+//
+// # From plan to plan
+//
+// A Pace says how much may move now, given the moves of the past. What demand and prices
+// will be is package forecast's to say, and what a policy comes to over time package
+// replay's.
 package scheduler

@@ -71,6 +71,11 @@ var presets = []Policy{
 		Name: "evacuate", EastWestUSDPerGBMs: 0.0005, ClientUSDPerGBMs: 0.001, ClientUSDPerMillionRequestsMs: 0.01,
 		AmortisationHours: 24, OnlyForced: true, Spread: true,
 	},
+	{
+		// Distance of clients first, and a reason that lasts for half a working day.
+		Name: "follow-the-sun", EastWestUSDPerGBMs: 0.001, ClientUSDPerGBMs: 0.1, ClientUSDPerMillionRequestsMs: 1,
+		MoveUSD: 0.01, PauseUSDPerSecond: 0.01, AmortisationHours: 4, MinGainUSDPerHour: 0.01, MinMoveGainUSDPerHour: 0.001, Spread: true,
+	},
 }
 
 // Preset returns the policy of a name, to be used as it is or changed.

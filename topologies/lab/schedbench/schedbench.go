@@ -2,15 +2,20 @@
 //
 // Each part is a question with an answer that does not come from the scheduler:
 //
-//	exact   hundreds of small instances: how far is it from the optimum that CBC proves?
-//	medium  200 VMs at 8 sites: how far from the bound and the solution that CBC has?
-//	large   1,000 and 10,000 VMs: how long, how much cheaper than METIS and the best mapping
-//	        of its parts to sites, and how far above the bound that it certifies?
-//	replan  1 % of what is known changed: how long, and how many moves?
-//	fuzz    plans of small worlds with every kind of constraint: is any broken at any step?
+//	exact     hundreds of small instances: how far is it from the optimum that CBC proves?
+//	medium    200 VMs at 8 sites: how far from the bound and the solution that CBC has?
+//	large     1,000 and 10,000 VMs: how long, how much cheaper than METIS and the best mapping
+//	          of its parts to sites, and how far above the bound that it certifies?
+//	replan    1 % of what is known changed: how long, and how many moves?
+//	forecast  a request series: how far off, next to naive forecasts, and are intervals right?
+//	sun       clients around the earth: how near, next to the best place and to who knows the
+//	          future, and what do wrong forecasts cost?
+//	spot      three years of prices: what is paid, next to each region, the best of them, and to
+//	          who knows the future; is anything interrupted?
+//	fuzz      plans of small worlds with every kind of constraint: is any broken at any step?
 //
-// Prices and distances are real ones where --data has them, else invented; applications and
-// their traffic are always generated.
+// Prices, distances and the request series are real ones where --data has them, else
+// invented; applications and their traffic are always generated.
 package schedbench
 
 import (
@@ -29,8 +34,9 @@ type Bench struct {
 	claim.Bench
 	Data      string // directory of real prices and distances
 	Seed      uint64
-	Instances int // of exact
-	Plans     int // of fuzz
+	Instances int    // of exact
+	Plans     int    // of fuzz
+	Picture   string // file for what spot prices came to; none: it is not drawn
 
 	world *world
 }
@@ -44,6 +50,9 @@ var parts = []struct {
 	{"medium", medium},
 	{"large", large},
 	{"replan", replan},
+	{"forecast", forecasts},
+	{"sun", sun},
+	{"spot", spot},
 	{"fuzz", fuzz},
 }
 
@@ -54,9 +63,9 @@ func Command() *cobra.Command {
 		b.Parts = append(b.Parts, claim.Part{Name: p.name, Run: func(ctx context.Context) ([]claim.Claim, any, error) { return p.run(ctx, b) }})
 	}
 	cmd := &cobra.Command{
-		Use: "bench-sched", Short: "Hold the scheduler's plans against proven optima and METIS", Args: cobra.NoArgs,
-		Long: `Hold the scheduler's plans against optima that CBC proves, against METIS, and against its own
-bound. It exits with 0 when it has measured; the last line, a JSON object, says whether what
+		Use: "bench-sched", Short: "Hold the scheduler's plans against proven optima, METIS and the future", Args: cobra.NoArgs,
+		Long: `Hold the scheduler's plans against optima that CBC proves, against METIS, against its own
+bound, and over time against who knew the future. It exits with 0 when it has measured; the last line, a JSON object, says whether what
 is claimed held.`,
 		Example: "  heliotrope lab bench-sched\n  heliotrope lab bench-sched --only exact,large --data DIR",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,9 +75,10 @@ is claimed held.`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&b.Only, "only", nil, "parts to run: "+b.Names())
-	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile}, ", "))
+	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile, requestFile}, ", "))
 	cmd.Flags().IntVar(&b.Instances, "instances", 210, "instances of exact")
 	cmd.Flags().IntVar(&b.Plans, "plans", 1_000_000, "plans of fuzz")
+	cmd.Flags().StringVar(&b.Picture, "picture", "", "SVG file for what was paid at spot prices")
 	cmd.Flags().Uint64Var(&b.Seed, "seed", 1, "of what is generated")
 	return cmd
 }
