@@ -28,6 +28,7 @@ var rows = map[string]int{
 	"scheduler":           2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
+	"scheduler/perf":      2,
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
