@@ -62,6 +62,7 @@ var rows = map[string]int{
 	"controller": 4,
 	"hostagent":  4,
 
+	"hostagent/bench":       4,
 	"hostagent/paths":       4,
 	"controller/collector":  4,
 	"controller/membership": 4,
@@ -88,7 +89,7 @@ var rows = map[string]int{
 var beside = map[string][]string{
 	"arpproxy":  {"flows"},
 	"ovsdb":     {"ovsdb/vswitch"},
-	"hostagent": {"hostagent/paths"},
+	"hostagent": {"hostagent/bench", "hostagent/paths"},
 
 	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
 	"scheduler/assign/lp":       {"scheduler/assign"},

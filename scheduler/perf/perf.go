@@ -80,11 +80,15 @@ func (m Metric) Text(value float64) string {
 
 // Measurement is what was measured of one host at one time.
 type Measurement struct {
-	At         time.Time          `json:"at"`
-	VCPUs      int                `json:"vcpus" doc:"That took part."`
-	CPUSeconds float64            `json:"cpu_seconds" doc:"That measuring took, of all threads."`
-	Values     map[Metric]float64 `json:"values" doc:"By metric; a metric's name ends in its unit."`
-	Missing    map[Metric]string  `json:"missing,omitempty" doc:"What could not be measured, and why."`
+	At      time.Time          `json:"at"`
+	VCPUs   int                `json:"vcpus" doc:"That took part."`
+	Values  map[Metric]float64 `json:"values" doc:"By metric; a metric's name ends in its unit."`
+	Missing map[Metric]string  `json:"missing,omitempty" doc:"What could not be measured, and why."`
+
+	// What measuring took.
+	CPUSeconds  float64 `json:"cpu_seconds" doc:"Of all threads."`
+	MemoryBytes int64   `json:"memory_bytes" doc:"That were mapped at once."`
+	DiskBytes   int64   `json:"disk_bytes" doc:"That were written and read."`
 }
 
 // Limits of a measurement that is taken from others.
@@ -108,7 +112,7 @@ func Parse(data []byte) (Measurement, error) {
 
 // Check finds what cannot be.
 func (m Measurement) Check() error {
-	if m.At.IsZero() || m.VCPUs < 1 || m.VCPUs > maxVCPUs || !(m.CPUSeconds >= 0) || m.CPUSeconds > 1e6 {
+	if m.At.IsZero() || m.VCPUs < 1 || m.VCPUs > maxVCPUs || !(m.CPUSeconds >= 0 && m.CPUSeconds <= 1e6) || m.MemoryBytes < 0 || m.DiskBytes < 0 {
 		return fmt.Errorf("%d vCPUs, %v CPU seconds, at %v: cannot be", m.VCPUs, m.CPUSeconds, m.At)
 	}
 	for _, k := range slices.Sorted(maps.Keys(m.Values)) {

@@ -222,7 +222,7 @@ func (p *planner) routerOf(site heliotrope.SiteID) string {
 // agent is the daemon that a host gets once the controller has given a token.
 func (c config) agent(controller netip.Addr, token string) node.Daemon {
 	at := netip.AddrPortFrom(controller, agentPort).String()
-	run := []string{c.AgentBinary, "run"}
+	run := []string{c.AgentBinary, "run", "--bench-every", "0"} // all hosts of a lab are one machine
 	if c.WithoutLibvirt {
 		run = append(run, "--libvirt", "none")
 	}
