@@ -81,7 +81,7 @@ func Build(hosts []Host) Report {
 	r := Report{Classes: []ClassModel{}, Hosts: []HostModel{}, Anomalies: []Anomaly{}}
 	speeds := Speeds(hosts)
 	if reference, ok := reference(hosts); ok {
-		r.ReferenceRoundsPerSecond = math.Exp(reference)
+		r.ReferenceRoundsPerSecond = round(math.Exp(reference))
 	}
 	classes := map[Class][]Host{}
 	for _, h := range hosts {
@@ -100,6 +100,19 @@ func Build(hosts []Host) Report {
 	return r
 }
 
+// Of is the report as far as one host matters: its class, itself, its anomalies.
+func (r Report) Of(host heliotrope.HostID) Report {
+	at := slices.IndexFunc(r.Hosts, func(h HostModel) bool { return h.Host == host })
+	if at < 0 {
+		return Report{ReferenceRoundsPerSecond: r.ReferenceRoundsPerSecond, Classes: []ClassModel{}, Hosts: []HostModel{}, Anomalies: []Anomaly{}}
+	}
+	h := r.Hosts[at]
+	r.Hosts = []HostModel{h}
+	r.Classes = slices.DeleteFunc(slices.Clone(r.Classes), func(c ClassModel) bool { return c.Class != h.Class })
+	r.Anomalies = slices.DeleteFunc(slices.Clone(r.Anomalies), func(a Anomaly) bool { return a.Host != host })
+	return r
+}
+
 func hostModel(h Host, speed float64) HostModel {
 	m := HostModel{Host: h.ID, Class: h.Class, Measurements: len(h.History), VCPUSpeed: speed}
 	if n := len(h.History); n > 0 {
@@ -108,7 +121,7 @@ func hostModel(h Host, speed float64) HostModel {
 	}
 	for _, metric := range Metrics() {
 		if now, ok := h.now(metric); ok {
-			m.Values[metric] = math.Exp(now)
+			m.Values[metric] = round(math.Exp(now))
 		}
 	}
 	return m
@@ -210,12 +223,12 @@ func deviation(h heliotrope.HostID, m Metric, now float64, usual []float64, leas
 	if math.Abs(score) <= wild {
 		return Anomaly{}, false
 	}
-	a := Anomaly{Host: h, Metric: m, Value: math.Exp(now), Usual: math.Exp(centre), Score: score, Worse: (score > 0) == m.LessIsBetter()}
+	a := Anomaly{Host: h, Metric: m, Value: round(math.Exp(now)), Usual: round(math.Exp(centre)), Score: round(score), Worse: (score > 0) == m.LessIsBetter()}
 	side, share := "above", math.Exp(now-centre)-1
 	if share < 0 {
 		side, share = "below", -share
 	}
-	a.What = fmt.Sprintf("%s is %s, %.0f %% %s the median %s (%s to %s is usual)", m, m.Text(a.Value), 100*share, side,
+	a.What = fmt.Sprintf("%s is %s, %.0f %% %s the median %s (%s to %s is usual)", m.Name(), m.Text(a.Value), 100*share, side,
 		m.Text(a.Usual), m.Text(math.Exp(centre-wild*width)), m.Text(math.Exp(centre+wild*width)))
 	return a, true
 }

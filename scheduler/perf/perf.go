@@ -55,6 +55,12 @@ func Metrics() []Metric {
 	return []Metric{CPUSingle, CPUAll, MemoryBandwidth, MemoryLatency, DiskWrite, DiskRead, DiskRandomRead, DiskSync}
 }
 
+// Name is the metric as people call it.
+func (m Metric) Name() string {
+	return map[Metric]string{CPUSingle: "one thread", CPUAll: "each of all vCPUs", MemoryBandwidth: "memory bandwidth", MemoryLatency: "memory latency",
+		DiskWrite: "disk write", DiskRead: "disk read", DiskRandomRead: "disk random read", DiskSync: "disk sync"}[m]
+}
+
 // LessIsBetter says whether a small value is the good one.
 func (m Metric) LessIsBetter() bool { return strings.HasSuffix(string(m), "_seconds") }
 

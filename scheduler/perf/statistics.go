@@ -17,6 +17,16 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
 }
 
+// round leaves four digits: no measurement has more to say.
+func round(x float64) float64 {
+	digits := 3 - math.Floor(math.Log10(math.Abs(x)))
+	if unit := math.Pow(10, math.Abs(digits)); digits > 0 {
+		return math.Round(x*unit) / unit
+	} else {
+		return math.Round(x/unit) * unit
+	}
+}
+
 func median(values []float64) float64 { return quantile(slices.Sorted(slices.Values(values)), 0.5) }
 
 // spread is the standard deviation that values would have if they were normal and the wild
@@ -61,7 +71,7 @@ func histogram(logs []float64) Histogram {
 	}
 	h := Histogram{Counts: make([]int, int(last-first)+1)}
 	for i := range len(h.Counts) + 1 {
-		h.Bounds = append(h.Bounds, math.Exp2((first+float64(i))/perOctave))
+		h.Bounds = append(h.Bounds, round(math.Exp2((first+float64(i))/perOctave)))
 	}
 	for _, x := range logs {
 		h.Counts[int(math.Floor(x/math.Ln2*perOctave)-first)]++
@@ -84,6 +94,6 @@ type Distribution struct {
 // distribution is that of the logarithms of values, of which there is one at least.
 func distribution(m Metric, logs []float64) Distribution {
 	sorted := slices.SortedFunc(slices.Values(logs), cmp.Compare[float64])
-	at := func(q float64) float64 { return math.Exp(quantile(sorted, q)) }
+	at := func(q float64) float64 { return round(math.Exp(quantile(sorted, q))) }
 	return Distribution{Metric: m, Count: len(logs), Min: at(0), P10: at(0.1), Median: at(0.5), P90: at(0.9), Max: at(1), Histogram: histogram(logs)}
 }
