@@ -64,6 +64,7 @@ var rows = map[string]int{
 
 	"hostagent/bench":       4,
 	"hostagent/paths":       4,
+	"controller/benchmarks": 4,
 	"controller/collector":  4,
 	"controller/membership": 4,
 	"controller/autopilot":  4,
@@ -97,7 +98,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                {"controller/collector", "controller/membership", "controller/autopilot"},
+	"controller":                {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks"},
 	"controller/rest":           {"controller/api"},
 	"topologies/lab/endpoints":  {"topologies/lab"},
 }

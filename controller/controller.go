@@ -30,6 +30,7 @@ import (
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
+	"heliotrope/controller/benchmarks"
 	"heliotrope/controller/collector"
 	"heliotrope/controller/membership"
 	"heliotrope/controller/store"
@@ -75,6 +76,7 @@ type Controller struct {
 	speaker *bgp.Speaker
 	traffic *collector.Collector
 	pilot   *autopilot.Autopilot
+	speeds  *benchmarks.Benchmarks
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
@@ -108,6 +110,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer c.traffic.Close()
 	c.pilot = autopilot.New(steered{operations{c}}, autopilot.Stored(c.store), cfg.Log)
+	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.syncWorld(ctx) })
@@ -124,6 +127,9 @@ func Run(ctx context.Context, cfg Config) error {
 func (c *Controller) lead(ctx context.Context, term uint64) error {
 	// The view must have what the leader before wrote.
 	if _, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= int64(term) }); err != nil {
+		return err
+	}
+	if err := c.speeds.Load(ctx); err != nil {
 		return err
 	}
 	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[moveID]chan struct{}{}}

@@ -58,6 +58,9 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 	return devices
 }
 
+// Topology is the one in force.
+func (c counted) Topology() heliotrope.Topology { return c.world.view().topology }
+
 // steered is what the autopilot sees of the view, and how it moves VMs.
 type steered struct{ operations }
 
