@@ -77,6 +77,9 @@ func (c steered) Host(h heliotrope.HostID) autopilot.Host {
 	return autopilot.Host{CPUs: f.status.CPUs, MemoryMiB: f.status.MemoryMiB, Connected: f.agent != nil, Drained: v.members[h].Drained()}
 }
 
+// Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
+func (c steered) Speeds() map[heliotrope.HostID]float64 { return c.speeds.Speeds() }
+
 // Counted is the traffic of a time.
 func (c steered) Counted(ctx context.Context, end time.Time, span time.Duration) (traffic.Matrix, error) {
 	return c.traffic.Matrix(ctx, api.TrafficQuery{End: end, Window: span})
