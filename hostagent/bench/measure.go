@@ -17,13 +17,13 @@ import (
 // Budget is the most that one measurement may take. Zero fields take their defaults.
 type Budget struct {
 	CPU    time.Duration // of all threads together; default 2 s
-	Memory int64         // bytes that are mapped; default 512 MiB
+	Memory int64         // bytes that are mapped; default 256 MiB
 	Disk   int64         // bytes of the file; default 16 MiB
 	Limit  time.Duration // from beginning to end; default 30 s
 }
 
 func (b Budget) withDefaults() Budget {
-	return Budget{CPU: cmp.Or(b.CPU, 2*time.Second), Memory: cmp.Or(b.Memory, 512<<20),
+	return Budget{CPU: cmp.Or(b.CPU, 2*time.Second), Memory: cmp.Or(b.Memory, 256<<20),
 		Disk: cmp.Or(b.Disk, 16<<20), Limit: cmp.Or(b.Limit, 30*time.Second)}
 }
 
