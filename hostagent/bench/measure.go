@@ -19,12 +19,12 @@ type Budget struct {
 	CPU    time.Duration // of all threads together; default 2 s
 	Memory int64         // bytes that are mapped; default 256 MiB
 	Disk   int64         // bytes of the file; default 16 MiB
-	Limit  time.Duration // from beginning to end; default 30 s
+	Limit  time.Duration // from beginning to end; default 60 s
 }
 
 func (b Budget) withDefaults() Budget {
 	return Budget{CPU: cmp.Or(b.CPU, 2*time.Second), Memory: cmp.Or(b.Memory, 256<<20),
-		Disk: cmp.Or(b.Disk, 16<<20), Limit: cmp.Or(b.Limit, 30*time.Second)}
+		Disk: cmp.Or(b.Disk, 16<<20), Limit: cmp.Or(b.Limit, time.Minute)}
 }
 
 // Shares of the CPU budget; the rest is for the disk and for setting up.
@@ -32,7 +32,7 @@ const (
 	latencyShare   = 0.15
 	bandwidthShare = 0.15
 	singleShare    = 0.15
-	allShare       = 0.4
+	allShare       = 0.35
 )
 
 // job is one measurement under way.

@@ -34,11 +34,17 @@ func onThread(f func(*thread)) {
 	f(t)
 }
 
-// now is the time in which the thread could run, since some moment.
+// now is the time in which the thread could run, since some moment. A thread loses its CPU
+// at the end of a system call more than elsewhere: the clock counts if it did not between
+// two readings of how long it has waited.
 func (t *thread) now() time.Duration {
 	if t.stat != nil {
-		if wait, ok := t.waited(); ok {
-			return time.Since(t.start) - wait
+		wait, ok := t.waited()
+		for ok {
+			passed, before := time.Since(t.start), wait
+			if wait, ok = t.waited(); wait == before {
+				return passed - wait
+			}
 		}
 	}
 	var ts unix.Timespec
