@@ -129,7 +129,7 @@ func (c *Controller) lead(ctx context.Context, term uint64) error {
 	if _, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= int64(term) }); err != nil {
 		return err
 	}
-	if err := c.speeds.Load(ctx); err != nil {
+	if err := c.speeds.Load(ctx, term); err != nil {
 		return err
 	}
 	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[moveID]chan struct{}{}}

@@ -37,6 +37,7 @@ type World interface {
 // Records keeps the measurements of each host, oldest first. controller/store has it.
 type Records interface {
 	Benchmarks(ctx context.Context) (map[heliotrope.HostID][]perf.Measurement, error)
+	// SetBenchmarks keeps all in place of those before; none: nothing is kept of the host.
 	SetBenchmarks(ctx context.Context, term uint64, h heliotrope.HostID, all []perf.Measurement) error
 }
 
@@ -47,8 +48,12 @@ type Agent interface {
 	Measurements(ctx context.Context, f func(perf.Measurement) error) error
 }
 
-// clockAhead is how far a host's clock may be ahead of the controller's.
-const clockAhead = time.Hour
+const (
+	// clockAhead is how far a host's clock may be ahead of the controller's.
+	clockAhead = time.Hour
+	// goneKept is how long the measurements of a host that is gone are kept: it may come back.
+	goneKept = 90 * 24 * time.Hour
+)
 
 var _ api.Benchmarks = (*Benchmarks)(nil)
 
@@ -73,11 +78,22 @@ func New(world World, records Records, log *slog.Logger) *Benchmarks {
 	return &Benchmarks{world: world, records: records, log: log, agents: map[heliotrope.HostID]connection{}}
 }
 
-// Load takes up what leaders before have kept. Who begins to lead calls it first.
-func (b *Benchmarks) Load(ctx context.Context) error {
+// Load takes up what leaders before have kept. Who begins to lead calls it first. A host
+// that is in no topology any more is forgotten some time after it was measured last.
+func (b *Benchmarks) Load(ctx context.Context, term uint64) error {
 	kept, err := b.records.Benchmarks(ctx)
 	if err != nil {
 		return fmt.Errorf("load benchmarks: %w", err)
+	}
+	known := b.world.Topology().Hosts
+	for h, all := range kept {
+		if _, ok := known[h]; ok || len(all) > 0 && time.Since(all[len(all)-1].At) < goneKept {
+			continue
+		}
+		if err := b.records.SetBenchmarks(ctx, term, h, nil); err != nil {
+			return fmt.Errorf("forget benchmarks of %s: %w", h, err)
+		}
+		delete(kept, h)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -52,7 +52,9 @@ func (r *records) SetBenchmarks(_ context.Context, term uint64, h heliotrope.Hos
 	if term != r.term {
 		return errors.New("another controller leads")
 	}
-	r.kept[h] = all
+	if r.kept[h] = all; len(all) == 0 {
+		delete(r.kept, h)
+	}
 	return nil
 }
 
@@ -99,7 +101,7 @@ func serve(t *testing.T, b *Benchmarks, a *agent) (end func()) {
 
 func open(t *testing.T, w *world, r *records) *Benchmarks {
 	b := New(w, r, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err := b.Load(t.Context()); err != nil {
+	if err := b.Load(t.Context(), 7); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -153,6 +155,17 @@ func TestNotTaken(t *testing.T) {
 		serve(t, b, &agent{host: "h0", tells: []perf.Measurement{day(1, 4e8)}})()
 		if m, err := b.HostModels(t.Context(), "h0"); err != nil || m.Hosts[0].Measurements != 1 {
 			t.Errorf("what is not in the store is not known: %+v, %v", m.Hosts, err)
+		}
+	})
+}
+
+// What is known of a host that is gone is forgotten, but not at once.
+func TestGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &records{term: 7, kept: map[heliotrope.HostID][]perf.Measurement{"h0": {day(0, 4e8)}, "gone": {day(0, 4e8)}, "away": {day(0, 4e8), day(50, 4e8)}}}
+		open(t, &world{leads: true}, r)
+		if _, ok := r.kept["gone"]; ok || len(r.kept) != 2 {
+			t.Errorf("kept %v", r.kept)
 		}
 	})
 }

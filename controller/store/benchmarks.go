@@ -22,9 +22,13 @@ func (s *Store) Benchmarks(ctx context.Context) (map[heliotrope.HostID][]perf.Me
 	return all, nil
 }
 
-// SetBenchmarks keeps a host's measurements in place of those before, if the leader of term
-// still leads.
+// SetBenchmarks keeps a host's measurements in place of those before, or, if there are none,
+// nothing of the host, if the leader of term still leads.
 func (s *Store) SetBenchmarks(ctx context.Context, term uint64, h heliotrope.HostID, all []perf.Measurement) error {
-	_, err := s.Txn(ctx, []Cond{s.Fenced(term)}, Set(benchmarksPrefix+string(h), all))
+	op := Set(benchmarksPrefix+string(h), all)
+	if len(all) == 0 {
+		op = Delete(benchmarksPrefix + string(h))
+	}
+	_, err := s.Txn(ctx, []Cond{s.Fenced(term)}, op)
 	return err
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -23,6 +24,9 @@ func TestBenchmarks(t *testing.T) {
 			if err := s.SetBenchmarks(ctx, term, "us-1", []perf.Measurement{day(1), day(2 + n)}); err != nil {
 				t.Error(err)
 			}
+		}
+		if err := errors.Join(s.SetBenchmarks(ctx, term, "us-2", []perf.Measurement{day(1)}), s.SetBenchmarks(ctx, term, "us-2", nil)); err != nil {
+			t.Error(err)
 		}
 		if err := s.SetBenchmarks(ctx, term+1, "us-1", nil); err == nil {
 			t.Error("who does not lead keeps something")
