@@ -8,6 +8,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
 	"heliotrope/scheduler/traffic"
 )
@@ -60,6 +61,11 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 
 // Topology is the one in force.
 func (c counted) Topology() heliotrope.Topology { return c.world.view().topology }
+
+// Paths are those from a host to the others, as measured lately.
+func (c counted) Paths(h heliotrope.HostID) []agentapi.Path {
+	return c.world.view().hosts[h].status.Paths
+}
 
 // steered is what the autopilot sees of the view, and how it moves VMs.
 type steered struct{ operations }

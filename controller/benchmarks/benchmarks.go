@@ -28,6 +28,8 @@ import (
 // World is what must be known of the rest.
 type World interface {
 	Topology() heliotrope.Topology
+	// Paths are those from a host to the others, as measured lately.
+	Paths(h heliotrope.HostID) []agentapi.Path
 	// Leads says whether this controller does.
 	Leads() bool
 	// Tell records what happened.
@@ -127,6 +129,11 @@ func (b *Benchmarks) take(ctx context.Context, term uint64, h heliotrope.HostID,
 	if ahead := time.Until(m.At); ahead > clockAhead {
 		return fmt.Errorf("the clock of %s is %v ahead", h, ahead.Round(time.Minute))
 	}
+	if rtt, ok := b.roundTrip(h); ok {
+		values := map[perf.Metric]float64{perf.NetworkRTT: rtt}
+		maps.Copy(values, m.Values)
+		m.Values = values
+	}
 	b.mu.Lock()
 	all := perf.Keep(b.kept[h], m)
 	if len(all) == len(b.kept[h]) && len(all) > 0 && all[len(all)-1].At.Equal(b.kept[h][len(all)-1].At) {
@@ -152,6 +159,23 @@ func (b *Benchmarks) take(ctx context.Context, term uint64, h heliotrope.HostID,
 		b.world.Tell("host", string(a.Host), a.Metric.Name()+" is as usual again")
 	}
 	return nil
+}
+
+// roundTrip is the median, in seconds, of a host's round trips to the others of its site.
+// What is farther says more of the distance than of the host.
+func (b *Benchmarks) roundTrip(h heliotrope.HostID) (float64, bool) {
+	t := b.world.Topology()
+	var near []time.Duration
+	for _, p := range b.world.Paths(h) {
+		if peer, ok := t.Hosts[p.Peer]; ok && peer.Site == t.Hosts[h].Site && p.RTT > 0 {
+			near = append(near, p.RTT)
+		}
+	}
+	if len(near) == 0 {
+		return 0, false
+	}
+	slices.Sort(near)
+	return near[len(near)/2].Seconds(), true
 }
 
 // hosts are those of the topology with what was measured of them. The lock is held.

@@ -21,6 +21,7 @@ import (
 // world is a topology of one site with hosts h0 to h6, and what was told.
 type world struct {
 	leads bool
+	paths []agentapi.Path
 	told  []string
 }
 
@@ -31,6 +32,8 @@ func (w *world) Topology() heliotrope.Topology {
 	}
 	return t
 }
+
+func (w *world) Paths(heliotrope.HostID) []agentapi.Path { return w.paths }
 
 func (w *world) Leads() bool { return w.leads }
 
@@ -155,6 +158,20 @@ func TestNotTaken(t *testing.T) {
 		serve(t, b, &agent{host: "h0", tells: []perf.Measurement{day(1, 4e8)}})()
 		if m, err := b.HostModels(t.Context(), "h0"); err != nil || m.Hosts[0].Measurements != 1 {
 			t.Errorf("what is not in the store is not known: %+v, %v", m.Hosts, err)
+		}
+	})
+}
+
+// The round trip to the others of the site is part of a measurement; who is farther, or did
+// not answer yet, is not.
+func TestRoundTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, r := &world{leads: true}, &records{term: 7, kept: map[heliotrope.HostID][]perf.Measurement{}}
+		w.paths = []agentapi.Path{{Peer: "h1"}, {Peer: "h2", RTT: 300 * time.Microsecond}, {Peer: "h3", RTT: 200 * time.Microsecond}, {Peer: "h4", RTT: time.Second},
+			{Peer: "mars", RTT: 5 * time.Second}, {Peer: "venus", RTT: 5 * time.Second}}
+		serve(t, open(t, w, r), &agent{host: "h0", tells: []perf.Measurement{day(0, 4e8)}})()
+		if got := r.kept["h0"][0].Values[perf.NetworkRTT]; got != 3e-4 {
+			t.Errorf("got %v, want the median of three", got)
 		}
 	})
 }

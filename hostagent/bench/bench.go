@@ -22,8 +22,8 @@
 // volume that lends speed for bursts shows that speed.
 //
 // The network is not measured here: round trip, loss and MTU to every other host are
-// measured all the time (package hostagent/paths), and a throughput that says something
-// would fill the link that VMs use.
+// measured all the time (package hostagent/paths), from which the controller takes the
+// round trip; and a throughput that says something would fill the link that VMs use.
 package bench
 
 import (

@@ -73,7 +73,7 @@ func TestMeasure(t *testing.T) {
 	if err := m.Check(); err != nil {
 		t.Error(err)
 	}
-	for _, metric := range perf.Metrics() {
+	for metric := range plausible {
 		v, ok := m.Values[metric]
 		why, missing := m.Missing[metric]
 		if ok == missing || missing && why == "" {

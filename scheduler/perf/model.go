@@ -21,7 +21,7 @@ const (
 	usualNoise  = 0.1
 	minSpeed    = 0.5
 	maxSpeed    = 2
-	speedSteps  = 20 // from one to the next whole speed
+	speedSteps  = 10 // from one to the next whole speed
 
 	// A host deviates if it is farther from the centre than wild times the spread, which is
 	// taken to be leastSpread at least: what is within a sixth is never an anomaly.

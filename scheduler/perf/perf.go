@@ -18,7 +18,7 @@
 // A reference vCPU does as many rounds of work per second as the median host's vCPU. A host's
 // speed is how many reference vCPUs one of its vCPUs is worth. What is not known well is taken
 // to be nearer to 1: a speed is shrunk (in logarithms) by how many measurements there are and
-// how well they agree, kept within minSpeed and maxSpeed, and told in steps of a twentieth, so
+// how well they agree, kept within minSpeed and maxSpeed, and told in steps of a tenth, so
 // that noise changes no plan. Where nothing was measured a vCPU is a reference vCPU.
 package perf
 
@@ -37,7 +37,8 @@ import (
 // Metric names what is measured, with its unit.
 type Metric string
 
-// The metrics. A round is one of the fixed work of package hostagent/bench. A rate of a host
+// The metrics. A round is one of the fixed work of package hostagent/bench. Round trips are
+// those that agents measure all the time; the controller adds them to a measurement. A rate of a host
 // that is busy is that of the time in which the work could run.
 const (
 	CPUSingle       Metric = "cpu_single_rounds_per_second"       // one thread alone
@@ -48,17 +49,18 @@ const (
 	DiskRead        Metric = "disk_read_bytes_per_second"         // sequential
 	DiskRandomRead  Metric = "disk_random_reads_per_second"       // of 4 KiB, one at a time
 	DiskSync        Metric = "disk_sync_seconds"                  // until 4 KiB are safe on the disk
+	NetworkRTT      Metric = "network_rtt_seconds"                // to the other hosts of the site, the median
 )
 
 // Metrics are all of them, in the order in which they are shown.
 func Metrics() []Metric {
-	return []Metric{CPUSingle, CPUAll, MemoryBandwidth, MemoryLatency, DiskWrite, DiskRead, DiskRandomRead, DiskSync}
+	return []Metric{CPUSingle, CPUAll, MemoryBandwidth, MemoryLatency, DiskWrite, DiskRead, DiskRandomRead, DiskSync, NetworkRTT}
 }
 
 // Name is the metric as people call it.
 func (m Metric) Name() string {
 	return map[Metric]string{CPUSingle: "one thread", CPUAll: "each of all vCPUs", MemoryBandwidth: "memory bandwidth", MemoryLatency: "memory latency",
-		DiskWrite: "disk write", DiskRead: "disk read", DiskRandomRead: "disk random read", DiskSync: "disk sync"}[m]
+		DiskWrite: "disk write", DiskRead: "disk read", DiskRandomRead: "disk random read", DiskSync: "disk sync", NetworkRTT: "network round trip"}[m]
 }
 
 // LessIsBetter says whether a small value is the good one.

@@ -47,7 +47,7 @@ func TestSpeeds(t *testing.T) {
 		{"five count for most", []perf.Host{host("a", m5, 4e8), host("b", m5, 4e8), host("c", m5, 3e8, 3e8, 3e8, 3e8, 3e8)},
 			map[heliotrope.HostID]float64{"a": 1, "b": 1, "c": 0.8}}, // (3/4)^(5/6)
 		{"those that disagree count for less", []perf.Host{host("a", m5, 4e8), host("b", m5, 4e8), host("c", m5, 2e8, 4e8, 3e8, 5e8, 2.5e8)},
-			map[heliotrope.HostID]float64{"a": 1, "b": 1, "c": 0.95}},
+			map[heliotrope.HostID]float64{"a": 1, "b": 1, "c": 0.9}},
 		{"no farther than twice", []perf.Host{host("a", m5, 1e8), host("b", m5, 1e8), host("c", m5, 9e9, 9e9, 9e9)},
 			map[heliotrope.HostID]float64{"a": 1, "b": 1, "c": 2}},
 		{"only the newest five", []perf.Host{host("a", m5, 4e8), host("b", m5, 4e8), host("c", m5, 1e8, 1e8, 1e8, 4e8, 4e8, 4e8, 4e8, 4e8)},
@@ -95,7 +95,7 @@ func TestSpeedsAreRelative(t *testing.T) {
 			turned[i].History = history
 		}
 		for id, s := range perf.Speeds(turned) {
-			if math.Abs(s-speeds[id]) > 0.051 { // one step: logarithms are not exact
+			if math.Abs(s-speeds[id]) > 0.101 { // one step: logarithms are not exact
 				t.Fatalf("%s: %v, and %v in other units", id, speeds[id], s)
 			}
 		}
