@@ -30,6 +30,7 @@ var rows = map[string]int{
 	"scheduler/assign/lp": 2,
 	"scheduler/forecast":  2,
 	"scheduler/replay":    2,
+	"scheduler/perf":      2,
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
@@ -66,7 +67,9 @@ var rows = map[string]int{
 	"controller": 4,
 	"hostagent":  4,
 
+	"hostagent/bench":       4,
 	"hostagent/paths":       4,
+	"controller/benchmarks": 4,
 	"controller/collector":  4,
 	"controller/membership": 4,
 	"controller/autopilot":  4,
@@ -92,7 +95,7 @@ var rows = map[string]int{
 var beside = map[string][]string{
 	"arpproxy":  {"flows"},
 	"ovsdb":     {"ovsdb/vswitch"},
-	"hostagent": {"hostagent/paths"},
+	"hostagent": {"hostagent/bench", "hostagent/paths"},
 
 	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
 	"scheduler/assign/lp":       {"scheduler/assign"},
@@ -101,7 +104,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                {"controller/collector", "controller/membership", "controller/autopilot"},
+	"controller":                {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks"},
 	"controller/rest":           {"controller/api"},
 	"controller/prices":         {"internal/feed"},
 	"hostagent/revocation":      {"internal/feed"},

@@ -74,6 +74,8 @@ type Host struct {
 	Public    netip.Addr `yaml:"public" json:"public"`   // underlay: BGP next hop of public addresses; answered by br-int, not by the host
 	CPUs      int        `yaml:"cpus,omitempty" json:"cpus,omitempty"`
 	MemoryMiB int        `yaml:"memory_mib,omitempty" json:"memory_mib,omitempty"`
+
+	InstanceType string `yaml:"instance_type,omitempty" json:"instance_type,omitempty"` // as the provider calls it: hosts of one type at one site ought to be alike
 }
 
 // Network is one virtual L2 segment that spans all hosts. Networks of the same

@@ -31,6 +31,7 @@ import (
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
+	"heliotrope/controller/benchmarks"
 	"heliotrope/controller/collector"
 	"heliotrope/controller/membership"
 	"heliotrope/controller/prices"
@@ -79,6 +80,7 @@ type Controller struct {
 	traffic *collector.Collector
 	pilot   *autopilot.Autopilot
 	prices  *prices.Feed
+	speeds  *benchmarks.Benchmarks
 	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
@@ -115,6 +117,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	c.pilot = autopilot.New(steered{operations{c}}, autopilot.Stored(c.store), cfg.Log)
+	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.syncWorld(ctx) })
@@ -131,6 +134,9 @@ func Run(ctx context.Context, cfg Config) error {
 func (c *Controller) lead(ctx context.Context, term uint64) error {
 	// The view must have what the leader before wrote.
 	if _, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= int64(term) }); err != nil {
+		return err
+	}
+	if err := c.speeds.Load(ctx, term); err != nil {
 		return err
 	}
 	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[moveID]chan struct{}{}}

@@ -8,6 +8,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
 	"heliotrope/scheduler/traffic"
 )
@@ -58,6 +59,14 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 	return devices
 }
 
+// Topology is the one in force.
+func (c counted) Topology() heliotrope.Topology { return c.world.view().topology }
+
+// Paths are those from a host to the others, as measured lately.
+func (c counted) Paths(h heliotrope.HostID) []agentapi.Path {
+	return c.world.view().hosts[h].status.Paths
+}
+
 // steered is what the autopilot sees of the view, and how it moves VMs.
 type steered struct{ operations }
 
@@ -75,6 +84,9 @@ func (c steered) Host(h heliotrope.HostID) autopilot.Host {
 	f := v.hosts[h]
 	return autopilot.Host{CPUs: f.status.CPUs, MemoryMiB: f.status.MemoryMiB, Connected: f.agent != nil, Drained: v.members[h].Drained()}
 }
+
+// Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
+func (c steered) Speeds() map[heliotrope.HostID]float64 { return c.speeds.Speeds() }
 
 // Counted is the traffic of a time.
 func (c steered) Counted(ctx context.Context, end time.Time, span time.Duration) (traffic.Matrix, error) {

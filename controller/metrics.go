@@ -136,6 +136,9 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 			gauge(descShed, float64(s.Shed), string(s.Host))
 		}
 	}
+	for _, g := range v.c.speeds.Gauges() {
+		gauge(prometheus.NewDesc(g.Name, g.Help, g.Labels, nil), g.Value, g.Values...)
+	}
 	gauge(descRev, float64(now.revision))
 	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])
 }

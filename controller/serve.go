@@ -49,7 +49,7 @@ func (c *Controller) apiToken(ctx context.Context) ([]byte, error) {
 func (c *Controller) backend() api.Backend {
 	return api.Backend{
 		Topologies: desired{c}, Inventory: inventory{c}, Membership: c.members, Migrations: operations{c}, Routes: routes{c},
-		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store, Traffic: c.traffic, Plans: c.pilot,
+		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store, Traffic: c.traffic, Plans: c.pilot, Benchmarks: c.speeds,
 		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}
 }

@@ -36,6 +36,7 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 	g.Go(func() error {
 		return c.traffic.Serve(ctx, agent, term, func(r reconcile.Round) { c.told(h, "counting", r) })
 	})
+	g.Go(func() error { return c.speeds.Serve(ctx, agent, term) })
 	g.Go(func() error {
 		select {
 		case <-agent.Done():

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Version is what the agent says it is; set when it is built for release.
@@ -18,16 +19,17 @@ var Version = "devel"
 // Config is how an agent is set up. Default gives the values of a Debian host, Flags the
 // names that they have in the configuration file, the environment and on the command line.
 type Config struct {
-	Controller string // host:port of the controller's port for agents
-	Relay      string // address that other hosts' relays dial
-	ConfigDir  string // certificates, agent.yaml
-	StateDir   string // permits, moves, flows; images and disks
-	RunDir     string // sockets
-	Libvirt    string // libvirtd's socket; NoLibvirt: the host runs no VMs
-	OVSDir     string // where db.sock and BRIDGE.mgmt are
-	Bridge     string // that VMs are plugged into
-	QEMUUser   string // as whom libvirt runs QEMU; empty: root
-	Revocation string // who says that the host is taken away (package revocation); empty: nobody
+	Controller string        // host:port of the controller's port for agents
+	Relay      string        // address that other hosts' relays dial
+	ConfigDir  string        // certificates, agent.yaml
+	StateDir   string        // permits, moves, flows; images and disks
+	RunDir     string        // sockets
+	Libvirt    string        // libvirtd's socket; NoLibvirt: the host runs no VMs
+	OVSDir     string        // where db.sock and BRIDGE.mgmt are
+	Bridge     string        // that VMs are plugged into
+	QEMUUser   string        // as whom libvirt runs QEMU; empty: root
+	BenchEvery time.Duration // between two measurements of the host; 0: only when somebody asks
+	Revocation string        // who says that the host is taken away (package revocation); empty: nobody
 
 	Log *slog.Logger
 
@@ -47,6 +49,8 @@ func Default() Config {
 		Libvirt:   "/run/libvirt/libvirt-sock",
 		OVSDir:    "/run/openvswitch",
 		Bridge:    "br-int",
+
+		BenchEvery: 24 * time.Hour,
 	}
 }
 
@@ -60,6 +64,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.Libvirt, "libvirt", c.Libvirt, "libvirtd's socket; none: the host runs no VMs")
 	f.StringVar(&c.OVSDir, "ovs-dir", c.OVSDir, "directory of Open vSwitch's sockets")
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge that VMs are plugged into")
+	f.DurationVar(&c.BenchEvery, "bench-every", c.BenchEvery, "time between two measurements of the host's speed; 0: only when the controller asks")
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
 	f.StringVar(&c.Revocation, "revocation", c.Revocation, "who says that the host is taken away: "+revocation.Kinds+"; default: nobody")
 }

@@ -251,6 +251,19 @@ func (s *moves) live(vm heliotrope.VMID) heliotrope.MoveID {
 	return s.liveLocked(vm, "")
 }
 
+// moving says whether a move is under way here, and gives a channel that is closed when the
+// next one begins.
+func (s *moves) moving() (bool, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.byID {
+		if m.busy || !m.ended() {
+			return true, s.begun
+		}
+	}
+	return false, s.begun
+}
+
 func (s *moves) liveLocked(vm heliotrope.VMID, except heliotrope.MoveID) heliotrope.MoveID {
 	for id, m := range s.byID {
 		if m.Begun.VM == vm && id != except && (m.busy || !m.ended()) {

@@ -73,9 +73,13 @@ func Run(ctx context.Context, c Config) error {
 		known: make(chan libvirt.Host, 1),
 	}
 	flows, counts := newFlows(c), capture.New(id.Host(), c.Log)
+	measured, err := newBencher(c, mv)
+	if err != nil {
+		return errors.Join(err, port.Close())
+	}
 	dialer := &agentapi.Dialer{
 		Controller: c.Controller, Identity: id, Log: c.Log,
-		Handler:  agentapi.Handler(vm, moveService{mv}, counter{counts, ledger}),
+		Handler:  agentapi.Handler(vm, moveService{mv}, counter{counts, ledger}, measured),
 		OpenFlow: flows.dial,
 		OVSDB: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -98,6 +102,7 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return counts.Run(ctx) })         // who talks to whom
 	g.Go(func() error { return up.run(ctx) })             // the site's router
 	g.Go(func() error { return ways.Run(ctx, up.size) })  // the other hosts
+	g.Go(func() error { return measured.Run(ctx) })       // how fast the host is
 	g.Go(func() error { return dialer.Run(ctx) })         // the controller
 	g.Go(func() error { return renew(ctx, c, id) })       // the certificate
 	return g.Wait()

@@ -47,7 +47,7 @@ type VM struct {
 type Host struct {
 	ID        heliotrope.HostID `json:"id"`
 	Site      heliotrope.SiteID `json:"site"`
-	VCPUs     float64           `json:"vcpus"`
+	VCPUs     float64           `json:"vcpus"` // reference vCPUs
 	MemoryMiB float64           `json:"memory_mib"`
 	Drained   bool              `json:"drained,omitempty"` // no VM may stay or come
 }
@@ -55,7 +55,7 @@ type Host struct {
 // Site is a place with its prices. Its room is that of its hosts.
 type Site struct {
 	ID                   heliotrope.SiteID `json:"id"`
-	USDPerVCPUHour       float64           `json:"usd_per_vcpu_hour"`
+	USDPerVCPUHour       float64           `json:"usd_per_vcpu_hour"` // of a reference vCPU
 	USDPerGiBHour        float64           `json:"usd_per_gib_hour"`
 	InternetUSDPerGB     float64           `json:"internet_usd_per_gb,omitempty"` // to clients
 	GramsCO2PerVCPUHour  float64           `json:"grams_co2_per_vcpu_hour,omitempty"`

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,12 +25,17 @@ const (
 // says how far they are. A VM on the move stays where it is going. A host has room for what
 // it has now, also where that is more than is said of it, or nothing is said. Rules are
 // taken in, but for those of distance: Limits.
-func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix) Snapshot {
+//
+// A vCPU of the snapshot is a reference vCPU, so that it means the same everywhere: speeds
+// say how many of them a vCPU of a host is worth (perf.Speeds); where they say nothing it is
+// one. A VM of n vCPUs asks for n reference vCPUs. A host of 8 vCPUs at 0.75 has room for 6,
+// and a site whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price.
+func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix, speeds map[heliotrope.HostID]float64) Snapshot {
 	s := Snapshot{At: at}
 	hosted := map[heliotrope.SiteID]bool{}
 	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
 		h := t.Hosts[id]
-		s.Hosts = append(s.Hosts, Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs), MemoryMiB: float64(h.MemoryMiB)})
+		s.Hosts = append(s.Hosts, Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
 		hosted[h.Site] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
@@ -47,7 +53,22 @@ func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]
 	}
 	s.Flows, s.Demands = Traffic(known(m, t), region)
 	s.places(t, hosted)
+	for i, site := range s.Sites {
+		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, speeds)
+	}
 	return s
+}
+
+// siteSpeed is what a site's vCPUs are worth on average: its price is for any of them.
+func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotrope.HostID]float64) float64 {
+	vcpus, reference := 0.0, 0.0
+	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
+		if h := t.Hosts[id]; h.Site == site {
+			n := float64(max(h.CPUs, 1)) // one where nobody knows how many there are
+			vcpus, reference = vcpus+n, reference+n*cmp.Or(speeds[id], 1)
+		}
+	}
+	return reference / vcpus
 }
 
 func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) VM {

@@ -1,11 +1,15 @@
 package scheduler_test
 
 import (
+	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"heliotrope"
 	"heliotrope/scheduler"
@@ -51,7 +55,7 @@ func TestSurvey(t *testing.T) {
 	s := scheduler.Survey(time.Unix(60, 0), near(), where, minute(
 		traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 6000}, traffic.Cell{Src: client, Dst: traffic.VM("web"), Bytes: 60},
 		traffic.Cell{Src: traffic.VM("web"), Dst: elsewhere, Bytes: 6000}, traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("db"), Bytes: 120},
-		traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("gone"), Bytes: 120}))
+		traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("gone"), Bytes: 120}), nil)
 	if len(s.Sites) != 2 || len(s.Hosts) != 2 || len(s.VMs) != 2 || len(s.Paths) != 2 {
 		t.Fatalf("%+v", s)
 	}
@@ -84,7 +88,7 @@ func TestSurveyedPlan(t *testing.T) {
 	top := near()
 	top.VMs = map[heliotrope.VMID]heliotrope.VM{"web": {CPUs: 1, MemoryMiB: 1024, Host: "us-1"}}
 	client := traffic.Outside(netip.MustParsePrefix("10.255.9.0/24"))
-	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1"}), minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 60e4}))
+	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1"}), minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 60e4}), nil)
 	for policy, moves := range map[string]int{"closest": 1, "cheapest": 0} {
 		p, err := scheduler.Preset(policy)
 		if err != nil {
@@ -120,7 +124,7 @@ func TestSurveyRules(t *testing.T) {
 		"near":     {VMs: []heliotrope.VMID{"web"}, To: []heliotrope.VMID{"db"}, MaxRTT: 20 * ms},
 	}
 	top.Pools = map[heliotrope.PoolID]heliotrope.Pool{"shop": {VMs: []heliotrope.VMID{"web"}, Policy: "closest", MinGain: 3, MaxPause: 700 * ms}, "rest": {}}
-	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute())
+	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute(), nil)
 	if db, web := s.VMs[0].Forbidden, s.VMs[1].Forbidden; !slices.Equal(db, []heliotrope.SiteID{"internet", "us"}) || !slices.Equal(web, []heliotrope.SiteID{"eu", "internet"}) {
 		t.Errorf("db may not be at %v, web not at %v", db, web)
 	}
@@ -137,4 +141,70 @@ func TestSurveyRules(t *testing.T) {
 	if o := s.Only([]heliotrope.VMID{"web"}); !o.VMs[0].Pinned || o.VMs[1].Pinned || s.VMs[0].Pinned {
 		t.Errorf("%+v", o.VMs)
 	}
+}
+
+// A vCPU means the same everywhere: what a host has room for and what a vCPU costs are in
+// reference vCPUs.
+func TestSurveyAtSpeeds(t *testing.T) {
+	top := near()
+	top.Hosts["us-2"] = heliotrope.Host{Site: "us", CPUs: 12, MemoryMiB: 8192}
+	speeds := map[heliotrope.HostID]float64{"us-1": 0.5, "eu-1": 1.25}
+	s := scheduler.Survey(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute(), speeds)
+	for _, h := range s.Hosts {
+		// us-1 has room for 4 × 0.5, and for the 3 vCPUs that are there.
+		if want := map[heliotrope.HostID]float64{"us-1": 3, "us-2": 12, "eu-1": 5}[h.ID]; h.VCPUs != want {
+			t.Errorf("%s has room for %v, want %v", h.ID, h.VCPUs, want)
+		}
+	}
+	for _, site := range s.Sites {
+		// us has 16 vCPUs that are worth 14, eu 4 that are worth 5.
+		if want := map[heliotrope.SiteID]float64{"us": 0.03 / 0.875, "eu": 0.04 / 1.25}[site.ID]; site.USDPerVCPUHour != want {
+			t.Errorf("a reference vCPU costs %v in %s, want %v", site.USDPerVCPUHour, site.ID, want)
+		}
+	}
+}
+
+// Where nothing was measured, or everything is alike, the snapshot, and so the plan, is what
+// it is without speeds; and whatever is measured, no host is fuller than it may be with what
+// it has now.
+func TestSpeedsDoNoHarm(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		top, where := near(), map[heliotrope.VMID]heliotrope.HostID{}
+		top.VMs, top.Hosts = map[heliotrope.VMID]heliotrope.VM{}, map[heliotrope.HostID]heliotrope.Host{}
+		var hosts []heliotrope.HostID
+		some, alike := map[heliotrope.HostID]float64{}, map[heliotrope.HostID]float64{}
+		for i := range rapid.IntRange(1, 6).Draw(t, "hosts") {
+			id := heliotrope.HostID(fmt.Sprintf("h%d", i))
+			top.Hosts[id] = heliotrope.Host{Site: rapid.SampledFrom([]heliotrope.SiteID{"us", "eu"}).Draw(t, "site"),
+				CPUs: rapid.IntRange(0, 16).Draw(t, "cpus"), MemoryMiB: 1024 * rapid.IntRange(0, 16).Draw(t, "memory")}
+			hosts, alike[id] = append(hosts, id), 1
+			if rapid.Bool().Draw(t, "measured") {
+				some[id] = rapid.Float64Range(0.5, 2).Draw(t, "speed")
+			}
+		}
+		for i := range rapid.IntRange(1, 8).Draw(t, "vms") {
+			id := heliotrope.VMID(fmt.Sprintf("v%d", i))
+			top.VMs[id] = heliotrope.VM{CPUs: rapid.IntRange(1, 8).Draw(t, "size"), MemoryMiB: 1024}
+			where[id] = rapid.SampledFrom(hosts).Draw(t, "host")
+		}
+		survey := func(speeds map[heliotrope.HostID]float64) scheduler.Snapshot {
+			return scheduler.Survey(time.Unix(60, 0), top, at(where), minute(), speeds)
+		}
+		without := survey(nil)
+		if !reflect.DeepEqual(without, survey(map[heliotrope.HostID]float64{})) || !reflect.DeepEqual(without, survey(alike)) {
+			t.Fatal("hosts that are alike make another snapshot")
+		}
+		policy, err := scheduler.Preset("cheapest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := survey(some)
+		plan, err := scheduler.Solve(s, policy, scheduler.Options{Iterations: 200})
+		if err != nil || len(plan.Broken) > 0 {
+			t.Fatalf("broken %v, %v", plan.Broken, err)
+		}
+		if err := scheduler.Verify(s, policy, plan); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -93,7 +93,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 		site := rapid.IntRange(0, sites-1).Draw(t, "site")
 		mapSet(&topo.Hosts, heliotrope.HostID(name("h", i)), heliotrope.Host{
 			Site: heliotrope.SiteID(name("s", site)), Address: addr("10.0.%d.%d", site, 100+i), Public: addr("10.0.%d.%d", site, 200+i),
-			CPUs: rapid.IntRange(0, 64).Draw(t, "cpus"),
+			CPUs: rapid.IntRange(0, 64).Draw(t, "cpus"), InstanceType: text.Draw(t, "instance type"),
 		})
 	}
 	networks := rapid.IntRange(0, 4).Draw(t, "networks")

@@ -37,6 +37,7 @@ func (c *checker) hosts() {
 		c.address(at.key("address"), h.Address, lan)
 		c.address(at.key("public"), h.Public, lan)
 		number(c, at.key("cpus"), h.CPUs, 0, maxCPUs)
+		c.text(at.key("instance_type"), h.InstanceType)
 		number(c, at.key("memory_mib"), h.MemoryMiB, 0, maxMemoryMiB)
 		c.mac(at, heliotrope.PublicMAC(id), "the public side of host "+string(id))
 	}

@@ -48,6 +48,10 @@ func command() *cobra.Command {
 	root.AddCommand(join,
 		&cobra.Command{Use: "run", Short: "Run the agent", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return hostagent.Run(cmd.Context(), c) }},
+		&cobra.Command{Use: "bench", Short: "Measure how fast this host is, and print it as JSON", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return hostagent.Measure(cmd.Context(), c, cmd.OutOrStdout())
+			}},
 		&cobra.Command{Use: "version", Short: "Print the agent's version", Args: cobra.NoArgs,
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), hostagent.Version) }})
 	return root

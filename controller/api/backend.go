@@ -184,6 +184,7 @@ type Backend struct {
 	Answers    Answers
 	Traffic    Traffic
 	Plans      Plans
+	Benchmarks Benchmarks
 	Metrics    http.Handler
 
 	// ParseTopology reads a topology in YAML or JSON and returns every problem it has.

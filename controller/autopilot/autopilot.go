@@ -43,6 +43,8 @@ type World interface {
 	Topology() (heliotrope.Topology, map[heliotrope.VMID]heliotrope.Placement)
 	// Host is how a host of the topology is.
 	Host(h heliotrope.HostID) Host
+	// Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
+	Speeds() map[heliotrope.HostID]float64
 	// Counted is the traffic of the time of span before end; zero end: up to now.
 	Counted(ctx context.Context, end time.Time, span time.Duration) (traffic.Matrix, error)
 	// Tell records what happened.
@@ -200,12 +202,13 @@ type sight struct {
 	topology   heliotrope.Topology
 	placements map[heliotrope.VMID]heliotrope.Placement
 	hosts      map[heliotrope.HostID]Host
+	speeds     map[heliotrope.HostID]float64
 	last       map[heliotrope.VMID]api.Migration
 }
 
 // see looks at the world; edit, where given, may change what is seen of the topology.
 func (a *Autopilot) see(ctx context.Context, edit func(*heliotrope.Topology)) (*sight, error) {
-	v := &sight{hosts: map[heliotrope.HostID]Host{}}
+	v := &sight{hosts: map[heliotrope.HostID]Host{}, speeds: a.world.Speeds()}
 	v.topology, v.placements = a.world.Topology()
 	v.topology.Hosts = maps.Clone(v.topology.Hosts)
 	for id, h := range v.topology.Hosts { // what the topology leaves out is as the host reports
@@ -227,7 +230,7 @@ func (a *Autopilot) see(ctx context.Context, edit func(*heliotrope.Topology)) (*
 // survey is a snapshot with the traffic of a matrix. Nothing comes to a host whose agent is
 // away, and nothing leaves it: it would not get there.
 func (v *sight) survey(m traffic.Matrix) scheduler.Snapshot {
-	s := scheduler.Survey(m.To, v.topology, v.placements, m)
+	s := scheduler.Survey(m.To, v.topology, v.placements, m, v.speeds)
 	for i := range s.Hosts {
 		s.Hosts[i].Drained = v.hosts[s.Hosts[i].ID].Drained
 	}

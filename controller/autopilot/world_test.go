@@ -128,6 +128,8 @@ func (p *planet) Topology() (heliotrope.Topology, map[heliotrope.VMID]heliotrope
 	return p.topology, p.placements
 }
 
+func (p *planet) Speeds() map[heliotrope.HostID]float64 { return nil }
+
 func (p *planet) Host(h heliotrope.HostID) Host {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -61,6 +61,14 @@ topology validate testdata/nowhere.yaml
 topology apply testdata/wrong.yaml
 topology get
 site list
+site bench
+sites bench --host us-1
+site bench --host us-1 -o json
+site bench --host mars
+site bench --run
+site bench --run --host us-1 -o yaml
+site bench --run --host eu-1
+site bench --run --host mars
 host list
 host show us-1
 host show mars

@@ -13,7 +13,14 @@ import (
 )
 
 func (a *app) site() *cobra.Command {
-	return group("site", "Places with a router and hosts", "  heliotrope site list", &cobra.Command{
+	cmd := group("site", "Places with a router and hosts", `  heliotrope site list
+  heliotrope site bench                    how fast their hosts are`, a.siteList(), a.siteBench())
+	cmd.Aliases = []string{"sites"}
+	return cmd
+}
+
+func (a *app) siteList() *cobra.Command {
+	return &cobra.Command{
 		Use: "list", Short: "List all sites", Args: args(),
 		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
 			sites, err := c.Sites(ctx)
@@ -27,7 +34,7 @@ func (a *app) site() *cobra.Command {
 				}
 			})
 		}),
-	})
+	}
 }
 
 func (a *app) network() *cobra.Command {

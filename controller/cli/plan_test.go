@@ -45,7 +45,7 @@ func (f *fake) SimulatePlan(ctx context.Context, r api.PlanRequest) (scheduler.P
 	for id, vm := range f.topology.VMs {
 		placements[id] = heliotrope.Placement{VM: id, Host: vm.Host, Epoch: 1}
 	}
-	return scheduler.Solve(scheduler.Survey(noon, f.topology, placements, m), policy, scheduler.Options{Seed: r.Seed, Iterations: 1000})
+	return scheduler.Solve(scheduler.Survey(noon, f.topology, placements, m, nil), policy, scheduler.Options{Seed: r.Seed, Iterations: 1000})
 }
 
 func (f *fake) CreatePlan(context.Context, heliotrope.PlanID, api.PlanRequest) (api.Plan, error) {

@@ -98,6 +98,7 @@ func (h *handler) register() huma.API {
 	h.registerNetwork(routes)
 	h.registerTraffic(routes)
 	h.registerPlans(routes)
+	h.registerBenchmarks(routes)
 	h.registerEvents(routes)
 	return routes
 }
@@ -110,7 +111,7 @@ func schemaName(t reflect.Type, hint string) string {
 		t = t.Elem()
 	}
 	prefix := map[string]string{"heliotrope": "Topology", "heliotrope/scheduler/traffic": "Traffic",
-		"heliotrope/scheduler": "Scheduler", "heliotrope/scheduler/traffic/report": "Traffic", "heliotrope/scheduler/traffic/pattern": "Pattern"}[t.PkgPath()]
+		"heliotrope/scheduler": "Scheduler", "heliotrope/scheduler/traffic/report": "Traffic", "heliotrope/scheduler/traffic/pattern": "Pattern", "heliotrope/scheduler/perf": "Benchmark"}[t.PkgPath()]
 	if name == prefix {
 		return name
 	}

@@ -50,7 +50,7 @@ func newMemory() *memory {
 }
 
 func (m *memory) backend() api.Backend {
-	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m, Plans: m,
+	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m, Plans: m, Benchmarks: m,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "heliotrope_up 1") }),
 		ParseTopology: func(data []byte, contentType string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})

@@ -10,6 +10,7 @@
 //	moves/<id>               a move, as its driver writes it
 //	moving/<vm>              the id of the VM's move that has not ended: at most one
 //	hosts/<host>             Host: joined, revoked, last status
+//	benchmarks/<host>        the newest measurements of the host (perf.Measurement)
 //	tokens/<id>              Token: lets a host join once
 //	secrets/<name>           the CA's key and certificate, hashes of API tokens
 //	events/<id>              what happened; an event's number is the revision that wrote it

@@ -32,7 +32,7 @@ type Moves interface {
 }
 
 // Handler serves an agent's HTTP API.
-func Handler(host Host, moves Moves, counter Counter) http.Handler {
+func Handler(host Host, moves Moves, counter Counter, bencher Bencher) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		s, err := host.Status(r.Context())
@@ -87,6 +87,8 @@ func Handler(host Host, moves Moves, counter Counter) http.Handler {
 	mux.HandleFunc("GET /v1/moves/{id}", func(w http.ResponseWriter, r *http.Request) { getMove(w, r, moves) })
 	mux.HandleFunc("PUT /v1/capture", func(w http.ResponseWriter, r *http.Request) { serveCount(w, r, counter) })
 	mux.HandleFunc("GET /v1/bins", func(w http.ResponseWriter, r *http.Request) { serveBins(w, r, counter) })
+	mux.HandleFunc("POST /v1/measurements", func(w http.ResponseWriter, r *http.Request) { serveMeasure(w, r, bencher) })
+	mux.HandleFunc("GET /v1/measurements", func(w http.ResponseWriter, r *http.Request) { serveMeasurements(w, r, bencher) })
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { watch(w, r, moves) })
 	return mux
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/scheduler/perf"
 	"heliotrope/scheduler/traffic"
 	"io"
 	"net"
@@ -23,6 +24,8 @@ type host struct {
 	moves map[heliotrope.MoveID]MoveReport
 	bins  []traffic.Bin
 	news  chan struct{}
+
+	measured perf.Measurement
 }
 
 func newHost() *host {
@@ -157,7 +160,7 @@ func echo(t *testing.T) func(context.Context) (net.Conn, error) {
 func dial(t *testing.T, addr string, r *registry, h *host) (stop func()) {
 	t.Helper()
 	d := Dialer{
-		Controller: addr, Identity: identity(t, r.ca, "paris-1"), Handler: Handler(h, h, h),
+		Controller: addr, Identity: identity(t, r.ca, "paris-1"), Handler: Handler(h, h, h, h),
 		OVSDB: echo(t), OpenFlow: echo(t), Log: testLog(t),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
