@@ -75,6 +75,7 @@ var rows = map[string]int{
 	"controller/autopilot":  4,
 
 	"controller/cli":            5,
+	"controller/cli/output":     4,
 	"topologies/lab/endpoints":  5,
 	"topologies/lab":            5,
 	"topologies/lab/guest/init": 5,
@@ -121,7 +122,7 @@ var worlds = map[string][]string{
 	"github.com/digitalocean/go-libvirt":  {"hostagent/libvirt"},
 	"libvirt.org/go/libvirtxml":           {"hostagent/libvirt"},
 	"github.com/danielgtaylor/huma":       {"controller/rest"},
-	"go.yaml.in/yaml":                     {"topologies", "controller/cli"},
+	"go.yaml.in/yaml":                     {"topologies", "controller/cli/output"},
 	"github.com/prometheus/client_golang": {"controller"},
 	"github.com/gopacket/gopacket":        {"hostagent/capture"},
 	"github.com/cilium/ebpf":              {"hostagent/capture"},

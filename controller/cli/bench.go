@@ -14,6 +14,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/scheduler/perf"
 )
 
@@ -39,11 +40,11 @@ Hosts are measured after their agent's start and about once a day.`,
 	if err := cmd.RegisterFlagCompletionFunc("host", a.hostNames()); err != nil {
 		panic(err) // no such flag: a mistake in this file
 	}
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		var failed error
 		if run {
 			var err error
-			if failed, err = measure(ctx, c, out.err, heliotrope.HostID(host)); err != nil {
+			if failed, err = measure(ctx, c, out.Err, heliotrope.HostID(host)); err != nil {
 				return err
 			}
 		}
@@ -51,7 +52,7 @@ Hosts are measured after their agent's start and about once a day.`,
 		if err != nil {
 			return err
 		}
-		return errors.Join(out.show(r, func(t *table) { benchTable(t, r) }), failed)
+		return errors.Join(out.Show(r, func(t *output.Table) { benchTable(t, r) }), failed)
 	})
 	return cmd
 }
@@ -111,31 +112,31 @@ func measure(ctx context.Context, c *api.Client, progress io.Writer, host heliot
 	return errors.Join(problems...), nil
 }
 
-func benchTable(t *table, r perf.Report) {
+func benchTable(t *output.Table, r perf.Report) {
 	if len(r.Classes) == 0 {
-		t.line("no host was measured yet; measure now: heliotrope site bench --run")
+		t.Line("no host was measured yet; measure now: heliotrope site bench --run")
 		return
 	}
 	for _, c := range r.Classes {
-		t.line("%s (%s measured)", c.Class, plural(c.Hosts, "host"))
-		t.head("METRIC", "N", "P10", "MEDIAN", "P90", "HISTOGRAM", "FROM", "TO")
+		t.Line("%s (%s measured)", c.Class, output.Plural(c.Hosts, "host"))
+		t.Head("METRIC", "N", "P10", "MEDIAN", "P90", "HISTOGRAM", "FROM", "TO")
 		for _, d := range c.Metrics {
 			b := d.Histogram.Bounds
-			t.row(d.Metric.Name(), d.Count, d.Metric.Text(d.P10), d.Metric.Text(d.Median), d.Metric.Text(d.P90), bars(d.Histogram.Counts),
+			t.Row(d.Metric.Name(), d.Count, d.Metric.Text(d.P10), d.Metric.Text(d.Median), d.Metric.Text(d.P90), bars(d.Histogram.Counts),
 				d.Metric.Text(b[0]), d.Metric.Text(b[len(b)-1]))
 		}
-		t.line("")
+		t.Line("")
 	}
-	t.head("HOST", "CLASS", "N", "NEWEST", "A VCPU IS WORTH", "ONE THREAD", "OF ALL VCPUS", "NOT MEASURED")
+	t.Head("HOST", "CLASS", "N", "NEWEST", "A VCPU IS WORTH", "ONE THREAD", "OF ALL VCPUS", "NOT MEASURED")
 	for _, h := range r.Hosts {
-		t.row(h.Host, h.Class, h.Measurements, h.MeasuredAt, fmt.Sprintf("%.2f", h.VCPUSpeed), value(h, perf.CPUSingle), value(h, perf.CPUAll), missing(h))
+		t.Row(h.Host, h.Class, h.Measurements, h.MeasuredAt, fmt.Sprintf("%.2f", h.VCPUSpeed), value(h, perf.CPUSingle), value(h, perf.CPUAll), missing(h))
 	}
-	t.line("")
+	t.Line("")
 	if len(r.Anomalies) == 0 {
-		t.line("no anomalies")
+		t.Line("no anomalies")
 	}
 	for _, a := range r.Anomalies {
-		t.line("%s: %s", a.Host, a.What)
+		t.Line("%s: %s", a.Host, a.What)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/viper"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/topologies"
 )
 
@@ -132,6 +133,21 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 	return root
 }
 
+// hasCSV is the annotation of commands that know -o csv as well.
+const hasCSV = "csv"
+
+func (a *app) printer(cmd *cobra.Command) (*output.Printer, error) {
+	_, csv := cmd.Annotations[hasCSV]
+	switch {
+	case a.output == "table", a.output == "json", a.output == "yaml", a.output == "csv" && csv:
+	case csv:
+		return nil, usagef("-o %s: there are table, json, yaml and csv", a.output)
+	default:
+		return nil, usagef("-o %s: there are table, json and yaml", a.output)
+	}
+	return output.New(a.output, cmd.OutOrStdout(), cmd.ErrOrStderr()), nil
+}
+
 // fromEnvironment sets the flags that were not given from HELIOTROPE_*.
 func fromEnvironment(cmd *cobra.Command) error {
 	v := viper.New()
@@ -185,7 +201,7 @@ func args(names ...string) cobra.PositionalArgs {
 }
 
 // run is a command that talks to the controller.
-func (a *app) run(fn func(ctx context.Context, c *api.Client, out *printer, args []string) error) func(*cobra.Command, []string) error {
+func (a *app) run(fn func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		out, err := a.printer(cmd)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write testdata anew")
@@ -366,7 +367,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // On a terminal a move is a bar that is drawn over itself.
 func TestProgressBar(t *testing.T) {
 	var b bytes.Buffer
-	p := newProgress(&printer{err: &b, terminal: true})
+	p := newProgress(&output.Printer{Err: &b, Terminal: true})
 	p.update(api.Migration{VM: "web", From: "a", To: "b", Phase: "PreCopy", Progress: 0.5, ETAS: 2})
 	p.update(api.Migration{VM: "web", From: "a", To: "b", Phase: "Succeeded", Progress: 1})
 	p.end()

@@ -10,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 func (a *app) site() *cobra.Command {
@@ -22,15 +23,15 @@ func (a *app) site() *cobra.Command {
 func (a *app) siteList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List all sites", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			sites, err := c.Sites(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(sites, func(t *table) {
-				t.head("SITE", "PROVIDER", "UNDERLAY", "ROUTER", "HOSTS", "VMS")
+			return out.Show(sites, func(t *output.Table) {
+				t.Head("SITE", "PROVIDER", "UNDERLAY", "ROUTER", "HOSTS", "VMS")
 				for _, s := range sites {
-					t.row(s.Name, s.Provider, s.Underlay, s.Router, join(s.Hosts), join(s.VMs))
+					t.Row(s.Name, s.Provider, s.Underlay, s.Router, output.Join(s.Hosts), output.Join(s.VMs))
 				}
 			})
 		}),
@@ -40,15 +41,15 @@ func (a *app) siteList() *cobra.Command {
 func (a *app) network() *cobra.Command {
 	return group("network", "Virtual networks that span all hosts", "  heliotrope network list", &cobra.Command{
 		Use: "list", Short: "List all networks", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			networks, err := c.Networks(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(networks, func(t *table) {
-				t.head("NETWORK", "VNI", "SUBNET", "GATEWAY", "MTU", "GROUP", "VMS")
+			return out.Show(networks, func(t *output.Table) {
+				t.Head("NETWORK", "VNI", "SUBNET", "GATEWAY", "MTU", "GROUP", "VMS")
 				for _, n := range networks {
-					t.row(n.Name, n.VNI, n.Subnet, n.Gateway, n.MTU, n.Group, join(n.VMs))
+					t.Row(n.Name, n.VNI, n.Subnet, n.Gateway, n.MTU, n.Group, output.Join(n.VMs))
 				}
 			})
 		}),
@@ -77,15 +78,15 @@ func (a *app) host() *cobra.Command {
 func (a *app) hostList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List all hosts, with what is connected", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			hosts, err := c.Hosts(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(hosts, func(t *table) {
-				t.head("HOST", "SITE", "STATE", "ADDRESS", "CPUS", "MEMORY", "KVM", "VMS", "LAST SEEN")
+			return out.Show(hosts, func(t *output.Table) {
+				t.Head("HOST", "SITE", "STATE", "ADDRESS", "CPUS", "MEMORY", "KVM", "VMS", "LAST SEEN")
 				for _, h := range hosts {
-					t.row(h.Name, h.Site, h.State, h.Address, h.CPUs, mebibytes(h.MemoryMiB), h.KVM, join(h.VMs), h.LastSeen)
+					t.Row(h.Name, h.Site, h.State, h.Address, h.CPUs, mebibytes(h.MemoryMiB), h.KVM, output.Join(h.VMs), h.LastSeen)
 				}
 			})
 		}),
@@ -96,43 +97,43 @@ func mebibytes(n int) string {
 	if n == 0 {
 		return ""
 	}
-	return cell(n) + " MiB"
+	return output.Cell(n) + " MiB"
 }
 
 func (a *app) hostShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show HOST", Short: "Show everything about a host", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
 		Example: "  heliotrope host show eu-1",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			h, err := c.Host(ctx, heliotrope.HostID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(h, func(t *table) {
-				t.row("host", h.Name)
-				t.row("site", h.Site)
-				t.row("state", h.State)
-				t.row("address", h.Address)
-				t.row("public next hop", h.Public)
-				t.row("connected", connected(h))
-				t.row("joined", h.JoinedAt)
-				t.row("last seen", h.LastSeen)
-				t.row("agent", h.Agent)
-				t.row("hypervisor", strings.TrimSpace("QEMU "+h.QEMU+" libvirt "+h.Libvirt))
-				t.row("KVM", h.KVM)
-				t.row("CPUs", h.CPUs)
-				t.row("memory", mebibytes(h.MemoryMiB))
-				t.row("underlay MTU", h.UnderlayMTU)
-				t.row("VMs", join(h.VMs))
+			return out.Show(h, func(t *output.Table) {
+				t.Row("host", h.Name)
+				t.Row("site", h.Site)
+				t.Row("state", h.State)
+				t.Row("address", h.Address)
+				t.Row("public next hop", h.Public)
+				t.Row("connected", connected(h))
+				t.Row("joined", h.JoinedAt)
+				t.Row("last seen", h.LastSeen)
+				t.Row("agent", h.Agent)
+				t.Row("hypervisor", strings.TrimSpace("QEMU "+h.QEMU+" libvirt "+h.Libvirt))
+				t.Row("KVM", h.KVM)
+				t.Row("CPUs", h.CPUs)
+				t.Row("memory", mebibytes(h.MemoryMiB))
+				t.Row("underlay MTU", h.UnderlayMTU)
+				t.Row("VMs", output.Join(h.VMs))
 				if !h.DrainedAt.IsZero() {
-					t.row("drained", cell(h.DrainedAt)+" "+h.DrainReason)
-					t.row("goes away", h.DrainedBy)
+					t.Row("drained", output.Cell(h.DrainedAt)+" "+h.DrainReason)
+					t.Row("goes away", h.DrainedBy)
 				}
 				for _, u := range h.Unmanaged {
-					t.row("not ours", u)
+					t.Row("not ours", u)
 				}
 				for _, w := range h.Warnings {
-					t.row("warning", w)
+					t.Row("warning", w)
 				}
 			})
 		}),
@@ -156,12 +157,12 @@ func (a *app) tokenCreate() *cobra.Command {
 	return &cobra.Command{
 		Use: "create HOST", Short: "Make a token with which a host joins, once, within an hour", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
 		Example: "  heliotrope host token create eu-1\n  heliotrope-agent join --controller 192.0.2.1:7443 --token HT10…   # then, on the host",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			token, err := c.CreateToken(ctx, heliotrope.HostID(args[0]), rand.Text())
 			if err != nil {
 				return err
 			}
-			return out.show(token, func(t *table) { t.line("%s", token.Token) })
+			return out.Show(token, func(t *output.Table) { t.Line("%s", token.Token) })
 		}),
 	}
 }
@@ -178,13 +179,13 @@ undrain. Where each goes is a plan like any other: heliotrope plan list.`,
 	}
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "why; it is told with the event")
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "the host goes away after that (default: it does not by itself)")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 		r.DeadlineS = deadline.Seconds()
 		if err := c.DrainHost(ctx, heliotrope.HostID(args[0]), r); err != nil {
 			return err
 		}
-		return out.show(map[string]string{"drained": args[0]}, func(t *table) {
-			t.line("all VMs leave %s; watch it: heliotrope host show %s", args[0], args[0])
+		return out.Show(map[string]string{"drained": args[0]}, func(t *output.Table) {
+			t.Line("all VMs leave %s; watch it: heliotrope host show %s", args[0], args[0])
 		})
 	})
 	return cmd
@@ -193,11 +194,11 @@ undrain. Where each goes is a plan like any other: heliotrope plan list.`,
 func (a *app) hostUndrain() *cobra.Command {
 	return &cobra.Command{
 		Use: "undrain HOST", Short: "Let VMs come to a host again", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			if err := c.UndrainHost(ctx, heliotrope.HostID(args[0])); err != nil {
 				return err
 			}
-			return out.show(map[string]string{"undrained": args[0]}, func(t *table) { t.line("VMs may come to %s again", args[0]) })
+			return out.Show(map[string]string{"undrained": args[0]}, func(t *output.Table) { t.Line("VMs may come to %s again", args[0]) })
 		}),
 	}
 }
@@ -206,11 +207,11 @@ func (a *app) hostRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove HOST", Short: "Refuse a host's certificate from now on, and drop its connections", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
 		Example: "  heliotrope host remove eu-1",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			if err := c.RevokeHost(ctx, heliotrope.HostID(args[0])); err != nil {
 				return err
 			}
-			return out.show(map[string]string{"removed": args[0]}, func(t *table) { t.line("%s is no longer let in", args[0]) })
+			return out.Show(map[string]string{"removed": args[0]}, func(t *output.Table) { t.Line("%s is no longer let in", args[0]) })
 		}),
 	}
 }
@@ -233,16 +234,16 @@ func (a *app) vm() *cobra.Command {
 func (a *app) vmList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List all VMs, with where they are", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			vms, err := c.VMs(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(vms, func(t *table) {
-				t.head("VM", "STATE", "SITE", "HOST", "EPOCH", "ADDRESS", "PUBLIC", "MIGRATION")
+			return out.Show(vms, func(t *output.Table) {
+				t.Head("VM", "STATE", "SITE", "HOST", "EPOCH", "ADDRESS", "PUBLIC", "MIGRATION")
 				for _, v := range vms {
 					private, public := addresses(v)
-					t.row(v.Name, v.State, v.Site, v.Host, v.Epoch, private, public, v.Migration)
+					t.Row(v.Name, v.State, v.Site, v.Host, v.Epoch, private, public, v.Migration)
 				}
 			})
 		}),
@@ -264,29 +265,29 @@ func (a *app) vmShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show VM", Short: "Show everything about a VM", Args: args("VM"), ValidArgsFunction: a.vmNames(),
 		Example: "  heliotrope vm show web",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			v, err := c.VM(ctx, heliotrope.VMID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(v, func(t *table) {
-				t.row("VM", v.Name)
-				t.row("state", v.State)
-				t.row("host", v.Host)
-				t.row("site", v.Site)
-				t.row("epoch", v.Epoch)
-				t.row("home", v.Home)
-				t.row("image", v.Image)
-				t.row("CPUs", v.CPUs)
-				t.row("memory", mebibytes(v.MemoryMiB))
-				t.row("migration", v.Migration)
+			return out.Show(v, func(t *output.Table) {
+				t.Row("VM", v.Name)
+				t.Row("state", v.State)
+				t.Row("host", v.Host)
+				t.Row("site", v.Site)
+				t.Row("epoch", v.Epoch)
+				t.Row("home", v.Home)
+				t.Row("image", v.Image)
+				t.Row("CPUs", v.CPUs)
+				t.Row("memory", mebibytes(v.MemoryMiB))
+				t.Row("migration", v.Migration)
 				for _, w := range v.Warnings {
-					t.row("warning", w)
+					t.Row("warning", w)
 				}
-				t.line("")
-				t.head("NETWORK", "MAC", "ADDRESS", "PUBLIC")
+				t.Line("")
+				t.Head("NETWORK", "MAC", "ADDRESS", "PUBLIC")
 				for _, n := range v.NICs {
-					t.row(n.Network, n.MAC, n.Address, n.Public)
+					t.Row(n.Network, n.MAC, n.Address, n.Public)
 				}
 			})
 		}),

@@ -12,6 +12,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 type migrateFlags struct {
@@ -43,7 +44,7 @@ open connections go with it. Without --wait the command returns when the move ha
 	if err := cmd.RegisterFlagCompletionFunc("to", a.targets()); err != nil {
 		panic(err) // no such flag: a mistake in this file
 	}
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 		if f.to == "" {
 			return usagef("say where to: --to HOST or --to SITE")
 		}
@@ -70,21 +71,21 @@ func (a *app) targets() cobra.CompletionFunc {
 	})
 }
 
-func preview(ctx context.Context, c *api.Client, out *printer, r api.MigrationRequest, check bool) error {
+func preview(ctx context.Context, c *api.Client, out *output.Printer, r api.MigrationRequest, check bool) error {
 	p, err := c.PreviewMigration(ctx, r)
 	if err != nil {
 		return err
 	}
-	err = out.show(p, func(t *table) {
-		t.line("%s would go from %s to %s", p.VM, p.From, p.To)
+	err = out.Show(p, func(t *output.Table) {
+		t.Line("%s would go from %s to %s", p.VM, p.From, p.To)
 		for _, c := range p.Checks {
-			t.row(map[bool]string{true: "ok", false: "FAIL"}[c.OK], c.Name, c.Detail)
+			t.Row(map[bool]string{true: "ok", false: "FAIL"}[c.OK], c.Name, c.Detail)
 		}
-		t.row("takes", secondsText(p.ETAS))
-		t.row("pause", msText(p.PauseMs))
-		t.row("bytes", bytesText(p.Bytes))
+		t.Row("takes", output.Seconds(p.ETAS))
+		t.Row("pause", output.Milliseconds(p.PauseMs))
+		t.Row("bytes", output.Bytes(p.Bytes))
 		if p.CostUSD > 0 {
-			t.row("costs", fmt.Sprintf("%.4f USD", p.CostUSD))
+			t.Row("costs", fmt.Sprintf("%.4f USD", p.CostUSD))
 		}
 	})
 	if err == nil && check && !p.OK {
@@ -93,7 +94,7 @@ func preview(ctx context.Context, c *api.Client, out *printer, r api.MigrationRe
 	return err
 }
 
-func migrate(ctx context.Context, c *api.Client, out *printer, r api.MigrationRequest, f migrateFlags) error {
+func migrate(ctx context.Context, c *api.Client, out *output.Printer, r api.MigrationRequest, f migrateFlags) error {
 	if f.key == "" {
 		f.key = rand.Text()
 	}
@@ -102,9 +103,9 @@ func migrate(ctx context.Context, c *api.Client, out *printer, r api.MigrationRe
 		return err
 	}
 	if !f.wait {
-		return out.show(m, func(t *table) {
-			t.line("%s has begun: %s from %s to %s", m.ID, m.VM, m.From, m.To)
-			t.line("watch it: heliotrope migration watch %s", m.ID)
+		return out.Show(m, func(t *output.Table) {
+			t.Line("%s has begun: %s from %s to %s", m.ID, m.VM, m.From, m.To)
+			t.Line("watch it: heliotrope migration watch %s", m.ID)
 		})
 	}
 	return watch(ctx, c, out, m.ID)
@@ -129,7 +130,7 @@ func start(ctx context.Context, c *api.Client, r api.MigrationRequest, key strin
 }
 
 // watch shows a migration until it has ended, and fails if it did not succeed.
-func watch(ctx context.Context, c *api.Client, out *printer, id heliotrope.MoveID) error {
+func watch(ctx context.Context, c *api.Client, out *output.Printer, id heliotrope.MoveID) error {
 	bar := newProgress(out)
 	m, err := c.WatchMigration(ctx, id, bar.update)
 	bar.end()
@@ -139,41 +140,41 @@ func watch(ctx context.Context, c *api.Client, out *printer, id heliotrope.MoveI
 	if err != nil {
 		return err
 	}
-	err = out.show(m, func(t *table) { migrationTable(t, m) })
+	err = out.Show(m, func(t *output.Table) { migrationTable(t, m) })
 	if err == nil && m.Phase != api.PhaseSucceeded {
 		return silentError{fmt.Errorf("the migration ended as %s", m.Phase)}
 	}
 	return err
 }
 
-func migrationTable(t *table, m api.Migration) {
-	t.row("migration", m.ID)
-	t.row("VM", m.VM)
-	t.row("from", m.From)
-	t.row("to", m.To)
-	t.row("phase", m.Phase)
+func migrationTable(t *output.Table, m api.Migration) {
+	t.Row("migration", m.ID)
+	t.Row("VM", m.VM)
+	t.Row("from", m.From)
+	t.Row("to", m.To)
+	t.Row("phase", m.Phase)
 	if m.Error != "" {
-		t.row("error", m.Error)
+		t.Row("error", m.Error)
 	}
 	for _, w := range m.Warnings {
-		t.row("warning", w)
+		t.Row("warning", w)
 	}
 	if !m.Ended() {
-		t.row("progress", percent(m.Progress))
-		t.row("ends in", secondsText(m.ETAS))
+		t.Row("progress", percent(m.Progress))
+		t.Row("ends in", output.Seconds(m.ETAS))
 	}
 	d := m.Measured
-	t.row("began", m.CreatedAt)
-	t.row("took", secondsText(took(m)))
-	t.row("pause", msText(d.PauseMs))
-	t.row("bytes", bytesText(d.Bytes))
-	t.row("rounds", d.Rounds)
-	t.row("rescued packets", fmt.Sprint(d.RescuedPackets))
-	t.row("converged", msText(d.ConvergedMs))
-	t.line("")
-	t.head("PHASE", "AFTER", "TOOK")
+	t.Row("began", m.CreatedAt)
+	t.Row("took", output.Seconds(took(m)))
+	t.Row("pause", output.Milliseconds(d.PauseMs))
+	t.Row("bytes", output.Bytes(d.Bytes))
+	t.Row("rounds", d.Rounds)
+	t.Row("rescued packets", fmt.Sprint(d.RescuedPackets))
+	t.Row("converged", output.Milliseconds(d.ConvergedMs))
+	t.Line("")
+	t.Head("PHASE", "AFTER", "TOOK")
 	for _, p := range m.Phases {
-		t.row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), secondsText(p.TookS))
+		t.Row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), output.Seconds(p.TookS))
 	}
 }
 
@@ -189,35 +190,35 @@ func percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }
 // progress tells a migration's way: a bar that is drawn over itself on a terminal, a line
 // for each phase elsewhere.
 type progress struct {
-	out   *printer
+	out   *output.Printer
 	phase string
 	drawn bool
 }
 
-func newProgress(out *printer) *progress { return &progress{out: out} }
+func newProgress(out *output.Printer) *progress { return &progress{out: out} }
 
 const barWidth = 30
 
 func (p *progress) update(m api.Migration) {
-	if !p.out.terminal {
+	if !p.out.Terminal {
 		if m.Phase != p.phase {
 			p.phase = m.Phase
-			fmt.Fprintf(p.out.err, "%s %s → %s: %s (%s)\n", m.VM, m.From, m.To, m.Phase, percent(m.Progress))
+			fmt.Fprintf(p.out.Err, "%s %s → %s: %s (%s)\n", m.VM, m.From, m.To, m.Phase, percent(m.Progress))
 		}
 		return
 	}
 	full := min(max(int(m.Progress*barWidth), 0), barWidth)
 	line := fmt.Sprintf("%s %s → %s [%s%s] %4s %s", m.VM, m.From, m.To, strings.Repeat("█", full), strings.Repeat("·", barWidth-full), percent(m.Progress), m.Phase)
 	if m.ETAS > 0 {
-		line += fmt.Sprintf(", %s left", secondsText(m.ETAS))
+		line += fmt.Sprintf(", %s left", output.Seconds(m.ETAS))
 	}
-	fmt.Fprintf(p.out.err, "\r\x1b[K%s", line)
+	fmt.Fprintf(p.out.Err, "\r\x1b[K%s", line)
 	p.drawn = true
 }
 
 func (p *progress) end() {
 	if p.drawn {
-		fmt.Fprintln(p.out.err)
+		fmt.Fprintln(p.out.Err)
 	}
 }
 
@@ -234,28 +235,28 @@ func (a *app) migrationIDs() cobra.CompletionFunc {
 func (a *app) migration() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show ID", Short: "Show a migration with its numbers", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			m, err := c.Migration(ctx, heliotrope.MoveID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(m, func(t *table) { migrationTable(t, m) })
+			return out.Show(m, func(t *output.Table) { migrationTable(t, m) })
 		}),
 	}
 	watchCmd := &cobra.Command{
 		Use: "watch ID", Short: "Watch a migration until it has ended", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			return watch(ctx, c, out, heliotrope.MoveID(args[0]))
 		}),
 	}
 	abort := &cobra.Command{
 		Use: "abort ID", Short: "Roll a migration back; fails once it is committed", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			m, err := c.AbortMigration(ctx, heliotrope.MoveID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(m, func(t *table) { t.line("%s is being rolled back; %s stays at %s", m.ID, m.VM, m.From) })
+			return out.Show(m, func(t *output.Table) { t.Line("%s is being rolled back; %s stays at %s", m.ID, m.VM, m.From) })
 		}),
 	}
 	return group("migration", "Moves of VMs, running and past", `  heliotrope migration list --active
@@ -269,15 +270,15 @@ func (a *app) migrationList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List migrations, newest first", Args: args()}
 	cmd.Flags().StringVar(&vm, "vm", "", "only those of this VM")
 	cmd.Flags().BoolVar(&active, "active", false, "only those that have not ended")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		all, err := c.Migrations(ctx, heliotrope.VMID(vm), active)
 		if err != nil {
 			return err
 		}
-		return out.show(all, func(t *table) {
-			t.head("MIGRATION", "VM", "FROM", "TO", "PHASE", "PROGRESS", "PAUSE", "BYTES", "BEGAN")
+		return out.Show(all, func(t *output.Table) {
+			t.Head("MIGRATION", "VM", "FROM", "TO", "PHASE", "PROGRESS", "PAUSE", "BYTES", "BEGAN")
 			for _, m := range all {
-				t.row(m.ID, m.VM, m.From, m.To, m.Phase, percent(m.Progress), msText(m.Measured.PauseMs), bytesText(m.Measured.Bytes), m.CreatedAt)
+				t.Row(m.ID, m.VM, m.From, m.To, m.Phase, percent(m.Progress), output.Milliseconds(m.Measured.PauseMs), output.Bytes(m.Measured.Bytes), m.CreatedAt)
 			}
 		})
 	})

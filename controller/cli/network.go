@@ -10,20 +10,21 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 func (a *app) route() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the public routes that are announced", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			routes, err := c.Routes(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(routes, func(t *table) {
-				t.head("PREFIX", "VM", "PRIVATE", "SITE", "HOST", "NEXT HOP", "ANNOUNCED", "PEERS")
+			return out.Show(routes, func(t *output.Table) {
+				t.Head("PREFIX", "VM", "PRIVATE", "SITE", "HOST", "NEXT HOP", "ANNOUNCED", "PEERS")
 				for _, r := range routes {
-					t.row(r.Prefix, r.VM, r.Private, r.Site, r.Host, r.NextHop, r.Announced, r.Peers)
+					t.Row(r.Prefix, r.VM, r.Private, r.Site, r.Host, r.NextHop, r.Announced, r.Peers)
 				}
 			})
 		}),
@@ -36,7 +37,7 @@ func (a *app) routeWhy() *cobra.Command {
 		Use: "why IP", Short: "Where an address goes, and who believes what about it", Args: args("IP"),
 		Long:    "Where an address goes, and who believes what about it: its owner, the route that every\nrouter should have, what each BGP peer was told and tells us. Exits with 1 unless all is well.",
 		Example: "  heliotrope route why 198.51.100.10",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			addr, err := netip.ParseAddr(args[0])
 			if err != nil {
 				return usagef("%q is no address", args[0])
@@ -45,7 +46,7 @@ func (a *app) routeWhy() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = out.show(why, func(t *table) { whyTable(t, why) })
+			err = out.Show(why, func(t *output.Table) { whyTable(t, why) })
 			if err == nil && why.Verdict != "ok" && why.Verdict != "moving" {
 				return silentError{fmt.Errorf("the verdict is %s", why.Verdict)}
 			}
@@ -54,18 +55,18 @@ func (a *app) routeWhy() *cobra.Command {
 	}
 }
 
-func whyTable(t *table, w api.RouteWhy) {
-	t.line("%s: %s", w.Address, w.Verdict)
+func whyTable(t *output.Table, w api.RouteWhy) {
+	t.Line("%s: %s", w.Address, w.Verdict)
 	for _, s := range w.Explanation {
-		t.line("  %s", s)
+		t.Line("  %s", s)
 	}
 	if len(w.Peers) == 0 {
 		return
 	}
-	t.line("")
-	t.head("PEER", "SITE", "SESSION", "TOLD", "NEXT HOP", "HEARD", "NOTE")
+	t.Line("")
+	t.Head("PEER", "SITE", "SESSION", "TOLD", "NEXT HOP", "HEARD", "NOTE")
 	for _, p := range w.Peers {
-		t.row(p.Peer, p.Site, p.Session, p.Told, p.NextHop, p.Heard, p.Explanation)
+		t.Row(p.Peer, p.Site, p.Session, p.Told, p.NextHop, p.Heard, p.Explanation)
 	}
 }
 
@@ -73,19 +74,19 @@ func (a *app) mesh() *cobra.Command {
 	status := &cobra.Command{
 		Use: "status", Short: "Every tunnel, seen from both ends", Args: args(),
 		Example: "  heliotrope mesh status",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			m, err := c.Mesh(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(m, func(t *table) { meshTable(t, m) })
+			return out.Show(m, func(t *output.Table) { meshTable(t, m) })
 		}),
 	}
 	return group("mesh", "The tunnels between all hosts", "  heliotrope mesh status\n  heliotrope mesh verify --packet-size 1450", status, a.meshVerify())
 }
 
 // meshTable is a matrix where it fits on a screen, and a list of all links with details.
-func meshTable(t *table, m api.Mesh) {
+func meshTable(t *output.Table, m api.Mesh) {
 	links := map[[2]heliotrope.HostID]api.MeshLink{}
 	down := 0
 	for _, l := range m.Links {
@@ -99,21 +100,21 @@ func meshTable(t *table, m api.Mesh) {
 		for _, h := range m.Hosts {
 			head = append(head, string(h))
 		}
-		t.head(head...)
+		t.Head(head...)
 		for _, from := range m.Hosts {
 			row := []any{from}
 			for _, to := range m.Hosts {
 				row = append(row, meshCell(links[[2]heliotrope.HostID{from, to}]))
 			}
-			t.row(row...)
+			t.Row(row...)
 		}
-		t.line("")
+		t.Line("")
 	}
-	t.head("FROM", "TO", "STATE", "BFD", "RTT", "LOSS", "MTU", "RX", "TX", "ERROR")
+	t.Head("FROM", "TO", "STATE", "BFD", "RTT", "LOSS", "MTU", "RX", "TX", "ERROR")
 	for _, l := range m.Links {
-		t.row(l.From, l.To, l.State, l.BFD, msText(l.RTTMs), percent(l.Loss), positive(l.MTU), bytesText(l.RxBytes), bytesText(l.TxBytes), l.Error)
+		t.Row(l.From, l.To, l.State, l.BFD, output.Milliseconds(l.RTTMs), percent(l.Loss), positive(l.MTU), output.Bytes(l.RxBytes), output.Bytes(l.TxBytes), l.Error)
 	}
-	t.line("%d hosts, %d of %d links up", len(m.Hosts), len(m.Links)-down, len(m.Links))
+	t.Line("%d hosts, %d of %d links up", len(m.Hosts), len(m.Links)-down, len(m.Links))
 }
 
 func meshCell(l api.MeshLink) string {
@@ -125,7 +126,7 @@ func meshCell(l api.MeshLink) string {
 	case l.RTTMs == 0:
 		return "up"
 	}
-	return msText(l.RTTMs)
+	return output.Milliseconds(l.RTTMs)
 }
 
 func positive(n int) string {
@@ -142,17 +143,17 @@ func (a *app) meshVerify() *cobra.Command {
 		Example: "  heliotrope mesh verify --packet-size 1450",
 	}
 	cmd.Flags().IntVar(&size, "packet-size", 1450, "bytes of the inner IP packet, never fragmented")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		v, err := c.VerifyMesh(ctx, size)
 		if err != nil {
 			return err
 		}
-		err = out.show(v, func(t *table) {
-			t.head("FROM", "TO", "RESULT", "RTT", "ERROR")
+		err = out.Show(v, func(t *output.Table) {
+			t.Head("FROM", "TO", "RESULT", "RTT", "ERROR")
 			for _, l := range v.Links {
-				t.row(l.From, l.To, map[bool]string{true: "ok", false: "FAIL"}[l.OK], msText(l.RTTMs), l.Error)
+				t.Row(l.From, l.To, map[bool]string{true: "ok", false: "FAIL"}[l.OK], output.Milliseconds(l.RTTMs), l.Error)
 			}
-			t.line("packets of %d bytes %s everywhere", v.PacketSize, map[bool]string{true: "pass", false: "do not pass"}[v.OK])
+			t.Line("packets of %d bytes %s everywhere", v.PacketSize, map[bool]string{true: "pass", false: "do not pass"}[v.OK])
 		})
 		if err == nil && !v.OK {
 			return silentError{errors.New("packets of this size do not pass everywhere")}
@@ -165,15 +166,15 @@ func (a *app) meshVerify() *cobra.Command {
 func (a *app) flows() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list HOST", Short: "The flows of a host's br-int", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			l, err := c.Flows(ctx, heliotrope.HostID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(l, func(t *table) {
-				t.head("TABLE", "PRIORITY", "PACKETS", "MATCH", "ACTIONS")
+			return out.Show(l, func(t *output.Table) {
+				t.Head("TABLE", "PRIORITY", "PACKETS", "MATCH", "ACTIONS")
 				for _, f := range l.Flows {
-					t.row(f.Table, f.Priority, f.Packets, f.Match, f.Actions)
+					t.Row(f.Table, f.Priority, f.Packets, f.Match, f.Actions)
 				}
 			})
 		}),
@@ -185,22 +186,22 @@ func (a *app) flowsDiff() *cobra.Command {
 	return &cobra.Command{
 		Use: "diff HOST", Short: "Flows wanted minus flows installed; exits with 1 if they differ", Args: args("HOST"), ValidArgsFunction: a.hostNames(),
 		Example: "  heliotrope flows diff eu-1",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			d, err := c.FlowDiff(ctx, heliotrope.HostID(args[0]))
 			if err != nil {
 				return err
 			}
 			same := len(d.Missing)+len(d.Extra) == 0
-			err = out.show(d, func(t *table) {
+			err = out.Show(d, func(t *output.Table) {
 				for _, l := range []struct {
 					sign  string
 					flows []api.Flow
 				}{{"+", d.Missing}, {"-", d.Extra}, {"?", d.Foreign}} {
 					for _, f := range l.flows {
-						t.row(l.sign, f.Table, f.Priority, f.Match, f.Actions)
+						t.Row(l.sign, f.Table, f.Priority, f.Match, f.Actions)
 					}
 				}
-				t.line("%s: %d missing (+), %d surplus (-), %d not ours (?)", d.Host, len(d.Missing), len(d.Extra), len(d.Foreign))
+				t.Line("%s: %d missing (+), %d surplus (-), %d not ours (?)", d.Host, len(d.Missing), len(d.Extra), len(d.Foreign))
 			})
 			if err == nil && !same {
 				return silentError{errors.New("the flows differ")}

@@ -13,6 +13,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/scheduler"
 )
 
@@ -76,7 +77,7 @@ on the traffic that was counted. Nothing is moved, and nothing is kept.`,
 	fl.StringVar(&at, "at", "now", "end of the time whose traffic counts: now, how long ago (6h), or 2026-11-25T12:00:00Z")
 	fl.StringSliceVar(&down, "down", nil, "sites that nothing may be at")
 	fl.StringSliceVar(&prices, "price", nil, "SITE=USD per vCPU and hour, in place of the topology's")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		r, err := f.request()
 		if err != nil {
 			return err
@@ -94,7 +95,7 @@ on the traffic that was counted. Nothing is moved, and nothing is kept.`,
 		if err != nil {
 			return err
 		}
-		return out.show(p, func(t *table) { t.line("%s", strings.TrimSuffix(p.String(), "\n")) })
+		return out.Show(p, func(t *output.Table) { t.Line("%s", strings.TrimSuffix(p.String(), "\n")) })
 	})
 	return cmd
 }
@@ -124,7 +125,7 @@ func (a *app) planCreate() *cobra.Command {
 	var key string
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "as simulate: keep nothing")
 	cmd.Flags().StringVar(&key, "idempotency-key", "", "same key: same plan (default: a random one)")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		r, err := f.request()
 		if err != nil {
 			return err
@@ -134,7 +135,7 @@ func (a *app) planCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return out.show(p, func(t *table) { t.line("%s", strings.TrimSuffix(p.String(), "\n")) })
+			return out.Show(p, func(t *output.Table) { t.Line("%s", strings.TrimSuffix(p.String(), "\n")) })
 		}
 		if key == "" {
 			key = rand.Text()
@@ -143,10 +144,10 @@ func (a *app) planCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.show(p, func(t *table) {
+		return out.Show(p, func(t *output.Table) {
 			placementTable(t, p)
 			if p.State == api.PlanProposed {
-				t.line("apply it: heliotrope plan apply %s", p.ID)
+				t.Line("apply it: heliotrope plan apply %s", p.ID)
 			}
 		})
 	})
@@ -166,19 +167,19 @@ func (a *app) planIDs() cobra.CompletionFunc {
 func (a *app) planList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the plans that are kept, newest first", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			all, err := c.Plans(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(all, func(t *table) {
-				t.head("PLAN", "POOL", "BY", "STATE", "MOVES", "PROMISED USD/h", "GAINED USD/h", "MADE", "NOTE")
+			return out.Show(all, func(t *output.Table) {
+				t.Head("PLAN", "POOL", "BY", "STATE", "MOVES", "PROMISED USD/h", "GAINED USD/h", "MADE", "NOTE")
 				for _, p := range all {
 					gained := ""
 					if p.Measured != nil {
 						gained = usdText(p.Measured.Gained)
 					}
-					t.row(p.ID, p.Pool, p.By, p.State, len(p.Plan.Moves), usdText(p.Plan.Gain()), gained, p.CreatedAt, p.Note)
+					t.Row(p.ID, p.Pool, p.By, p.State, len(p.Plan.Moves), usdText(p.Plan.Gain()), gained, p.CreatedAt, p.Note)
 				}
 			})
 		}),
@@ -188,15 +189,15 @@ func (a *app) planList() *cobra.Command {
 func usdText(usd float64) string { return fmt.Sprintf("%.4f", usd) }
 
 // aPlan is a command about one plan.
-func (a *app) aPlan(use, short string, show func(t *table, p api.Plan)) *cobra.Command {
+func (a *app) aPlan(use, short string, show func(t *output.Table, p api.Plan)) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " PLAN", Short: short, Args: args("PLAN"), ValidArgsFunction: a.planIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			p, err := c.Plan(ctx, heliotrope.PlanID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(p, func(t *table) { show(t, p) })
+			return out.Show(p, func(t *output.Table) { show(t, p) })
 		}),
 	}
 }
@@ -205,62 +206,62 @@ func (a *app) planShow() *cobra.Command {
 	return a.aPlan("show", "Show a plan, how far it is, and what it gained", placementTable)
 }
 
-func placementTable(t *table, p api.Plan) {
-	t.row("plan", p.ID)
-	t.row("pool", p.Pool)
-	t.row("made", fmt.Sprintf("%s, by %s, policy %s", cell(p.CreatedAt), p.By, p.Policy.Name))
-	t.row("state", p.State)
-	t.row("note", p.Note)
+func placementTable(t *output.Table, p api.Plan) {
+	t.Row("plan", p.ID)
+	t.Row("pool", p.Pool)
+	t.Row("made", fmt.Sprintf("%s, by %s, policy %s", output.Cell(p.CreatedAt), p.By, p.Policy.Name))
+	t.Row("state", p.State)
+	t.Row("note", p.Note)
 	if g := p.Measured; g != nil {
-		t.row("promised", usdText(g.Promised)+" USD/h")
-		t.row("gained", usdText(g.Gained)+" USD/h")
+		t.Row("promised", usdText(g.Promised)+" USD/h")
+		t.Row("gained", usdText(g.Gained)+" USD/h")
 	}
-	t.line("")
+	t.Line("")
 	if len(p.Moves) == 0 {
-		t.line("%s", strings.TrimSuffix(p.Plan.String(), "\n"))
+		t.Line("%s", strings.TrimSuffix(p.Plan.String(), "\n"))
 		return
 	}
-	t.head("STEP", "VM", "FROM", "TO", "PHASE", "PAUSE", "BYTES", "PROMISED USD/h", "GAINED USD/h", "MIGRATION", "ERROR")
+	t.Head("STEP", "VM", "FROM", "TO", "PHASE", "PAUSE", "BYTES", "PROMISED USD/h", "GAINED USD/h", "MIGRATION", "ERROR")
 	for i, m := range p.Moves {
 		of, gained := p.Plan.Moves[i], ""
 		if p.Measured != nil && !of.Temporary {
 			gained = usdText(p.Measured.VMs[of.VM].USDPerHour)
 		}
-		t.row(of.Step, of.VM, of.From, of.To, m.Phase, msText(m.PauseMs), bytesText(m.Bytes), usdText(of.USDPerHour), gained, m.Migration, m.Error)
+		t.Row(of.Step, of.VM, of.From, of.To, m.Phase, output.Milliseconds(m.PauseMs), output.Bytes(m.Bytes), usdText(of.USDPerHour), gained, m.Migration, m.Error)
 	}
 }
 
 func (a *app) planExplain() *cobra.Command {
-	return a.aPlan("explain", "Say for each move of a plan what speaks for it and against it, and what it gained", func(t *table, p api.Plan) {
-		t.line("%s", p.Plan.Reason)
+	return a.aPlan("explain", "Say for each move of a plan what speaks for it and against it, and what it gained", func(t *output.Table, p api.Plan) {
+		t.Line("%s", p.Plan.Reason)
 		if p.Plan.Bounded {
-			t.line("it is at most %.2f %% above the best", 100*p.Plan.Gap)
+			t.Line("it is at most %.2f %% above the best", 100*p.Plan.Gap)
 		}
 		for i, m := range p.Plan.Moves {
-			t.line("")
-			t.line("%s from %s to %s, in step %d: USD %.4f/h, %.3g ms nearer; %.1f s, of them %.0f ms paused", m.VM, m.From, m.To, m.Step, m.USDPerHour, m.Ms, m.Seconds, m.PauseMs)
-			t.line("  because %s", m.Why)
+			t.Line("")
+			t.Line("%s from %s to %s, in step %d: USD %.4f/h, %.3g ms nearer; %.1f s, of them %.0f ms paused", m.VM, m.From, m.To, m.Step, m.USDPerHour, m.Ms, m.Seconds, m.PauseMs)
+			t.Line("  because %s", m.Why)
 			if m.Confidence > 0 {
-				t.line("  it would have gained in %.0f %% of the window's parts with traffic", 100*m.Confidence)
+				t.Line("  it would have gained in %.0f %% of the window's parts with traffic", 100*m.Confidence)
 			}
 			for _, e := range m.Evidence {
-				t.line("  %+.4f USD/h  %s", e.USDPerHour, e.Text)
+				t.Line("  %+.4f USD/h  %s", e.USDPerHour, e.Text)
 			}
 			if i < len(p.Moves) && p.Moves[i].PauseMs > 0 {
-				t.line("  was paused for %.0f ms", p.Moves[i].PauseMs)
+				t.Line("  was paused for %.0f ms", p.Moves[i].PauseMs)
 			}
 			if p.Measured != nil && !m.Temporary {
 				s := p.Measured.VMs[m.VM]
-				t.line("  gained USD %.4f/h, and its traffic is %.3g ms nearer", s.USDPerHour, s.Ms)
+				t.Line("  gained USD %.4f/h, and its traffic is %.3g ms nearer", s.USDPerHour, s.Ms)
 			}
 		}
 		for _, b := range p.Plan.Blocked {
-			t.line("")
-			t.line("%s ought to go to %s and cannot: %s", b.VM, b.To, b.Why)
+			t.Line("")
+			t.Line("%s ought to go to %s and cannot: %s", b.VM, b.To, b.Why)
 		}
 		if g := p.Measured; g != nil {
-			t.line("")
-			t.line("promised USD %.4f/h, gained USD %.4f/h by the traffic from %s to %s", g.Promised, g.Gained, cell(g.From), cell(g.To))
+			t.Line("")
+			t.Line("promised USD %.4f/h, gained USD %.4f/h by the traffic from %s to %s", g.Promised, g.Gained, output.Cell(g.From), output.Cell(g.To))
 		}
 	})
 }
@@ -268,7 +269,7 @@ func (a *app) planExplain() *cobra.Command {
 func (a *app) planDiff() *cobra.Command {
 	return &cobra.Command{
 		Use: "diff PLAN PLAN", Short: "Compare two plans by where VMs end", Args: args("PLAN", "PLAN"), ValidArgsFunction: a.planIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			p, err := c.Plan(ctx, heliotrope.PlanID(args[0]))
 			if err != nil {
 				return err
@@ -278,7 +279,7 @@ func (a *app) planDiff() *cobra.Command {
 				return err
 			}
 			d := scheduler.Diff(p.Plan, q.Plan)
-			return out.show(d, func(t *table) { t.line("%s", strings.TrimSuffix(d.String(), "\n")) })
+			return out.Show(d, func(t *output.Table) { t.Line("%s", strings.TrimSuffix(d.String(), "\n")) })
 		}),
 	}
 }
@@ -287,15 +288,15 @@ func (a *app) planApply() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{Use: "apply PLAN", Short: "Move the VMs as a plan says", Args: args("PLAN"), ValidArgsFunction: a.planIDs()}
 	cmd.Flags().BoolVarP(&wait, "wait", "w", false, "watch until its moves have ended")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 		p, err := c.ApplyPlan(ctx, heliotrope.PlanID(args[0]))
 		if err != nil {
 			return err
 		}
 		if !wait {
-			return out.show(p, func(t *table) {
-				t.line("%s is %s: %s", p.ID, p.State, plural(len(p.Plan.Moves), "move"))
-				t.line("watch it: heliotrope plan show %s", p.ID)
+			return out.Show(p, func(t *output.Table) {
+				t.Line("%s is %s: %s", p.ID, p.State, output.Plural(len(p.Plan.Moves), "move"))
+				t.Line("watch it: heliotrope plan show %s", p.ID)
 			})
 		}
 		return watchPlan(ctx, c, out, p)
@@ -304,13 +305,13 @@ func (a *app) planApply() *cobra.Command {
 }
 
 // watchPlan tells each turn of a plan's moves until they have ended, and fails if they failed.
-func watchPlan(ctx context.Context, c *api.Client, out *printer, p api.Plan) error {
+func watchPlan(ctx context.Context, c *api.Client, out *output.Printer, p api.Plan) error {
 	told := make([]string, len(p.Moves))
 	for {
 		for i, m := range p.Moves {
 			if of := p.Plan.Moves[i]; m.Phase != told[i] {
 				told[i] = m.Phase
-				fmt.Fprintf(out.err, "%s %s → %s: %s\n", of.VM, of.From, of.To, m.Phase)
+				fmt.Fprintf(out.Err, "%s %s → %s: %s\n", of.VM, of.From, of.To, m.Phase)
 			}
 		}
 		if p.State != api.PlanRunning {
@@ -322,7 +323,7 @@ func watchPlan(ctx context.Context, c *api.Client, out *printer, p api.Plan) err
 		}
 		p = next
 	}
-	err := out.show(p, func(t *table) { placementTable(t, p) })
+	err := out.Show(p, func(t *output.Table) { placementTable(t, p) })
 	if err == nil && (p.State == api.PlanFailed || p.State == api.PlanAborted) {
 		return silentError{errors.New(p.Note)}
 	}
@@ -332,16 +333,16 @@ func watchPlan(ctx context.Context, c *api.Client, out *printer, p api.Plan) err
 func (a *app) planAbort() *cobra.Command {
 	return &cobra.Command{
 		Use: "abort PLAN", Short: "Begin no more of a plan's moves, and undo those that can be", Args: args("PLAN"), ValidArgsFunction: a.planIDs(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			p, err := c.AbortPlan(ctx, heliotrope.PlanID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(p, func(t *table) {
+			return out.Show(p, func(t *output.Table) {
 				if p.State == api.PlanAborted {
-					t.line("%s is aborted", p.ID)
+					t.Line("%s is aborted", p.ID)
 				} else {
-					t.line("%s begins no more moves; watch it: heliotrope plan show %s", p.ID, p.ID)
+					t.Line("%s begins no more moves; watch it: heliotrope plan show %s", p.ID, p.ID)
 				}
 			})
 		}),
@@ -358,39 +359,39 @@ func (a *app) pool() *cobra.Command {
 	})
 	list := &cobra.Command{
 		Use: "list", Short: "List all pools, and what their autopilots found", Args: args(),
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			all, err := c.Pools(ctx)
 			if err != nil {
 				return err
 			}
-			return out.show(all, func(t *table) {
-				t.head("POOL", "AUTOPILOT", "POLICY", "VMS", "PLAN", "LOOKED", "FOUND")
+			return out.Show(all, func(t *output.Table) {
+				t.Head("POOL", "AUTOPILOT", "POLICY", "VMS", "PLAN", "LOOKED", "FOUND")
 				for _, p := range all {
-					t.row(p.Name, p.Autopilot, p.Policy, len(p.VMs), p.Plan, p.ConsideredAt, p.Says)
+					t.Row(p.Name, p.Autopilot, p.Policy, len(p.VMs), p.Plan, p.ConsideredAt, p.Says)
 				}
 			})
 		}),
 	}
 	show := &cobra.Command{
 		Use: "show POOL", Short: "Show a pool, and the plan that its autopilot found last", Args: args("POOL"), ValidArgsFunction: names,
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, args []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			p, err := c.Pool(ctx, heliotrope.PoolID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.show(p, func(t *table) {
-				t.row("pool", p.Name)
-				t.row("autopilot", p.Autopilot)
-				t.row("policy", p.Policy)
-				t.row("VMs", join(p.VMs))
-				t.row("plan", p.Plan)
-				t.row("may move now", paceText(p.Pace))
-				t.row("cooling down", join(p.Pace.Stay))
-				t.row("looked", p.ConsideredAt)
-				t.row("found", p.Says)
+			return out.Show(p, func(t *output.Table) {
+				t.Row("pool", p.Name)
+				t.Row("autopilot", p.Autopilot)
+				t.Row("policy", p.Policy)
+				t.Row("VMs", output.Join(p.VMs))
+				t.Row("plan", p.Plan)
+				t.Row("may move now", paceText(p.Pace))
+				t.Row("cooling down", output.Join(p.Pace.Stay))
+				t.Row("looked", p.ConsideredAt)
+				t.Row("found", p.Says)
 				if p.Newest != nil {
-					t.line("")
-					t.line("%s", strings.TrimSuffix(p.Newest.String(), "\n"))
+					t.Line("")
+					t.Line("%s", strings.TrimSuffix(p.Newest.String(), "\n"))
 				}
 			})
 		}),
@@ -406,10 +407,10 @@ func paceText(a scheduler.Allowance) string {
 	case a.Moves == scheduler.AnyMoves:
 		s = "any number"
 	default:
-		s = plural(a.Moves, "VM")
+		s = output.Plural(a.Moves, "VM")
 	}
 	if !a.Next.IsZero() {
-		s += ", until " + cell(a.Next)
+		s += ", until " + output.Cell(a.Next)
 	}
 	return s
 }

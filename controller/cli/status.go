@@ -10,18 +10,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "The whole system on one screen; exits with 1 if it is not ready", Args: args(),
 		Example: "  heliotrope status\n  heliotrope status --lab three-clouds",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			s, err := c.Status(ctx)
 			if err != nil {
 				return err
 			}
-			err = out.show(s, func(t *table) { statusTable(t, c.Server(), s) })
+			err = out.Show(s, func(t *output.Table) { statusTable(t, c.Server(), s) })
 			if err == nil && !s.Ready {
 				return silentError{errors.New("the controller is not ready")}
 			}
@@ -30,25 +31,25 @@ func (a *app) status() *cobra.Command {
 	}
 }
 
-func statusTable(t *table, server string, s api.Status) {
-	t.row("controller", fmt.Sprintf("%s, version %s", server, s.Version.Version))
+func statusTable(t *output.Table, server string, s api.Status) {
+	t.Row("controller", fmt.Sprintf("%s, version %s", server, s.Version.Version))
 	leader := "none"
 	if s.Leader != "" {
 		leader = fmt.Sprintf("%s, term %d", s.Leader, s.Term)
 	}
-	t.row("leader", leader)
+	t.Row("leader", leader)
 	topology := "none yet: heliotrope topology apply FILE"
 	if s.Revision > 0 {
 		topology = fmt.Sprintf("%s, revision %d", s.Topology, s.Revision)
 	}
-	t.row("topology", topology)
-	t.row("hosts", fmt.Sprintf("%d of %d up, %d sites", s.HostsUp, s.Hosts, s.Sites))
-	t.row("VMs", fmt.Sprintf("%d of %d running, %d on the move", s.VMsRunning, s.VMs, s.Moving))
+	t.Row("topology", topology)
+	t.Row("hosts", fmt.Sprintf("%d of %d up, %d sites", s.HostsUp, s.Hosts, s.Sites))
+	t.Row("VMs", fmt.Sprintf("%d of %d running, %d on the move", s.VMsRunning, s.VMs, s.Moving))
 	if s.NeedAttention > 0 {
-		t.row("ATTENTION", fmt.Sprintf("%d migrations are held: heliotrope migration list", s.NeedAttention))
+		t.Row("ATTENTION", fmt.Sprintf("%d migrations are held: heliotrope migration list", s.NeedAttention))
 	}
 	for _, c := range s.Checks {
-		t.row(map[bool]string{true: "ok", false: "FAIL"}[c.OK], c.Name+": "+cell(c.Detail))
+		t.Row(map[bool]string{true: "ok", false: "FAIL"}[c.OK], c.Name+": "+output.Cell(c.Detail))
 	}
 }
 
@@ -67,10 +68,10 @@ func (a *app) versionCommand() *cobra.Command {
 					v["server"] = server
 				}
 			}
-			return out.show(v, func(t *table) {
-				t.row("client", v["client"].Version, v["client"].Go)
+			return out.Show(v, func(t *output.Table) {
+				t.Row("client", v["client"].Version, v["client"].Go)
 				if server, ok := v["server"]; ok {
-					t.row("server", server.Version, server.Go)
+					t.Row("server", server.Version, server.Go)
 				}
 			})
 		},
@@ -92,20 +93,20 @@ func (a *app) events() *cobra.Command {
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds")
 	cmd.Flags().IntVar(&limit, "limit", 50, "how many of the past, 1 to 1000")
 	cmd.Flags().Int64Var(&after, "after", 0, "only those with a higher id")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		page, err := c.Events(ctx, after, limit, kinds...)
 		if err != nil {
 			return err
 		}
 		for _, e := range page.Events {
-			if err := out.event(e); err != nil {
+			if err := writeEvent(out, e); err != nil {
 				return err
 			}
 		}
 		if !follow {
 			return nil
 		}
-		err = c.FollowEvents(ctx, page.Revision, kinds, out.event)
+		err = c.FollowEvents(ctx, page.Revision, kinds, func(e api.Event) error { return writeEvent(out, e) })
 		if ctx.Err() != nil { // ^C is how one stops
 			return nil
 		}
@@ -114,24 +115,24 @@ func (a *app) events() *cobra.Command {
 	return cmd
 }
 
-// event writes one event, so that a pipe has it at once.
-func (p *printer) event(e api.Event) error {
-	switch p.format {
+// writeEvent writes one event, so that a pipe has it at once.
+func writeEvent(p *output.Printer, e api.Event) error {
+	switch p.Format {
 	case "json":
 		data, err := json.Marshal(e)
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.out, "%s\n", data)
+		_, err = fmt.Fprintf(p.Out, "%s\n", data)
 		return err
 	case "yaml":
-		data, err := toYAML(e)
+		data, err := output.YAML(e)
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.out, "---\n%s", data)
+		_, err = fmt.Fprintf(p.Out, "---\n%s", data)
 		return err
 	}
-	_, err := fmt.Fprintf(p.out, "%s  %-6d %-10s %-12s %s\n", cell(e.At), e.ID, e.Kind, cell(e.Subject), e.Message)
+	_, err := fmt.Fprintf(p.Out, "%s  %-6d %-10s %-12s %s\n", output.Cell(e.At), e.ID, e.Kind, output.Cell(e.Subject), e.Message)
 	return err
 }

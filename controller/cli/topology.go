@@ -11,6 +11,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/topologies"
 )
 
@@ -26,19 +27,19 @@ func (a *app) topologyGet() *cobra.Command {
 		Use: "get", Short: "Print the topology in force as a file", Args: args(),
 		Long:    "Print the topology in force as a file. Passwords of BGP peers are left out; a peer that is\napplied without a password keeps the one it has.",
 		Example: "  heliotrope topology get > mine.yaml",
-		RunE: a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
-			if out.format == "json" {
+		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
+			if out.Format == "json" {
 				t, _, err := c.Topology(ctx)
 				if err != nil {
 					return err
 				}
-				return out.show(t, nil)
+				return out.Show(t, nil)
 			}
 			text, err := c.TopologyYAML(ctx)
 			if err != nil {
 				return err
 			}
-			_, err = out.out.Write(text)
+			_, err = out.Out.Write(text)
 			return err
 		}),
 	}
@@ -60,7 +61,7 @@ func load(cmd *cobra.Command, name string) ([]byte, heliotrope.Topology, error) 
 	t, err := topologies.Parse(data, name, topologies.Options{})
 	var all topologies.Errors
 	if errors.As(err, &all) {
-		return nil, t, fmt.Errorf("the topology is wrong in %s\n%w", plural(len(all), "place"), err)
+		return nil, t, fmt.Errorf("the topology is wrong in %s\n%w", output.Plural(len(all), "place"), err)
 	}
 	return data, t, err
 }
@@ -86,16 +87,16 @@ func (a *app) topologyValidate() *cobra.Command {
 			}
 			_, t, err := load(cmd, args[0])
 			var all topologies.Errors
-			if errors.As(err, &all) && out.format != "table" {
-				return errors.Join(out.show(all, nil), usageError{silentError{err}})
+			if errors.As(err, &all) && out.Format != "table" {
+				return errors.Join(out.Show(all, nil), usageError{silentError{err}})
 			}
 			if err != nil {
 				return err
 			}
 			check := api.TopologyCheck{Valid: true, Name: t.Name, Sites: len(t.Sites), Hosts: len(t.Hosts), Networks: len(t.Networks), VMs: len(t.VMs)}
-			return out.show(check, func(tab *table) {
-				tab.line("%s is valid: %s, %s, %s, %s", t.Name, plural(check.Sites, "site"), plural(check.Hosts, "host"),
-					plural(check.Networks, "network"), plural(check.VMs, "VM"))
+			return out.Show(check, func(tab *output.Table) {
+				tab.Line("%s is valid: %s, %s, %s, %s", t.Name, output.Plural(check.Sites, "site"), output.Plural(check.Hosts, "host"),
+					output.Plural(check.Networks, "network"), output.Plural(check.VMs, "VM"))
 			})
 		},
 	}
@@ -141,35 +142,35 @@ func (a *app) withTopology(fn func(context.Context, *api.Client, []byte) (api.To
 		if err != nil {
 			return err
 		}
-		return a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+		return a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 			plan, err := fn(ctx, c, data)
 			if err != nil {
 				return err
 			}
-			return out.show(plan, func(t *table) { planTable(t, plan) })
+			return out.Show(plan, func(t *output.Table) { planTable(t, plan) })
 		})(cmd, args)
 	}
 }
 
-func planTable(t *table, p api.TopologyPlan) {
+func planTable(t *output.Table, p api.TopologyPlan) {
 	count := map[string]int{}
 	for _, c := range p.Changes {
 		count[c.Op]++
-		t.row(map[string]string{"create": "+", "update": "~", "delete": "-"}[c.Op], c.Kind, c.Name, c.Effect)
+		t.Row(map[string]string{"create": "+", "update": "~", "delete": "-"}[c.Op], c.Kind, c.Name, c.Effect)
 		for _, f := range c.Fields {
-			t.row("", "", "  "+f.Path+":", fmt.Sprintf("%s → %s", cell(f.Old), cell(f.New)))
+			t.Row("", "", "  "+f.Path+":", fmt.Sprintf("%s → %s", output.Cell(f.Old), output.Cell(f.New)))
 		}
 	}
 	for _, w := range p.Warnings {
-		t.line("warning: %s", w)
+		t.Line("warning: %s", w)
 	}
 	switch {
 	case len(p.Changes) == 0:
-		t.line("%s: no difference to what is in force (revision %d)", p.Name, p.Revision)
+		t.Line("%s: no difference to what is in force (revision %d)", p.Name, p.Revision)
 	case p.Applied:
-		t.line("%s is in force (revision %d): %d created, %d updated, %d deleted", p.Name, p.Revision, count["create"], count["update"], count["delete"])
+		t.Line("%s is in force (revision %d): %d created, %d updated, %d deleted", p.Name, p.Revision, count["create"], count["update"], count["delete"])
 	default:
-		t.line("%s would create %d, update %d, delete %d", p.Name, count["create"], count["update"], count["delete"])
+		t.Line("%s would create %d, update %d, delete %d", p.Name, count["create"], count["update"], count["delete"])
 	}
 }
 
@@ -220,12 +221,12 @@ func (a *app) diffFiles(cmd *cobra.Command, from, to string) (bool, error) {
 		return false, err
 	}
 	changes := topologies.Diff(old, now)
-	return len(changes) > 0, out.show(changes, func(t *table) {
+	return len(changes) > 0, out.Show(changes, func(t *output.Table) {
 		for _, c := range changes {
-			t.line("%s", c)
+			t.Line("%s", c)
 		}
 		if len(changes) == 0 {
-			t.line("no difference")
+			t.Line("no difference")
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 )
 
 // trafficFlags are what all questions about traffic take.
@@ -105,7 +106,7 @@ func (a *app) trafficReport() *cobra.Command {
 	}
 	f.addTo(cmd, a, api.DefaultWindow, true)
 	cmd.Flags().StringVar(&html, "html", "", "write the report as a page to this file; - is standard output")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
@@ -117,25 +118,25 @@ func (a *app) trafficReport() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.show(r, func(t *table) { reportTable(t, r) })
+		return out.Show(r, func(t *output.Table) { reportTable(t, r) })
 	})
 	return cmd
 }
 
 // writePage leaves a file that is there alone when the controller does not answer.
-func writePage(ctx context.Context, c *api.Client, out *printer, q api.TrafficQuery, file string) error {
+func writePage(ctx context.Context, c *api.Client, out *output.Printer, q api.TrafficQuery, file string) error {
 	var page bytes.Buffer
 	if err := c.WriteTrafficPage(ctx, q, &page); err != nil {
 		return err
 	}
 	if file == "-" {
-		_, err := page.WriteTo(out.out)
+		_, err := page.WriteTo(out.Out)
 		return err
 	}
 	if err := os.WriteFile(file, page.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	return out.show(map[string]string{"written": file}, func(t *table) { t.line("%s is written: open it in a browser", file) })
+	return out.Show(map[string]string{"written": file}, func(t *output.Table) { t.Line("%s is written: open it in a browser", file) })
 }
 
 func (a *app) trafficTop() *cobra.Command {
@@ -150,7 +151,7 @@ func (a *app) trafficTop() *cobra.Command {
 	f.addTo(cmd, a, api.DefaultWindow, true)
 	cmd.Flags().StringVar(&by, "by", "pairs", "what is listed: pairs, vms or services")
 	complete(cmd, "by", "pairs", "vms", "services")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
@@ -162,11 +163,11 @@ func (a *app) trafficTop() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if out.format == "csv" {
-			return out.csv(topRecords(top, by))
+		if out.Format == "csv" {
+			return out.CSV(topRecords(top, by))
 		}
-		return out.show(top, func(t *table) {
-			t.line("%s", windowText(top.From, top.To, top.Total))
+		return out.Show(top, func(t *output.Table) {
+			t.Line("%s", windowText(top.From, top.To, top.Total))
 			switch by {
 			case "vms":
 				talkersTable(t, top.Talkers)
@@ -188,19 +189,19 @@ func (a *app) trafficMatrix() *cobra.Command {
 		Example: "  heliotrope traffic matrix --window 10m\n  heliotrope traffic matrix --window 24h -o csv > day.csv",
 	}
 	f.addTo(cmd, a, api.DefaultWindow, true)
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
 		}
-		if out.format == "csv" {
-			return c.WriteTrafficCSV(ctx, q, out.out)
+		if out.Format == "csv" {
+			return c.WriteTrafficCSV(ctx, q, out.Out)
 		}
 		m, err := c.TrafficMatrix(ctx, q)
 		if err != nil {
 			return err
 		}
-		return out.show(m, func(t *table) { matrixTable(t, m, q.Top) })
+		return out.Show(m, func(t *output.Table) { matrixTable(t, m, q.Top) })
 	})
 	return cmd
 }
@@ -216,7 +217,7 @@ told as surely, that share is right. With --explain each group says why, and wha
 	}
 	f.addTo(cmd, a, api.DefaultWindow, true)
 	cmd.Flags().BoolVar(&explain, "explain", false, "say why, who does what, and what was before")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
@@ -225,10 +226,10 @@ told as surely, that share is right. With --explain each group says why, and wha
 		if err != nil {
 			return err
 		}
-		if out.format == "csv" {
-			return out.csv(groupRecords(p.Groups))
+		if out.Format == "csv" {
+			return out.CSV(groupRecords(p.Groups))
 		}
-		return out.show(p, func(t *table) {
+		return out.Show(p, func(t *output.Table) {
 			groupsTable(t, p.Groups)
 			for _, g := range p.Groups {
 				if explain {
@@ -255,7 +256,7 @@ are left out.`,
 	f.addTo(cmd, a, api.DefaultWindow, false)
 	cmd.Flags().StringVar(&before, "before", "10m", "end of the first window: how long ago, or 2026-11-25T12:00:00Z")
 	cmd.Flags().StringVar(&after, "after", "now", "end of the second window: now, how long ago, or a time")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
@@ -271,10 +272,10 @@ are left out.`,
 		if err != nil {
 			return err
 		}
-		if out.format == "csv" {
-			return out.csv(diffRecords(d))
+		if out.Format == "csv" {
+			return out.CSV(diffRecords(d))
 		}
-		return out.show(d, func(t *table) { diffTable(t, d) })
+		return out.Show(d, func(t *output.Table) { diffTable(t, d) })
 	})
 	return cmd
 }

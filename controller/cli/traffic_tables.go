@@ -11,59 +11,60 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/scheduler/traffic/pattern"
 	"heliotrope/scheduler/traffic/report"
 )
 
-func reportTable(t *table, r report.Report) {
-	t.line("%s", windowText(r.From, r.To, r.Total))
+func reportTable(t *output.Table, r report.Report) {
+	t.Line("%s", windowText(r.From, r.To, r.Total))
 	if s := sparkline(r.History); s != "" {
-		t.line("%s", s)
+		t.Line("%s", s)
 	}
 	section(t, len(r.Pairs), func() { pairsTable(t, r.Pairs) })
 	section(t, len(r.Talkers), func() { talkersTable(t, r.Talkers) })
 	section(t, len(r.Services), func() { servicesTable(t, r.Services) })
 	section(t, len(r.Groups), func() { groupsTable(t, r.Groups) })
 	section(t, len(r.Sites), func() {
-		t.head("FROM SITE", "TO SITE", "RATE", "USD/HOUR")
+		t.Head("FROM SITE", "TO SITE", "RATE", "USD/HOUR")
 		for _, s := range r.Sites {
-			t.row(s.From, s.To, rateText(s.Rate), money(s))
+			t.Row(s.From, s.To, rateText(s.Rate), money(s))
 		}
 	})
 	section(t, len(r.Savings), func() {
-		t.head("MOVE", "FROM", "TO", "SAVES USD/HOUR", "KEEPS AT HOME", "WHY")
+		t.Head("MOVE", "FROM", "TO", "SAVES USD/HOUR", "KEEPS AT HOME", "WHY")
 		for _, s := range r.Savings {
-			t.row(join(s.VMs), s.From, s.To, fmt.Sprintf("%.4f", s.USDPerHour), rateText(s.Bytes), s.Why)
+			t.Row(output.Join(s.VMs), s.From, s.To, fmt.Sprintf("%.4f", s.USDPerHour), rateText(s.Bytes), s.Why)
 		}
-		t.line("an estimate: the scheduler decides")
+		t.Line("an estimate: the scheduler decides")
 	})
 	section(t, len(r.Events), func() {
-		t.head("WHEN", "CHANGE", "GROUP", "WHAT")
+		t.Head("WHEN", "CHANGE", "GROUP", "WHAT")
 		for _, e := range r.Events {
-			t.row(e.At, e.Kind, e.Group, e.What)
+			t.Row(e.At, e.Kind, e.Group, e.What)
 		}
 	})
 	section(t, len(r.Sources), func() {
-		t.head("HOST", "COUNTS BY", "LOOKS AT", "PORTS", "CPU", "SHED", "CROWDED", "MISSING", "LAST")
+		t.Head("HOST", "COUNTS BY", "LOOKS AT", "PORTS", "CPU", "SHED", "CROWDED", "MISSING", "LAST")
 		for _, s := range r.Sources {
-			t.row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, percent(s.Missing), s.LastBin)
+			t.Row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, percent(s.Missing), s.LastBin)
 		}
 	})
 	notes(t, r.Notes)
 }
 
 // section is a table with an empty line before it, where it has rows.
-func section(t *table, rows int, table func()) {
+func section(t *output.Table, rows int, table func()) {
 	if rows > 0 {
-		t.line("")
+		t.Line("")
 		table()
 	}
 }
 
-func notes(t *table, all []string) {
+func notes(t *output.Table, all []string) {
 	for _, n := range all {
-		t.line("note: %s", n)
+		t.Line("note: %s", n)
 	}
 }
 
@@ -73,7 +74,7 @@ func windowText(from, to time.Time, total report.Total) string {
 		return s + "no traffic"
 	}
 	s += fmt.Sprintf("%s, %s packets/s, %s new flows/s; ", rateText(total.BytesPerSecond), countText(total.PacketsPerSecond), countText(total.FlowsPerSecond))
-	s += fmt.Sprintf("%s of %s", plural(total.Pairs, "pair"), plural(total.VMs, "VM"))
+	s += fmt.Sprintf("%s of %s", output.Plural(total.Pairs, "pair"), output.Plural(total.VMs, "VM"))
 	if total.Outside > 0 {
 		s += fmt.Sprintf(" and %s outside", map[bool]string{true: "1 prefix", false: fmt.Sprintf("%d prefixes", total.Outside)}[total.Outside == 1])
 	}
@@ -82,11 +83,11 @@ func windowText(from, to time.Time, total report.Total) string {
 
 // spanText is a window: its day once, unless it ends on another.
 func spanText(from, to time.Time) string {
-	end := cell(to)
+	end := output.Cell(to)
 	if day := "2006-01-02"; from.UTC().Format(day) == to.UTC().Format(day) {
 		end = to.UTC().Format("15:04:05Z")
 	}
-	return fmt.Sprintf("%s to %s (%s)", cell(from), end, durationText(to.Sub(from)))
+	return fmt.Sprintf("%s to %s (%s)", output.Cell(from), end, durationText(to.Sub(from)))
 }
 
 // durationText is 1h rather than 1h0m0s.
@@ -122,20 +123,20 @@ func sparkline(history []report.Volume) string {
 }
 
 // pairsTable has a column for intervals only where packets were sampled.
-func pairsTable(t *table, pairs []report.Pair) {
+func pairsTable(t *output.Table, pairs []report.Pair) {
 	sampled := slices.ContainsFunc(pairs, func(p report.Pair) bool { return p.High > p.Low })
 	head := []string{"SOURCE", "DESTINATION", "RATE", "95%", "PACKETS/S", "SERVICE", "SITES", "RTT", "BURST"}
 	if !sampled {
 		head = slices.Delete(head, 3, 4)
 	}
-	t.head(head...)
+	t.Head(head...)
 	for _, p := range pairs {
 		row := []any{p.Src, p.Dst, rateText(p.Rate), intervalText(p.Low, p.High), countText(p.Packets), serviceText(p.Service, p.Reply),
-			sitesText(p), msText(p.RTTMs), burstText(p.Burst)}
+			sitesText(p), output.Milliseconds(p.RTTMs), burstText(p.Burst)}
 		if !sampled {
 			row = slices.Delete(row, 3, 4)
 		}
-		t.row(row...)
+		t.Row(row...)
 	}
 }
 
@@ -164,28 +165,28 @@ func burstText(x float64) string {
 	return fmt.Sprintf("×%.1f", x)
 }
 
-func talkersTable(t *table, talkers []report.Talker) {
-	t.head("END", "SITE", "HOST", "SENDS", "GETS", "TALKS TO")
+func talkersTable(t *output.Table, talkers []report.Talker) {
+	t.Head("END", "SITE", "HOST", "SENDS", "GETS", "TALKS TO")
 	for _, x := range talkers {
-		t.row(x.End, x.Site, x.Host, rateText(x.Sent), rateText(x.Got), x.Ends)
+		t.Row(x.End, x.Site, x.Host, rateText(x.Sent), rateText(x.Got), x.Ends)
 	}
 }
 
-func servicesTable(t *table, services []report.Service) {
-	t.head("SERVICE", "RATE", "CLIENTS", "SERVERS")
+func servicesTable(t *output.Table, services []report.Service) {
+	t.Head("SERVICE", "RATE", "CLIENTS", "SERVERS")
 	for _, s := range services {
-		t.row(serviceText(s.Service, false), rateText(s.Rate), s.Clients, endsText(s.Servers, 8))
+		t.Row(serviceText(s.Service, false), rateText(s.Rate), s.Clients, endsText(s.Servers, 8))
 	}
 }
 
-func groupsTable(t *table, groups []report.Group) {
+func groupsTable(t *output.Table, groups []report.Group) {
 	if len(groups) == 0 {
-		t.line("no VMs that belong together were seen")
+		t.Line("no VMs that belong together were seen")
 		return
 	}
-	t.head("GROUP", "PATTERN", "RATE", "OUTSIDE", "SITES", "SINCE", "VMS")
+	t.Head("GROUP", "PATTERN", "RATE", "OUTSIDE", "SITES", "SINCE", "VMS")
 	for _, g := range groups {
-		t.row(g.ID, patternText(g.Group), rateText(g.Bytes), rateText(g.Outside), join(g.Sites), g.Since, endsText(g.Ends, 4))
+		t.Row(g.ID, patternText(g.Group), rateText(g.Bytes), rateText(g.Outside), output.Join(g.Sites), g.Since, endsText(g.Ends, 4))
 	}
 }
 
@@ -227,27 +228,27 @@ func endsText(ends []traffic.End, n int) string {
 }
 
 // explainGroup says why a group has its pattern, and what its VMs do.
-func explainGroup(t *table, g report.Group) {
-	t.line("")
-	t.line("%s: %s", g.ID, patternText(g.Group))
-	t.row("  VMs", endsText(g.Ends, 32))
+func explainGroup(t *output.Table, g report.Group) {
+	t.Line("")
+	t.Line("%s: %s", g.ID, patternText(g.Group))
+	t.Row("  VMs", endsText(g.Ends, 32))
 	for _, e := range g.Evidence {
-		t.row("  why", e)
+		t.Row("  why", e)
 	}
-	t.row("  explains", fmt.Sprintf("%s of its %s", percent(g.Coverage), rateText(g.Bytes)))
+	t.Row("  explains", fmt.Sprintf("%s of its %s", percent(g.Coverage), rateText(g.Bytes)))
 	if g.Second != "" {
-		t.row("  else", string(g.Second))
+		t.Row("  else", string(g.Second))
 	}
 	for _, tier := range g.Tiers {
-		t.row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, percent(tier.Confidence), endsText(tier.Members, 16)))
+		t.Row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, percent(tier.Confidence), endsText(tier.Members, 16)))
 	}
 	for _, p := range slices.Backward(g.Phases) {
-		t.row("  before", fmt.Sprintf("%s, %s", patternText(p.Group), spanText(p.From, p.To)))
+		t.Row("  before", fmt.Sprintf("%s, %s", patternText(p.Group), spanText(p.From, p.To)))
 	}
 }
 
 // matrixTable is a grid where that fits on a screen, and a list of the top cells.
-func matrixTable(t *table, m traffic.Matrix, top int) {
+func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 	seconds := max(m.To.Sub(m.From).Seconds(), 1e-9)
 	rates := map[[2]traffic.End]float64{}
 	var ends []traffic.End
@@ -262,29 +263,29 @@ func matrixTable(t *table, m traffic.Matrix, top int) {
 		for _, e := range ends {
 			head = append(head, e.String())
 		}
-		t.head(head...)
+		t.Head(head...)
 		for _, src := range ends {
 			row := []any{src}
 			for _, dst := range ends {
 				rate, ok := rates[[2]traffic.End{src, dst}]
 				row = append(row, map[bool]string{true: rateText(rate), false: "·"}[ok])
 			}
-			t.row(row...)
+			t.Row(row...)
 		}
-		t.line("")
+		t.Line("")
 	}
 	cells := slices.Clone(m.Cells)
 	slices.SortStableFunc(cells, func(a, b traffic.Cell) int { return cmp.Compare(b.Bytes, a.Bytes) })
-	t.head("SOURCE", "DESTINATION", "BYTES", "RATE", "PACKETS", "FLOWS", "SERVICES")
+	t.Head("SOURCE", "DESTINATION", "BYTES", "RATE", "PACKETS", "FLOWS", "SERVICES")
 	for _, c := range cells[:min(top, len(cells))] {
-		t.row(c.Src, c.Dst, bytesText(uint64(math.Round(c.Bytes))), rateText(c.Bytes/seconds), countText(c.Packets), countText(c.Flows), sharesText(c))
+		t.Row(c.Src, c.Dst, output.Bytes(uint64(math.Round(c.Bytes))), rateText(c.Bytes/seconds), countText(c.Packets), countText(c.Flows), sharesText(c))
 	}
-	t.line("%s: %d of %s between %s", spanText(m.From, m.To), min(top, len(cells)), plural(len(cells), "cell"), plural(len(ends), "end"))
+	t.Line("%s: %d of %s between %s", spanText(m.From, m.To), min(top, len(cells)), output.Plural(len(cells), "cell"), output.Plural(len(ends), "end"))
 	if m.Shed > 0 {
-		t.line("note: %s packets were not looked at", countText(float64(m.Shed)))
+		t.Line("note: %s packets were not looked at", countText(float64(m.Shed)))
 	}
 	for _, h := range slices.Sorted(maps.Keys(m.Missing)) {
-		t.line("note: %s of what %s was to count is missing", percent(m.Missing[h]), h)
+		t.Line("note: %s of what %s was to count is missing", percent(m.Missing[h]), h)
 	}
 }
 
@@ -297,23 +298,23 @@ func sharesText(c traffic.Cell) string {
 	return strings.Join(all, ", ")
 }
 
-func diffTable(t *table, d api.TrafficDiff) {
-	t.line("before  %s", windowText(d.Before.From, d.Before.To, d.Before.Total))
-	t.line("after   %s", windowText(d.After.From, d.After.To, d.After.Total))
+func diffTable(t *output.Table, d api.TrafficDiff) {
+	t.Line("before  %s", windowText(d.Before.From, d.Before.To, d.Before.Total))
+	t.Line("after   %s", windowText(d.After.From, d.After.To, d.After.Total))
 	section(t, len(d.Pairs), func() {
-		t.head("SOURCE", "DESTINATION", "BEFORE", "AFTER", "CHANGE", "AT LEAST")
+		t.Head("SOURCE", "DESTINATION", "BEFORE", "AFTER", "CHANGE", "AT LEAST")
 		for _, p := range d.Pairs {
-			t.row(p.Src, p.Dst, rateText(p.Before), rateText(p.After), changeText(p), rateText(p.Least))
+			t.Row(p.Src, p.Dst, rateText(p.Before), rateText(p.After), changeText(p), rateText(p.Least))
 		}
 	})
 	section(t, len(d.Groups), func() {
-		t.head("GROUP", "CHANGE", "BEFORE", "AFTER", "JOINED", "LEFT")
+		t.Head("GROUP", "CHANGE", "BEFORE", "AFTER", "JOINED", "LEFT")
 		for _, g := range d.Groups {
-			t.row(g.ID, g.Change, string(g.Before), string(g.After), endsText(g.Joined, 4), endsText(g.Left, 4))
+			t.Row(g.ID, g.Change, string(g.Before), string(g.After), endsText(g.Joined, 4), endsText(g.Left, 4))
 		}
 	})
 	if len(d.Pairs)+len(d.Groups) == 0 {
-		t.line("nothing changed")
+		t.Line("nothing changed")
 	}
 	notes(t, d.Notes)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
 	"heliotrope/scheduler/traffic/report"
 )
 
@@ -33,7 +34,7 @@ place; a pipe gets a line each time, or with -o json an object a line.`,
 	f.addTo(cmd, a, 10*time.Second, false)
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time from one look to the next")
 	cmd.Flags().IntVar(&count, "count", 0, "how many looks (default: until Ctrl-C)")
-	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *printer, _ []string) error {
+	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) error {
 		q, err := f.query()
 		if err != nil {
 			return err
@@ -47,7 +48,7 @@ place; a pipe gets a line each time, or with -o json an object a line.`,
 }
 
 // watchTraffic goes on while the controller is away, unless that is so from the start.
-func watchTraffic(ctx context.Context, c *api.Client, out *printer, q api.TrafficQuery, interval time.Duration, count int) error {
+func watchTraffic(ctx context.Context, c *api.Client, out *output.Printer, q api.TrafficQuery, interval time.Duration, count int) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	w := trafficWatch{out: out}
@@ -62,7 +63,7 @@ func watchTraffic(ctx context.Context, c *api.Client, out *printer, q api.Traffi
 		case err != nil && (look == 1 || wrong):
 			return err
 		case err != nil:
-			fmt.Fprintln(out.err, "heliotrope:", err)
+			fmt.Fprintln(out.Err, "heliotrope:", err)
 		default:
 			if err := w.update(r); err != nil {
 				return err
@@ -81,42 +82,42 @@ func watchTraffic(ctx context.Context, c *api.Client, out *printer, q api.Traffi
 
 // trafficWatch draws one report over the other on a screen; elsewhere each is a line.
 type trafficWatch struct {
-	out   *printer
+	out   *output.Printer
 	drawn bool
 }
 
 func (w *trafficWatch) update(r report.Report) error {
 	switch {
-	case w.out.format == "json":
+	case w.out.Format == "json":
 		data, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(w.out.out, "%s\n", data)
+		_, err = fmt.Fprintf(w.out.Out, "%s\n", data)
 		return err
-	case w.out.format == "yaml":
-		data, err := toYAML(r)
+	case w.out.Format == "yaml":
+		data, err := output.YAML(r)
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(w.out.out, "---\n%s", data)
+		_, err = fmt.Fprintf(w.out.Out, "---\n%s", data)
 		return err
-	case w.out.screen:
+	case w.out.Screen:
 		return w.draw(r)
 	}
-	_, err := fmt.Fprintln(w.out.out, lineOf(r))
+	_, err := fmt.Fprintln(w.out.Out, lineOf(r))
 	return err
 }
 
 // draw clears the screen once, and then only what is left of the last report: nothing flickers.
 func (w *trafficWatch) draw(r report.Report) error {
-	var t tableBuffer
-	t.line("%s", windowText(r.From, r.To, r.Total))
-	section(&t.table, len(r.Pairs), func() { pairsTable(&t.table, r.Pairs) })
-	section(&t.table, len(r.Groups), func() { groupsTable(&t.table, r.Groups) })
-	notes(&t.table, r.Notes)
+	var t output.Table
+	t.Line("%s", windowText(r.From, r.To, r.Total))
+	section(&t, len(r.Pairs), func() { pairsTable(&t, r.Pairs) })
+	section(&t, len(r.Groups), func() { groupsTable(&t, r.Groups) })
+	notes(&t, r.Notes)
 	var text, screen bytes.Buffer
-	if err := t.writeTo(&text); err != nil {
+	if err := t.Write(&text); err != nil {
 		return err
 	}
 	if !w.drawn {
@@ -124,14 +125,14 @@ func (w *trafficWatch) draw(r report.Report) error {
 	}
 	w.drawn = true
 	screen.WriteString("\x1b[H")
-	rows, columns := screenSize(w.out.out)
+	rows, columns := screenSize(w.out.Out)
 	lines := strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")
 	for _, l := range lines[:min(len(lines), rows-1)] {
 		runes := []rune(l)
 		screen.WriteString(string(runes[:min(len(runes), columns)]) + "\x1b[K\n")
 	}
 	screen.WriteString("\x1b[J")
-	_, err := w.out.out.Write(screen.Bytes())
+	_, err := w.out.Out.Write(screen.Bytes())
 	return err
 }
 
@@ -147,7 +148,7 @@ func screenSize(w io.Writer) (rows, columns int) {
 
 // lineOf is a report in one line: the total, the largest pairs, the largest groups.
 func lineOf(r report.Report) string {
-	parts := []string{fmt.Sprintf("%s  %s, %s packets/s, %s", cell(r.To), rateText(r.Total.BytesPerSecond), countText(r.Total.PacketsPerSecond), plural(r.Total.VMs, "VM"))}
+	parts := []string{fmt.Sprintf("%s  %s, %s packets/s, %s", output.Cell(r.To), rateText(r.Total.BytesPerSecond), countText(r.Total.PacketsPerSecond), output.Plural(r.Total.VMs, "VM"))}
 	for _, p := range r.Pairs[:min(3, len(r.Pairs))] {
 		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s→%s %s %s", p.Src, p.Dst, rateText(p.Rate), serviceText(p.Service, p.Reply))))
 	}

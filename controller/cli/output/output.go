@@ -1,4 +1,6 @@
-package cli
+// Package output writes what a command answers: tables for people, aligned and in colours
+// where a terminal takes them, JSON, YAML and CSV for programs.
+package output
 
 import (
 	"bytes"
@@ -12,36 +14,24 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 )
 
-// printer writes a command's result in the format that was asked for.
-type printer struct {
-	out, err io.Writer
-	format   string
-	terminal bool // progress is drawn over itself
-	screen   bool // out can be drawn over
+// Printer writes a command's result in the format that was asked for.
+type Printer struct {
+	Out, Err io.Writer
+	Format   string // table, json, yaml or csv
+	Terminal bool   // progress is drawn over itself
+	Screen   bool   // Out can be drawn over
 	color    bool
 }
 
-// hasCSV is the annotation of commands that know -o csv as well.
-const hasCSV = "csv"
-
-func (a *app) printer(cmd *cobra.Command) (*printer, error) {
-	_, csv := cmd.Annotations[hasCSV]
-	switch {
-	case a.output == "table", a.output == "json", a.output == "yaml", a.output == "csv" && csv:
-	case csv:
-		return nil, usagef("-o %s: there are table, json, yaml and csv", a.output)
-	default:
-		return nil, usagef("-o %s: there are table, json and yaml", a.output)
-	}
-	p := &printer{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), format: a.output, terminal: isTerminal(cmd.ErrOrStderr())}
-	p.screen = isTerminal(p.out)
-	p.color = p.screen && os.Getenv("NO_COLOR") == ""
-	return p, nil
+// New returns a printer of a format to out; progress and problems go to err.
+func New(format string, out, err io.Writer) *Printer {
+	p := &Printer{Out: out, Err: err, Format: format, Terminal: isTerminal(err), Screen: isTerminal(out)}
+	p.color = p.Screen && os.Getenv("NO_COLOR") == ""
+	return p
 }
 
 func isTerminal(w io.Writer) bool {
@@ -53,31 +43,30 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && os.Getenv("TERM") != "dumb"
 }
 
-// show writes v: for people by table, for programs as it is.
-func (p *printer) show(v any, table func(t *table)) error {
-	switch p.format {
+// Show writes v: for people by table, for programs as it is.
+func (p *Printer) Show(v any, table func(t *Table)) error {
+	switch p.Format {
 	case "json":
-		enc := json.NewEncoder(p.out)
+		enc := json.NewEncoder(p.Out)
 		enc.SetIndent("", "  ")
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	case "yaml":
-		data, err := toYAML(v)
+		data, err := YAML(v)
 		if err != nil {
 			return err
 		}
-		_, err = p.out.Write(data)
+		_, err = p.Out.Write(data)
 		return err
 	}
-	var t tableBuffer
-	t.color = p.color
-	table(&t.table)
-	return t.writeTo(p.out)
+	t := Table{color: p.color}
+	table(&t)
+	return t.Write(p.Out)
 }
 
-// csv writes records for spreadsheets: numbers without units, nothing as nothing.
-func (p *printer) csv(head []string, rows [][]any) error {
-	w := csv.NewWriter(p.out)
+// CSV writes records for spreadsheets: numbers without units, nothing as nothing.
+func (p *Printer) CSV(head []string, rows [][]any) error {
+	w := csv.NewWriter(p.Out)
 	records := [][]string{head}
 	for _, row := range rows {
 		record := make([]string, len(row))
@@ -98,8 +87,8 @@ func (p *printer) csv(head []string, rows [][]any) error {
 	return w.WriteAll(records)
 }
 
-// toYAML writes v with the names and the order that its JSON has.
-func toYAML(v any) ([]byte, error) {
+// YAML writes v with the names and the order that its JSON has.
+func YAML(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
@@ -129,8 +118,8 @@ func plain(n *yaml.Node) {
 	}
 }
 
-// table is rows of cells and lines of text, in the order they were added.
-type table struct {
+// Table is rows of cells and lines of text, in the order they were added.
+type Table struct {
 	parts []part
 	color bool
 }
@@ -141,29 +130,29 @@ type part struct {
 	text string
 }
 
-type tableBuffer struct{ table }
+// Head begins a new block.
+func (t *Table) Head(cells ...string) { t.parts = append(t.parts, part{rows: [][]string{cells}}) }
 
-// head begins a new block.
-func (t *table) head(cells ...string) { t.parts = append(t.parts, part{rows: [][]string{cells}}) }
-
-func (t *table) row(cells ...any) {
+// Row adds a row to the block.
+func (t *Table) Row(cells ...any) {
 	if len(t.parts) == 0 || t.parts[len(t.parts)-1].rows == nil {
 		t.parts = append(t.parts, part{})
 	}
 	row := make([]string, len(cells))
 	for i, c := range cells {
-		row[i] = cell(c)
+		row[i] = Cell(c)
 	}
 	last := &t.parts[len(t.parts)-1]
 	last.rows = append(last.rows, row)
 }
 
-func (t *table) line(format string, args ...any) {
+// Line adds a line of text.
+func (t *Table) Line(format string, args ...any) {
 	t.parts = append(t.parts, part{text: fmt.Sprintf(format, args...)})
 }
 
-// cell says a value as people read it; nothing is a dash.
-func cell(v any) string {
+// Cell says a value as people read it; nothing is a dash.
+func Cell(v any) string {
 	var s string
 	switch v := v.(type) {
 	case time.Time:
@@ -189,7 +178,8 @@ func cell(v any) string {
 	return strings.ReplaceAll(s, "\t", " ")
 }
 
-func (t *tableBuffer) writeTo(w io.Writer) error {
+// Write writes the table.
+func (t *Table) Write(w io.Writer) error {
 	for _, p := range t.parts {
 		if p.rows == nil {
 			if _, err := fmt.Fprintln(w, p.text); err != nil {
@@ -219,7 +209,7 @@ func (t *tableBuffer) writeTo(w io.Writer) error {
 }
 
 // paint colours the words that tell good from bad, where a terminal takes colours.
-func (t *table) paint(line string) string {
+func (t *Table) paint(line string) string {
 	if !t.color {
 		return line
 	}
@@ -238,8 +228,8 @@ var colors = map[string]string{
 	"degraded": "\x1b[33m", "RolledBack": "\x1b[33m", "expected": "\x1b[33m", "revoked": "\x1b[33m", "paused": "\x1b[33m",
 }
 
-// join lists names with commas.
-func join[T ~string](names []T) string {
+// Join lists names with commas.
+func Join[T ~string](names []T) string {
 	s := make([]string, len(names))
 	for i, n := range names {
 		s[i] = string(n)
@@ -247,8 +237,8 @@ func join[T ~string](names []T) string {
 	return strings.Join(s, ",")
 }
 
-// bytesText is a byte count with a decimal unit.
-func bytesText(n uint64) string {
+// Bytes is a byte count with a decimal unit.
+func Bytes(n uint64) string {
 	if n == 0 {
 		return "-"
 	}
@@ -263,21 +253,21 @@ func bytesText(n uint64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-func plural(n int, what string) string {
+func Plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func msText(ms float64) string {
+func Milliseconds(ms float64) string {
 	if ms == 0 {
 		return "-"
 	}
 	return fmt.Sprintf("%.1f ms", ms)
 }
 
-func secondsText(s float64) string {
+func Seconds(s float64) string {
 	if s == 0 {
 		return "-"
 	}
