@@ -7,6 +7,7 @@
 //	large     1,000 and 10,000 VMs: how long, how much cheaper than METIS and the best mapping
 //	          of its parts to sites, and how far above the bound that it certifies?
 //	replan    1 % of what is known changed: how long, and how many moves?
+//	inferred  traffic that was sampled, not known: how much more do its placements cost?
 //	forecast  a request series: how far off, next to naive forecasts, and are intervals right?
 //	sun       clients around the earth: how near, next to the best place and to who knows the
 //	          future, and what do wrong forecasts cost?
@@ -50,6 +51,7 @@ var parts = []struct {
 	{"medium", medium},
 	{"large", large},
 	{"replan", replan},
+	{"inferred", inferred},
 	{"forecast", forecasts},
 	{"sun", sun},
 	{"spot", spot},
