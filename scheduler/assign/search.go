@@ -24,9 +24,9 @@ const (
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
-	usualPasses = 150
-	leastPasses = 40
-	passesWork  = 2_000_000_000 // edges × sites² × passes: less than that many
+	usualPasses = 100
+	leastPasses = 60
+	passesWork  = 1_000_000_000 // edges × sites² × passes: less than that many
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
