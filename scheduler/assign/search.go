@@ -31,8 +31,6 @@ const (
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
 	lukewarmStart = 0.03  // of warmth
-	coolStart     = 0.003 // of warmth
-	againPart     = 8     // of the steps of a search
 	coldest       = 1e-12 // USD per hour: only what is better is taken
 )
 
@@ -159,19 +157,6 @@ func (f *Field) starts(read *State) []start {
 		list = slices.DeleteFunc(list, func(s start) bool { return s.messages })
 	}
 	return list
-}
-
-// Again searches on from a state whose field has got other rooms.
-func (f *Field) Again(s *State, o Options) *State {
-	a := newAnnealer(f, s.At, o.Seed, o.late())
-	a.relieveAll()
-	a.note()
-	if o.Iterations >= 0 {
-		steps := cmp.Or(o.Iterations, f.iterations())
-		a.run(a.warmth()*coolStart, steps/againPart)
-	}
-	a.finish()
-	return newState(f, a.best)
 }
 
 // finish descends from the best.
