@@ -23,10 +23,11 @@ func newField(m *model) *field {
 	f.Linear, f.Moves = make([]float64, n), make([]int, n)
 	f.VCPUs, f.MiB = make([]float64, len(f.units)), make([]float64, len(f.units))
 	f.RoomVCPUs, f.RoomMiB = make([]float64, f.Sites), make([]float64, f.Sites)
+	vcpus, mib := grain(m.s.VMs, func(v VM) float64 { return v.VCPUs }), grain(m.s.VMs, func(v VM) float64 { return v.MemoryMiB })
 	for h, host := range m.s.Hosts {
 		if !host.Drained {
-			f.RoomVCPUs[m.site[h]] += host.VCPUs
-			f.RoomMiB[m.site[h]] += host.MemoryMiB
+			f.RoomVCPUs[m.site[h]] += grains(host.VCPUs, vcpus)
+			f.RoomMiB[m.site[h]] += grains(host.MemoryMiB, mib)
 		}
 	}
 	f.pin()
@@ -34,6 +35,30 @@ func newField(m *model) *field {
 	f.weigh()
 	f.connect()
 	return f
+}
+
+// grain is the greatest size of which all VMs' are multiples: a host's room counts in whole
+// ones, since no VMs can take the rest. It is 0 where sizes are not whole numbers.
+func grain(vms []VM, size func(VM) float64) float64 {
+	var all float64
+	for _, v := range vms {
+		x := size(v)
+		if x != math.Trunc(x) || x > 1<<53 {
+			return 0
+		}
+		for x > 0 {
+			all, x = x, math.Mod(all, x)
+		}
+	}
+	return all
+}
+
+// grains is a room without what is left of it beyond whole grains.
+func grains(room, grain float64) float64 {
+	if grain == 0 {
+		return room
+	}
+	return math.Floor((room+slack)/grain) * grain
 }
 
 // unite makes units of VMs that must be together.

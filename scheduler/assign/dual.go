@@ -284,6 +284,24 @@ func (d *dual) certify() float64 {
 	return sum - size*1e-12 // what the sums may have rounded
 }
 
+// leaseShare is the share of the rent that a search pays. At all of it, what is not taken of a
+// site's room is worth as much as what is, and some would stay empty.
+const leaseShare = 0.95
+
+// lease is the field with most of the rent as a price of room. To the search sites that are
+// full are then no better than others, but for those that gain most there.
+func (d *dual) lease() *Field {
+	f := *d.Field
+	f.Linear = slices.Clone(f.Linear)
+	for u := range f.Home {
+		d.rented(u, d.own)
+		for k, usd := range d.own {
+			f.Linear[u*f.Sites+k] += leaseShare * (usd - f.Linear[u*f.Sites+k])
+		}
+	}
+	return &f
+}
+
 // raise changes the rent: more where what was asked for exceeds the room. gain is how much
 // that may add to the bound.
 func (d *dual) raise(gain float64) {

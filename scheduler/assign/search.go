@@ -19,8 +19,8 @@ type Options struct {
 
 const (
 	smallIterations   = 15_000_000
-	iterationsPerUnit = 7_000
-	mostIterations    = 14_000_000
+	iterationsPerUnit = 6_500
+	mostIterations    = 15_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
@@ -30,7 +30,7 @@ const (
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
-	lukewarmStart = 0.03  // of warmth
+	lukewarmStart = 0.04  // of warmth
 	coldest       = 1e-12 // USD per hour: only what is better is taken
 )
 
@@ -112,8 +112,13 @@ func (f *Field) Search(o Options) (*State, float64) {
 	best.descend()
 	bound := math.Inf(-1)
 	var read *State
+	leased := f
 	if o.Passes >= 0 {
-		bound, read = newDual(f).climb(cmp.Or(o.Passes, passes(f)), best.bestUSD, late)
+		d := newDual(f)
+		bound, read = d.climb(cmp.Or(o.Passes, passes(f)), best.bestUSD, late)
+		if len(f.Home) > smallField {
+			leased = d.lease()
+		}
 	}
 	if o.Iterations < 0 {
 		best.run(coldest, min(quickSteps, quickStepsPerUnit*len(f.Home)))
@@ -127,9 +132,12 @@ func (f *Field) Search(o Options) (*State, float64) {
 		if from.messages {
 			at = read.At
 		}
-		a := newAnnealer(f, at, best.r.next(), late)
-		a.descend()
-		a.run(a.warmth()*from.hot, steps/len(starts))
+		a := newAnnealer(leased, at, best.r.next(), late)
+		if leased == f {
+			a.cool(from.hot, steps/len(starts))
+		} else {
+			a = a.cede(f, from.hot, steps/len(starts))
+		}
 		a.finish()
 		if a.beats(best) {
 			best = a
