@@ -14,6 +14,7 @@ type field struct {
 	m      *model
 	units  [][]int // VMs
 	unitOf []int   // of each VM
+	open   []bool  // sites that have a host for VMs, however small
 }
 
 func newField(m *model) *field {
@@ -23,9 +24,11 @@ func newField(m *model) *field {
 	f.Linear, f.Moves = make([]float64, n), make([]int, n)
 	f.VCPUs, f.MiB = make([]float64, len(f.units)), make([]float64, len(f.units))
 	f.RoomVCPUs, f.RoomMiB = make([]float64, f.Sites), make([]float64, f.Sites)
+	f.open = make([]bool, f.Sites)
 	vcpus, mib := grain(m.s.VMs, func(v VM) float64 { return v.VCPUs }), grain(m.s.VMs, func(v VM) float64 { return v.MemoryMiB })
 	for h, host := range m.s.Hosts {
 		if !host.Drained {
+			f.open[m.site[h]] = true
 			f.RoomVCPUs[m.site[h]] += grains(host.VCPUs, vcpus)
 			f.RoomMiB[m.site[h]] += grains(host.MemoryMiB, mib)
 		}
@@ -99,6 +102,7 @@ func (f *field) unite() {
 func (f *field) pin() {
 	for i, v := range f.m.s.VMs {
 		if h := f.m.home[i]; v.Pinned && h != none && f.m.s.Hosts[h].Drained {
+			f.open[f.m.site[h]] = true
 			f.RoomVCPUs[f.m.site[h]] += v.VCPUs
 			f.RoomMiB[f.m.site[h]] += v.MemoryMiB
 		}
@@ -146,7 +150,7 @@ func (f *field) may(vm, site int) bool {
 	if f.m.p.OnlyForced && !f.m.mustLeave(vm) && !f.torn(f.unitOf[vm]) {
 		return f.m.siteAt(f.m.home[vm]) == site
 	}
-	return f.m.allowed[vm][site] && (f.RoomVCPUs[site] > 0 || f.RoomMiB[site] > 0)
+	return f.m.allowed[vm][site] && f.open[site]
 }
 
 // torn says whether a unit cannot stay as it is: one of it must leave, or it is not together.

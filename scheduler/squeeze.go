@@ -272,7 +272,7 @@ func (p *packer) polish(least float64, o Options) {
 	case o.Iterations < 0:
 		steps = quickStepsPerVM * len(p.m.s.VMs)
 	}
-	p.s.Polish(b, steps, o.Iterations >= 0, o.Seed)
+	p.s.Polish(b, steps, o)
 	fresh := newRack(p.m)
 	for v, h := range p.at {
 		if n := b.At[p.f.unitOf[v]]; n != none {

@@ -252,7 +252,7 @@ func (a *annealer) cluster(u, k int, temperature float64) {
 	}
 	usd := a.groupGain(a.group, a.inGroup, k)
 	a.back = a.back[:0]
-	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.r.next()&1 == 0) && usd < Never/2 {
+	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.r.next()&1 == 0) && usd < Never/2 {
 		a.back = a.grow(a.back, a.here[k][a.r.below(len(a.here[k]))], 64, vcpus)
 		_, less, lessMiB := a.groupFits(a.back, home)
 		vcpus, mib = vcpus-less, mib-lessMiB

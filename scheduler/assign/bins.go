@@ -34,10 +34,10 @@ type polisher struct {
 }
 
 // Polish searches on from a state, and moves units only from bin to bin where there is room:
-// what it ends with needs no packing. The state's rooms do not matter to it. If it is not hot
-// it only takes what is better.
-func (s *State) Polish(b *Bins, steps int, hot bool, seed uint64) {
-	p := &polisher{annealer: newAnnealer(s.f, s.At, seed, Options{}.late()), Bins: b,
+// what it ends with needs no packing. The state's rooms do not matter to it. With negative
+// iterations it only takes what is better.
+func (s *State) Polish(b *Bins, steps int, o Options) {
+	p := &polisher{annealer: newAnnealer(s.f, s.At, o.Seed, o.late()), Bins: b,
 		here: make([][]int, len(b.Site)), slot: make([]int, len(b.At)), bySite: make([][]int, s.f.Sites)}
 	for n, k := range b.Site {
 		if !b.Closed[n] {
@@ -52,10 +52,10 @@ func (s *State) Polish(b *Bins, steps int, hot bool, seed uint64) {
 	}
 	best, at, usd := slices.Clone(s.At), slices.Clone(b.At), p.total()
 	temperature := coldest
-	if hot {
+	if o.Iterations >= 0 {
 		temperature = p.warmth() * polishHot
 	}
-	for done := 0; done < steps; done += stepsAtOnce {
+	for done := 0; done < steps && !p.late(); done += stepsAtOnce {
 		t := temperature * math.Pow(polishCold, float64(done)/float64(steps))
 		for range stepsAtOnce {
 			p.shake(t)
