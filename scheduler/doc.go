@@ -17,8 +17,9 @@
 // there (room). The first is decided in a field: units, which are VMs that must stay
 // together, times sites, with a linear price for each unit at each site and a price for
 // each pair that talks. That is a quadratic assignment with capacities. The second is
-// vector bin packing (pack.go) that disturbs what already stands as little as it can; what
-// does not pack goes to the next best site.
+// vector bin packing (pack.go) that disturbs what already stands as little as it can: where a
+// VM finds no host, those of the site change places (squeeze.go), and what does not pack then
+// goes to the next best site. In the end the search goes on from host to host.
 //
 // # Search and bound
 //
@@ -29,8 +30,8 @@
 // # From a placement to a plan
 //
 // order.go finds an order in which no step makes any constraint worse, a VM occupying room
-// at both ends while it moves. A cycle is broken by a temporary place; where none is, the
-// plan says what is blocked, and its costs are those of what it does reach. A plan that
+// at both ends while it moves. Cycles are broken by temporary places, at any host with room;
+// where none is, the plan says what is blocked, and its costs are those of what it does reach. A plan that
 // gains too little is no plan: that nothing is to be done is an answer, with its reason.
 //
 // # From plan to plan

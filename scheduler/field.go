@@ -14,6 +14,7 @@ type field struct {
 	m      *model
 	units  [][]int // VMs
 	unitOf []int   // of each VM
+	open   []bool  // sites that have a host for VMs, however small
 }
 
 func newField(m *model) *field {
@@ -23,10 +24,13 @@ func newField(m *model) *field {
 	f.Linear, f.Moves = make([]float64, n), make([]int, n)
 	f.VCPUs, f.MiB = make([]float64, len(f.units)), make([]float64, len(f.units))
 	f.RoomVCPUs, f.RoomMiB = make([]float64, f.Sites), make([]float64, f.Sites)
+	f.open = make([]bool, f.Sites)
+	vcpus, mib := grain(m.s.VMs, func(v VM) float64 { return v.VCPUs }), grain(m.s.VMs, func(v VM) float64 { return v.MemoryMiB })
 	for h, host := range m.s.Hosts {
 		if !host.Drained {
-			f.RoomVCPUs[m.site[h]] += host.VCPUs
-			f.RoomMiB[m.site[h]] += host.MemoryMiB
+			f.open[m.site[h]] = true
+			f.RoomVCPUs[m.site[h]] += grains(host.VCPUs, vcpus)
+			f.RoomMiB[m.site[h]] += grains(host.MemoryMiB, mib)
 		}
 	}
 	f.pin()
@@ -34,6 +38,30 @@ func newField(m *model) *field {
 	f.weigh()
 	f.connect()
 	return f
+}
+
+// grain is the greatest size of which all VMs' are multiples: a host's room counts in whole
+// ones, since no VMs can take the rest. It is 0 where sizes are not whole numbers.
+func grain(vms []VM, size func(VM) float64) float64 {
+	var all float64
+	for _, v := range vms {
+		x := size(v)
+		if x != math.Trunc(x) || x > 1<<53 {
+			return 0
+		}
+		for x > 0 {
+			all, x = x, math.Mod(all, x)
+		}
+	}
+	return all
+}
+
+// grains is a room without what is left of it beyond whole grains.
+func grains(room, grain float64) float64 {
+	if grain == 0 {
+		return room
+	}
+	return math.Floor((room+slack)/grain) * grain
 }
 
 // unite makes units of VMs that must be together.
@@ -74,6 +102,7 @@ func (f *field) unite() {
 func (f *field) pin() {
 	for i, v := range f.m.s.VMs {
 		if h := f.m.home[i]; v.Pinned && h != none && f.m.s.Hosts[h].Drained {
+			f.open[f.m.site[h]] = true
 			f.RoomVCPUs[f.m.site[h]] += v.VCPUs
 			f.RoomMiB[f.m.site[h]] += v.MemoryMiB
 		}
@@ -121,7 +150,7 @@ func (f *field) may(vm, site int) bool {
 	if f.m.p.OnlyForced && !f.m.mustLeave(vm) && !f.torn(f.unitOf[vm]) {
 		return f.m.siteAt(f.m.home[vm]) == site
 	}
-	return f.m.allowed[vm][site] && (f.RoomVCPUs[site] > 0 || f.RoomMiB[site] > 0)
+	return f.m.allowed[vm][site] && f.open[site]
 }
 
 // torn says whether a unit cannot stay as it is: one of it must leave, or it is not together.

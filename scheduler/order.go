@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -14,9 +15,8 @@ type step struct {
 }
 
 const (
-	mostDetours  = 2000 // temporary places that are tried in all
-	placesPerVM  = 8    // and for one VM
-	mostTogether = 64   // VMs in a step that distance binds together
+	mostTogether = 64 // VMs in a step that distance binds together
+	mostPlaces   = 8  // temporary ones that are tried for a VM
 )
 
 // orderer finds an order of moves in which no step makes anything worse.
@@ -26,12 +26,13 @@ type orderer struct {
 	pending [][]int // VMs of a unit that have yet to move
 	steps   []step
 	moves   int
+	barred  map[int]bool // VMs that went to a temporary place and did not get on from there
 }
 
 // arrange returns the steps that lead from where VMs are to target, as far as there is an
 // order for them. first says which units go first: those with the greatest.
 func arrange(f *field, target []int, first func(vms []int) float64) *orderer {
-	o := &orderer{rack: rackOfNow(f.m), target: target}
+	o := &orderer{rack: rackOfNow(f.m), target: target, barred: map[int]bool{}}
 	for _, unit := range f.units {
 		var vms []int
 		for _, v := range unit {
@@ -49,10 +50,7 @@ func arrange(f *field, target []int, first func(vms []int) float64) *orderer {
 	}
 	slices.SortStableFunc(o.pending, func(a, b []int) int { return cmp.Compare(value[b[0]], value[a[0]]) })
 	o.sweep()
-	for tries := 0; len(o.pending) > 0 && tries < mostDetours; {
-		if !o.bound() && !o.detour(&tries) {
-			break
-		}
+	for len(o.pending) > 0 && (o.bound() || o.detour()) {
 	}
 	return o
 }
@@ -162,48 +160,92 @@ func (o *orderer) tied(a, b []int) bool {
 	return false
 }
 
-// detour breaks a cycle: it takes a VM to a temporary place, where that lets it reach its
-// target in the end. It leaves everything as it was where nothing helps.
-func (o *orderer) detour(tries *int) bool {
-	for _, vms := range slices.Clone(o.pending) { // which a try shortens in place
-		if len(vms) != 1 {
-			continue
-		}
-		v := vms[0]
-		for _, h := range o.stopovers(v) {
-			if *tries++; *tries > mostDetours {
-				return false
-			}
-			saved := *o
-			saved.rack, saved.pending, saved.steps = o.clone(), slices.Clone(o.pending), slices.Clone(o.steps)
-			if o.try(vms, []int{h}, true) {
-				o.sweep()
-				if o.at[v] == o.target[v] {
-					return true
-				}
-			}
-			*o = saved
-		}
-	}
-	return false
-}
-
-// stopovers are hosts where a VM can wait: at its own site or its target's, so that neither
-// way has a longer pause than the move itself.
-func (o *orderer) stopovers(vm int) []int {
-	var hosts []int
-	if o.at[vm] == none {
-		return nil
-	}
-	for h, k := range o.m.site {
-		if near := k == o.m.site[o.at[vm]] || k == o.m.site[o.target[vm]]; near && h != o.at[vm] && h != o.target[vm] && o.room(vm, h) && o.lonely(vm, h) {
-			hosts = append(hosts, h)
-		}
-		if len(hosts) == placesPerVM {
+// detour breaks cycles: it takes VMs to temporary places, one after the other, until all of
+// them have reached their targets. Where they do not, everything is as it was before, and
+// those that were left waiting do not go there again.
+func (o *orderer) detour() bool {
+	saved := *o
+	saved.rack, saved.pending, saved.steps = o.clone(), slices.Clone(o.pending), slices.Clone(o.steps)
+	waiting := map[int]bool{}
+	for {
+		v := o.evict(waiting)
+		if v == none && !o.bound() {
 			break
 		}
+		if v != none {
+			waiting[v] = true
+		}
+		o.sweep()
+		maps.DeleteFunc(waiting, func(w int, _ bool) bool { return o.at[w] == o.target[w] })
+		if len(waiting) == 0 {
+			return true
+		}
 	}
-	return hosts
+	*o = saved
+	maps.Copy(o.barred, waiting)
+	return len(waiting) > 0
+}
+
+// evict takes a VM for which others wait to a temporary place: the smallest whose room lets
+// one of them in at once, or else the largest. It returns none where it can take none.
+func (o *orderer) evict(waiting map[int]bool) int {
+	arrivals := map[int][]int{} // VMs that wait for a host
+	for _, vms := range o.pending {
+		for _, v := range vms {
+			arrivals[o.target[v]] = append(arrivals[o.target[v]], v)
+		}
+	}
+	rank := map[int]float64{}
+	var list []int
+	for _, vms := range o.pending {
+		v := vms[0]
+		if len(vms) > 1 || waiting[v] || o.barred[v] || o.at[v] == none || len(arrivals[o.at[v]]) == 0 {
+			continue
+		}
+		size := &o.m.s.VMs[v]
+		vcpus, mib := o.freeVCPUs[o.at[v]]+size.VCPUs, o.freeMiB[o.at[v]]+size.MemoryMiB
+		rank[v] = 1 / (1 + size.MemoryMiB)
+		if !slices.ContainsFunc(arrivals[o.at[v]], func(w int) bool { return o.m.s.VMs[w].VCPUs <= vcpus+slack && o.m.s.VMs[w].MemoryMiB <= mib+slack }) {
+			rank[v] = -rank[v]
+		}
+		list = append(list, v)
+	}
+	slices.SortStableFunc(list, func(v, w int) int { return cmp.Compare(rank[w], rank[v]) })
+	for _, v := range list {
+		for _, h := range o.stopovers(v, arrivals) {
+			if o.try([]int{v}, []int{h}, true) {
+				return v
+			}
+		}
+	}
+	return none
+}
+
+// stopovers are hosts where a VM can wait: first those where it is in nobody's way, then those
+// at its own site or its target's, so that neither way has a longer pause than the move
+// itself. Where a pause can be too long, there are no others.
+func (o *orderer) stopovers(vm int, arrivals map[int][]int) []int {
+	var hosts []int
+	rank := map[int]float64{}
+	size := &o.m.s.VMs[vm]
+	for h, k := range o.m.site {
+		near := k == o.m.site[o.at[vm]] || k == o.m.site[o.target[vm]]
+		if h == o.at[vm] || h == o.target[vm] || !near && o.m.p.MaxPauseMs > 0 || !o.room(vm, h) || !o.lonely(vm, h) {
+			continue
+		}
+		vcpus, mib := o.freeVCPUs[h]-size.VCPUs, o.freeMiB[h]-size.MemoryMiB
+		for _, w := range arrivals[h] {
+			vcpus -= o.m.s.VMs[w].VCPUs
+			mib -= o.m.s.VMs[w].MemoryMiB
+		}
+		rank[h] = min(0, vcpus/max(o.m.s.Hosts[h].VCPUs, 1), mib/max(o.m.s.Hosts[h].MemoryMiB, 1))
+		if near && rank[h] == 0 {
+			rank[h] = 1
+		}
+		hosts = append(hosts, h)
+	}
+	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(rank[b], rank[a]) })
+	return hosts[:min(len(hosts), mostPlaces)]
 }
 
 // why says what keeps a VM from its target.

@@ -18,53 +18,31 @@ type packer struct {
 	bySite [][]int   // hosts
 	now    *rack     // what stands where now, with what was seated since: at both ends
 	stuck  []int     // VMs for which there is no host
-	last   bool      // what does not pack goes elsewhere, or is stuck
-
-	overVCPUs, overMiB []float64 // of each site: what did not pack
 }
 
-const (
-	packings = 6   // that are tried, each with less room at sites where not all packed
-	shrink   = 1.5 // room that is taken away, as a multiple of what did not pack
-)
-
-// settle packs, and where a site's VMs do not fit its hosts, though its room is enough,
-// searches again with less room there. What does not pack in the end goes elsewhere one by one.
+// settle finds a host for each VM at the site that was chosen for it, or where there is none,
+// at the next best; then looks on from host to host. One that has none anywhere keeps its own.
 func (f *field) settle(s *assign.State, least float64, o Options) *packer {
-	small := *f
-	rooms := *f.Field
-	small.Field = &rooms
-	rooms.RoomVCPUs, rooms.RoomMiB = slices.Clone(f.RoomVCPUs), slices.Clone(f.RoomMiB)
-	for n := 1; ; n++ {
-		p := pack(&small, s, n == packings)
-		if n == packings || slices.Max(p.overVCPUs) == 0 && slices.Max(p.overMiB) == 0 {
-			return p
-		}
-		for k := range small.Sites {
-			rooms.RoomVCPUs[k] -= shrink * p.overVCPUs[k]
-			rooms.RoomMiB[k] -= shrink * p.overMiB[k]
-		}
-		s = rooms.Again(s, o)
-		s.Prune(least)
-	}
-}
-
-// pack finds a host for each VM. In the last try one that has none anywhere keeps its own.
-func pack(f *field, s *assign.State, last bool) *packer {
-	p := &packer{rack: newRack(f.m), now: rackOfNow(f.m), f: f, s: s, last: last,
-		bySite: make([][]int, f.Sites), overVCPUs: make([]float64, f.Sites), overMiB: make([]float64, f.Sites)}
+	p := &packer{rack: newRack(f.m), now: rackOfNow(f.m), f: f, s: s, bySite: make([][]int, f.Sites)}
 	for h, k := range f.m.site {
 		p.bySite[k] = append(p.bySite[k], h)
 	}
 	p.itemise()
 	p.measure()
-	arrivals := p.stay()
-	for _, it := range arrivals {
-		switch {
-		case p.place(it, p.siteOf(it)) || p.shift(it, p.siteOf(it)):
-		case !last:
-			p.miss(it)
-		case !p.elsewhere(it) && !p.repack(it):
+	over := make([][]int, f.Sites) // items for which there is no host as others stand
+	for _, it := range p.stay() {
+		if k := p.siteOf(it); !p.place(it, k) {
+			over[k] = append(over[k], it)
+		}
+	}
+	var out []int
+	for k, items := range over {
+		if len(items) > 0 {
+			out = append(out, p.squeeze(k, items, f.m.p.MaxMoves > 0 || o.Iterations < 0)...)
+		}
+	}
+	for _, it := range out {
+		if !p.elsewhere(it) && !p.repack(it) {
 			p.stuck = append(p.stuck, p.items[it]...)
 		}
 	}
@@ -73,18 +51,11 @@ func pack(f *field, s *assign.State, last bool) *packer {
 			p.put(v, h)
 		}
 	}
+	p.polish(least, o)
 	if f.m.p.HostUSDPerHour > 0 {
 		p.consolidate()
 	}
 	return p
-}
-
-// miss counts an item that did not pack.
-func (p *packer) miss(item int) {
-	for _, v := range p.items[item] {
-		p.overVCPUs[p.siteOf(item)] += p.m.s.VMs[v].VCPUs
-		p.overMiB[p.siteOf(item)] += p.m.s.VMs[v].MemoryMiB
-	}
 }
 
 func (p *packer) siteOf(item int) int { return p.s.At[p.f.unitOf[p.items[item][0]]] }
@@ -157,26 +128,32 @@ func (p *packer) measure() {
 		allVCPUs += h.VCPUs
 		allMiB += h.MemoryMiB
 	}
-	for _, vms := range p.items {
-		var vcpus, mib float64
-		for _, v := range vms {
-			vcpus += p.m.s.VMs[v].VCPUs
-			mib += p.m.s.VMs[v].MemoryMiB
-		}
+	for it := range p.items {
+		vcpus, mib := p.needs(it)
 		p.size = append(p.size, max(vcpus/max(allVCPUs, 1), mib/max(allMiB, 1)))
 	}
 }
 
-func (p *packer) fits(item, host int) bool {
-	var vcpus, mib float64
+// needs is the room that an item takes.
+func (p *packer) needs(item int) (vcpus, mib float64) {
 	for _, v := range p.items[item] {
-		if !p.m.may(v, host) || !p.lonely(v, host) {
-			return false
-		}
 		vcpus += p.m.s.VMs[v].VCPUs
 		mib += p.m.s.VMs[v].MemoryMiB
 	}
+	return vcpus, mib
+}
+
+func (p *packer) fits(item, host int) bool {
+	if !p.suits(item, host) {
+		return false
+	}
+	vcpus, mib := p.needs(item)
 	return vcpus <= p.freeVCPUs[host]+slack && mib <= p.freeMiB[host]+slack
+}
+
+// suits says whether an item may be at a host, room aside.
+func (p *packer) suits(item, host int) bool {
+	return !slices.ContainsFunc(p.items[item], func(v int) bool { return !p.m.may(v, host) || !p.lonely(v, host) })
 }
 
 // readyFor says whether a host has room for an item now, what is there still being there.
@@ -234,27 +211,6 @@ func (p *packer) placeAt(item int, hosts []int, but int) bool {
 		}
 	}
 	return true
-}
-
-// shift makes room for an item by taking another from a host of the site to a third.
-func (p *packer) shift(item, site int) bool {
-	for _, h := range p.bySite[site] {
-		for it := range p.items {
-			if len(p.items[it]) == 0 || p.at[p.items[it][0]] != h || p.fixed(it) {
-				continue
-			}
-			p.unseat(it)
-			if p.fits(item, h) {
-				p.seat(item, h)
-				if p.placeAt(it, p.bySite[site], h) {
-					return true
-				}
-				p.unseat(item)
-			}
-			p.seat(it, h)
-		}
-	}
-	return false
 }
 
 // elsewhere puts an item's whole unit at the next best site that has hosts for it.
@@ -390,12 +346,15 @@ func (p *packer) fixed(item int) bool {
 }
 
 // tooMany says whether more VMs move than may.
-func (p *packer) tooMany() bool {
+func (p *packer) tooMany() bool { return p.m.p.MaxMoves > 0 && p.away() > p.m.p.MaxMoves }
+
+// away is how many VMs are not where they are now.
+func (p *packer) away() int {
 	n := 0
 	for v, h := range p.at {
 		if h != p.m.home[v] && p.m.home[v] != none {
 			n++
 		}
 	}
-	return p.m.p.MaxMoves > 0 && n > p.m.p.MaxMoves
+	return n
 }

@@ -210,6 +210,36 @@ func TestCycle(t *testing.T) {
 	}
 }
 
+// Where neither site of a move has a temporary place, one at any other will do, unless a
+// pause may be too long.
+func TestDetourByAThirdSite(t *testing.T) {
+	s := full(false)
+	s.Sites = append(s.Sites, Site{ID: "far", USDPerVCPUHour: 1, USDPerGiBHour: 1, InternetUSDPerGB: 1})
+	s.Paths = append(s.Paths, Path{From: "dear", To: "far", RTTMs: 300, USDPerGB: 0.1}, Path{From: "cheap", To: "far", RTTMs: 300, USDPerGB: 0.1})
+	s.Hosts = append(s.Hosts, Host{ID: "f1", Site: "far", VCPUs: 4, MemoryMiB: 8192})
+	s.Reaches = append(s.Reaches, Reach{"near", "far", 300}, Reach{"far", "far", 300})
+	p := preset(t, "closest")
+	plan := solve(t, s, p)
+	if len(plan.Moves) != 3 || !plan.Moves[0].Temporary || plan.Moves[0].To != "f1" || len(plan.Blocked) > 0 {
+		t.Errorf("the third site has room:\n%s", plan)
+	}
+	p.MaxPauseMs = 500
+	if plan = solve(t, s, p); len(plan.Moves) != 0 {
+		t.Errorf("that pause is too long:\n%s", plan)
+	}
+}
+
+// Rooms count in whole multiples of what all sizes are multiples of.
+func TestGrain(t *testing.T) {
+	size := func(v VM) float64 { return v.VCPUs }
+	if g := grain([]VM{{VCPUs: 6}, {VCPUs: 0}, {VCPUs: 4}}, size); g != 2 || grains(7, g) != 6 || grains(6, g) != 6 {
+		t.Errorf("grain %v", g)
+	}
+	if g := grain([]VM{{VCPUs: 1.5}}, size); g != 0 || grains(7, g) != 7 {
+		t.Errorf("grain %v", g)
+	}
+}
+
 func TestConsolidate(t *testing.T) {
 	s := two()
 	s.Flows, s.Demands = nil, nil

@@ -29,10 +29,12 @@ type annealer struct {
 	mark     []int     // of each unit: the cluster that it was last in
 	clusters int
 	group    []int
+	back     []int // what goes the other way
 
 	best       []int
 	bestUSD    float64
-	bestExcess float64 // of what is asked for over the room there is
+	bestExcess float64    // of what is asked for over the room there is
+	scale      [2]float64 // the first and the last, or none: no site is ever overfull
 	late       func() bool
 }
 
@@ -45,8 +47,9 @@ const (
 
 	// In the first part a site may hold more than it has room for, at a toll that rises, as a
 	// multiple of what a vCPU costs in all: without it nothing large gets into a full site.
-	softFraction        = 0.8
-	firstToll, lastToll = 0.3, 30
+	softFraction = 0.8
+
+	leasedPart = 80 // of 100 steps: with the rent as a price of room
 )
 
 func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {
@@ -94,6 +97,28 @@ func (a *annealer) warmth() float64 {
 	return sum / float64(max(n, 1))
 }
 
+// A scale is the first and the last toll of a run: without a price of room it is the toll alone that
+// says which sites are worth most.
+var usualScale, leasedScale = [2]float64{0.3, 30}, [2]float64{0.1, 3}
+
+// cool anneals from a multiple of warmth.
+func (a *annealer) cool(hot float64, steps int) {
+	a.descend()
+	a.scale = usualScale
+	a.run(a.warmth()*hot, steps)
+}
+
+// cede anneals in a field where room has a price, and ends without it in the field itself.
+func (a *annealer) cede(to *Field, hot float64, steps int) *annealer {
+	a.scale = leasedScale
+	hot *= a.warmth()
+	a.run(hot, steps*leasedPart/100)
+	b := newAnnealer(to, a.best, a.r.next(), a.late)
+	b.descend()
+	b.run(hot*coldFraction, steps*(100-leasedPart)/100)
+	return b
+}
+
 // run cools from a temperature within a number of steps.
 func (a *annealer) run(hot float64, steps int) {
 	if hot <= 0 || len(a.At) == 0 || a.f.Sites < 2 {
@@ -104,8 +129,8 @@ func (a *annealer) run(hot float64, steps int) {
 		share := float64(done) / float64(steps)
 		temperature := hot * math.Pow(coldFraction, share)
 		a.toll = 0
-		if share < softFraction && hot > coldest {
-			a.toll = usual * firstToll * math.Pow(lastToll/firstToll, share/softFraction)
+		if share < softFraction && a.scale[0] > 0 {
+			a.toll = usual * a.scale[0] * math.Pow(a.scale[1]/a.scale[0], share/softFraction)
 		} else if a.excess() > 0 {
 			a.relieveAll()
 		}
@@ -216,26 +241,28 @@ func (a *annealer) chain(u, k int, temperature float64) {
 	}
 }
 
-// cluster tries a unit with some of those around it at its site.
+// cluster tries a unit with some of those around it at its site, against others of as much
+// room where a site is full.
 func (a *annealer) cluster(u, k int, temperature float64) {
-	size := 2 << a.r.below(5)
 	home := a.At[u]
-	a.clusters++
-	a.group = append(a.group[:0], u)
-	a.mark[u] = a.clusters
-	for i := 0; i < len(a.group) && len(a.group) < size; i++ {
-		for _, e := range a.f.Edges[a.group[i]] {
-			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(a.group) < size && a.r.next()&7 != 0 {
-				a.mark[e.To] = a.clusters
-				a.group = append(a.group, e.To)
-			}
-		}
-	}
+	a.group = a.grow(a.group[:0], u, 2<<a.r.below(5), math.Inf(1))
 	fits, vcpus, mib := a.groupFits(a.group, k)
-	if !fits && a.toll == 0 || !a.permitsGroup(a.group, k) {
+	if !a.permitsGroup(a.group, k) {
 		return
 	}
 	usd := a.groupGain(a.group, a.inGroup, k)
+	a.back = a.back[:0]
+	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.r.next()&1 == 0) && usd < Never/2 {
+		a.back = a.grow(a.back, a.here[k][a.r.below(len(a.here[k]))], 64, vcpus)
+		_, less, lessMiB := a.groupFits(a.back, home)
+		vcpus, mib = vcpus-less, mib-lessMiB
+		if a.toll == 0 && (!a.holds(k, vcpus, mib) || !a.holds(home, -vcpus, -mib)) || a.maxMoves < math.MaxInt {
+			return
+		}
+		usd += a.groupGain(a.back, a.inGroup, home)
+	} else if !fits && a.toll == 0 {
+		return
+	}
 	if a.toll > 0 {
 		usd += a.tolls(k, vcpus, mib) + a.tolls(home, -vcpus, -mib)
 	}
@@ -243,7 +270,30 @@ func (a *annealer) cluster(u, k int, temperature float64) {
 		for _, v := range a.group {
 			a.Move(v, k)
 		}
+		for _, v := range a.back {
+			a.Move(v, home)
+		}
 	}
+}
+
+// grow makes a group of a unit and some of those around it at its site, breadth first, up to
+// a number of units, or of vCPUs.
+func (a *annealer) grow(group []int, u, size int, vcpus float64) []int {
+	home := a.At[u]
+	a.clusters++
+	group = append(group, u)
+	a.mark[u] = a.clusters
+	vcpus -= a.f.VCPUs[u]
+	for i := 0; i < len(group) && len(group) < size; i++ {
+		for _, e := range a.f.Edges[group[i]] {
+			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && a.r.next()&7 != 0 {
+				a.mark[e.To] = a.clusters
+				group = append(group, e.To)
+				vcpus -= a.f.VCPUs[e.To]
+			}
+		}
+	}
+	return group
 }
 
 func (a *annealer) inGroup(u int) bool { return a.mark[u] == a.clusters }

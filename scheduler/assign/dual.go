@@ -19,15 +19,29 @@ type dual struct {
 	rent   []float64 // USD per hour for all of a site's vCPUs, its memory, and all moves
 	before []float64 // the change of rent before: it swings less so
 
-	own  []float64 // scratch: of one unit, by site
-	give []float64
+	excess []float64 // what was asked for over the room, as a share of it, by what has a rent
+	blur   float64   // USD per hour: what costs so much more is asked for 1/e times as much
+
+	own, give, want []float64 // scratch: of one unit, by site
 }
+
+const (
+	gauges       = 60   // changes of rent before there are messages
+	firstGauge   = 0.02 // of the bound, that the first may add
+	lastGauge    = 0.001
+	firstStep    = 0.15 // of the gap, likewise once there are messages
+	lastStep     = 0.006
+	settledPart  = 0.7  // of the passes, after which the rent stays
+	rentMomentum = 0.6  // share of the change before
+	blurPart     = 0.02 // of what a unit costs on average
+)
 
 func newDual(f *Field) *dual {
 	n := len(f.Home)
 	d := &dual{Field: f, rank: make([]int, n), share: make([]float64, n), number: make([][]int, n),
 		rent: make([]float64, 2*f.Sites+1), before: make([]float64, 2*f.Sites+1),
-		own: make([]float64, f.Sites), give: make([]float64, f.Sites)}
+		excess: make([]float64, 2*f.Sites+1),
+		own:    make([]float64, f.Sites), give: make([]float64, f.Sites), want: make([]float64, f.Sites)}
 	d.walk()
 	edges := 0
 	for u, list := range f.Edges {
@@ -108,10 +122,72 @@ func (d *dual) gather(u int) {
 	}
 }
 
+// forget starts to add up anew what is asked for.
+func (d *dual) forget() {
+	for i := range d.excess {
+		d.excess[i] = -1
+	}
+}
+
+// ask adds what a unit asks for, of which own is the cost by site and least its minimum.
+// Sites that are nearly as good share it: whole clusters that change their mind at each pass
+// would make the rent swing.
+func (d *dual) ask(u int, least float64) {
+	var all float64
+	for k, usd := range d.own {
+		d.want[k] = 0
+		switch more := usd - least; {
+		case more == 0:
+			d.want[k] = 1
+		case more < 8*d.blur:
+			d.want[k] = math.Exp(-more / d.blur)
+		}
+		all += d.want[k]
+	}
+	for k, share := range d.want {
+		if share == 0 {
+			continue
+		}
+		share /= all
+		if d.RoomVCPUs[k] > 0 {
+			d.excess[k] += share * d.VCPUs[u] / d.RoomVCPUs[k]
+		}
+		if d.RoomMiB[k] > 0 {
+			d.excess[d.Sites+k] += share * d.MiB[u] / d.RoomMiB[k]
+		}
+		if most := d.MaxMoves; most > 0 {
+			d.excess[2*d.Sites] += share * float64(d.Moves[u*d.Sites+k]) / float64(most)
+		}
+	}
+}
+
+// gauge finds a rent to begin with, as if nothing talked.
+func (d *dual) gauge(late func() bool) {
+	step := firstGauge
+	for range gauges {
+		if late() {
+			return
+		}
+		d.forget()
+		var usd float64
+		for u := range d.Home {
+			d.rented(u, d.own)
+			least := slices.Min(d.own)
+			usd += least
+			d.ask(u, least)
+		}
+		d.raise(step * math.Abs(usd-sum(d.rent)))
+		d.blur = blurPart * math.Abs(usd) / float64(len(d.Home))
+		step *= math.Pow(lastGauge/firstGauge, 1.0/gauges)
+	}
+	clear(d.before)
+}
+
 // pass sends messages from each unit to those after it (forwards) or before it. It returns
-// what it took out, which with the rent is the bound, and sets at to where each unit is best.
-func (d *dual) pass(forwards bool, at []int) float64 {
-	var sum float64
+// what it took out, which with the rent is the bound.
+func (d *dual) pass(forwards bool) float64 {
+	var usd float64
+	d.forget()
 	for i := range d.order {
 		u := d.order[i]
 		if !forwards {
@@ -119,21 +195,18 @@ func (d *dual) pass(forwards bool, at []int) float64 {
 		}
 		d.gather(u)
 		least := slices.Min(d.own)
-		at[u] = slices.Index(d.own, least)
-		sum += least
+		usd += least
+		d.ask(u, least)
 		for k := range d.own {
 			d.own[k] = (d.own[k] - least) * d.share[u]
 		}
 		for i, e := range d.Edges[u] {
 			if later := d.rank[e.To] > d.rank[u]; later == forwards {
-				sum += d.send(d.number[u][i], e, later)
+				usd += d.send(d.number[u][i], e, later)
 			}
 		}
 	}
-	for _, rent := range d.rent {
-		sum -= rent
-	}
-	return sum
+	return usd - sum(d.rent)
 }
 
 // send gives an edge its share of a unit's cost, and hands on what that leaves to the other
@@ -211,27 +284,33 @@ func (d *dual) certify() float64 {
 	return sum - size*1e-12 // what the sums may have rounded
 }
 
-// raise changes the rent: more where what was asked for exceeds the room. gap is how much
-// the bound may yet gain.
-func (d *dual) raise(at []int, gap float64) {
-	excess := slices.Repeat([]float64{-1}, len(d.rent))
-	for u, k := range at {
-		if d.RoomVCPUs[k] > 0 {
-			excess[k] += d.VCPUs[u] / d.RoomVCPUs[k]
-		}
-		if d.RoomMiB[k] > 0 {
-			excess[d.Sites+k] += d.MiB[u] / d.RoomMiB[k]
-		}
-		if most := d.MaxMoves; most > 0 {
-			excess[2*d.Sites] += float64(d.Moves[u*d.Sites+k]) / float64(most)
+// leaseShare is the share of the rent that a search pays. At all of it, what is not taken of a
+// site's room is worth as much as what is, and some would stay empty.
+const leaseShare = 0.95
+
+// lease is the field with most of the rent as a price of room. To the search sites that are
+// full are then no better than others, but for those that gain most there.
+func (d *dual) lease() *Field {
+	f := *d.Field
+	f.Linear = slices.Clone(f.Linear)
+	for u := range f.Home {
+		d.rented(u, d.own)
+		for k, usd := range d.own {
+			f.Linear[u*f.Sites+k] += leaseShare * (usd - f.Linear[u*f.Sites+k])
 		}
 	}
+	return &f
+}
+
+// raise changes the rent: more where what was asked for exceeds the room. gain is how much
+// that may add to the bound.
+func (d *dual) raise(gain float64) {
 	var length float64
-	for i, x := range excess {
+	for i, x := range d.excess {
 		if x < 0 && d.rent[i] == 0 {
-			excess[i] = 0
+			x = 0
 		}
-		x = 0.4*excess[i] + 0.6*d.before[i]
+		x = (1-rentMomentum)*x + rentMomentum*d.before[i]
 		d.before[i] = x
 		length += x * x
 	}
@@ -239,7 +318,7 @@ func (d *dual) raise(at []int, gap float64) {
 		return
 	}
 	for i := range d.rent {
-		d.rent[i] = max(0, d.rent[i]+gap/length*d.before[i])
+		d.rent[i] = max(0, d.rent[i]+gain/length*d.before[i])
 	}
 }
 
@@ -285,14 +364,14 @@ func (d *dual) read() *State {
 	return s
 }
 
-// climb passes messages up and down, and raises the rent in the first part of them. It
+// climb passes messages up and down, and changes the rent in the first part of them. It
 // returns the bound and the best placement that it read. ceiling is what is known to be
 // possible.
 func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float64, best *State) {
-	at := make([]int, len(d.Home))
+	d.gauge(late)
 	top, rent := math.Inf(-1), slices.Clone(d.rent)
-	step := 1.0
-	settled := passes * 7 / 10
+	settled := int(float64(passes) * settledPart)
+	step := firstStep
 	read := func() {
 		if s := d.read(); best == nil || less(s.excess(), s.USD, best.excess(), best.USD) {
 			best = s
@@ -301,27 +380,30 @@ func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float
 			ceiling = min(ceiling, best.USD)
 		}
 	}
-	for n := range passes {
+	for n := range 2 * passes {
+		if n == 2*settled {
+			copy(d.rent, rent)
+		}
 		if late() {
 			break
 		}
-		usd := d.pass(true, at)
-		if n < settled {
-			if usd > top {
-				top, rent = usd, slices.Clone(d.rent)
-			}
-			if n%8 == 7 {
-				read()
-			}
-			d.raise(at, step*min(max(ceiling-usd, 0), 0.1*math.Abs(usd)))
-			step *= 0.97
-		} else if n == settled {
-			copy(d.rent, rent)
+		usd := d.pass(n%2 == 0)
+		if n >= 2*settled {
+			continue
 		}
-		d.pass(false, at)
+		if usd > top {
+			top = usd
+			copy(rent, d.rent)
+		}
+		if n%16 == 14 {
+			read()
+		}
+		d.blur = blurPart * math.Abs(usd) / float64(len(d.Home))
+		d.raise(step * min(max(ceiling-usd, 0), 0.1*math.Abs(usd)))
+		step *= math.Pow(lastStep/firstStep, 1/float64(2*settled))
 	}
 	copy(d.rent, rent)
-	d.pass(true, at)
+	d.pass(true)
 	read()
 	return d.certify(), best
 }

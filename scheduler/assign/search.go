@@ -19,20 +19,18 @@ type Options struct {
 
 const (
 	smallIterations   = 15_000_000
-	iterationsPerUnit = 7_000
-	mostIterations    = 14_000_000
+	iterationsPerUnit = 6_500
+	mostIterations    = 15_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
-	usualPasses = 150
-	leastPasses = 40
-	passesWork  = 2_000_000_000 // edges × sites² × passes: less than that many
+	usualPasses = 100
+	leastPasses = 60
+	passesWork  = 1_000_000_000 // edges × sites² × passes: less than that many
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
-	lukewarmStart = 0.03  // of warmth
-	coolStart     = 0.003 // of warmth
-	againPart     = 8     // of the steps of a search
+	lukewarmStart = 0.04  // of warmth
 	coldest       = 1e-12 // USD per hour: only what is better is taken
 )
 
@@ -114,8 +112,13 @@ func (f *Field) Search(o Options) (*State, float64) {
 	best.descend()
 	bound := math.Inf(-1)
 	var read *State
+	leased := f
 	if o.Passes >= 0 {
-		bound, read = newDual(f).climb(cmp.Or(o.Passes, passes(f)), best.bestUSD, late)
+		d := newDual(f)
+		bound, read = d.climb(cmp.Or(o.Passes, passes(f)), best.bestUSD, late)
+		if len(f.Home) > smallField {
+			leased = d.lease()
+		}
 	}
 	if o.Iterations < 0 {
 		best.run(coldest, min(quickSteps, quickStepsPerUnit*len(f.Home)))
@@ -129,9 +132,12 @@ func (f *Field) Search(o Options) (*State, float64) {
 		if from.messages {
 			at = read.At
 		}
-		a := newAnnealer(f, at, best.r.next(), late)
-		a.descend()
-		a.run(a.warmth()*from.hot, steps/len(starts))
+		a := newAnnealer(leased, at, best.r.next(), late)
+		if leased == f {
+			a.cool(from.hot, steps/len(starts))
+		} else {
+			a = a.cede(f, from.hot, steps/len(starts))
+		}
 		a.finish()
 		if a.beats(best) {
 			best = a
@@ -159,19 +165,6 @@ func (f *Field) starts(read *State) []start {
 		list = slices.DeleteFunc(list, func(s start) bool { return s.messages })
 	}
 	return list
-}
-
-// Again searches on from a state whose field has got other rooms.
-func (f *Field) Again(s *State, o Options) *State {
-	a := newAnnealer(f, s.At, o.Seed, o.late())
-	a.relieveAll()
-	a.note()
-	if o.Iterations >= 0 {
-		steps := cmp.Or(o.Iterations, f.iterations())
-		a.run(a.warmth()*coolStart, steps/againPart)
-	}
-	a.finish()
-	return newState(f, a.best)
 }
 
 // finish descends from the best.
