@@ -31,6 +31,7 @@ var rows = map[string]int{
 	"scheduler/forecast":  2,
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,
+	"scheduler/survey":    2,
 
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
@@ -99,6 +100,7 @@ var beside = map[string][]string{
 	"hostagent": {"hostagent/bench", "hostagent/paths"},
 
 	"scheduler":                 {"scheduler/assign", "scheduler/traffic"},
+	"scheduler/survey":          {"scheduler", "scheduler/traffic"},
 	"scheduler/assign/lp":       {"scheduler/assign"},
 	"scheduler/replay":          {"scheduler", "scheduler/forecast"},
 	"scheduler/traffic/pattern": {"scheduler/traffic"},

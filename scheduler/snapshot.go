@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"heliotrope"
@@ -124,6 +125,16 @@ func (s *Snapshot) Placement() Placement {
 		}
 	}
 	return p
+}
+
+// Only pins all VMs but some.
+func (s Snapshot) Only(vms []heliotrope.VMID) Snapshot {
+	s.VMs = slices.Clone(s.VMs)
+	for i := range s.VMs {
+		v := &s.VMs[i]
+		v.Pinned = v.Pinned || !slices.Contains(vms, v.ID)
+	}
+	return s
 }
 
 // Traffic tells a matrix as flows between VMs, and as demands of the regions that prefixes

@@ -35,6 +35,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -230,7 +231,7 @@ func (a *Autopilot) see(ctx context.Context, edit func(*heliotrope.Topology)) (*
 // survey is a snapshot with the traffic of a matrix. Nothing comes to a host whose agent is
 // away, and nothing leaves it: it would not get there.
 func (v *sight) survey(m traffic.Matrix) scheduler.Snapshot {
-	s := scheduler.Survey(m.To, v.topology, v.placements, m, v.speeds)
+	s := survey.Take(m.To, v.topology, v.placements, m, v.speeds)
 	for i := range s.Hosts {
 		s.Hosts[i].Drained = v.hosts[s.Hosts[i].ID].Drained
 	}

@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 // drainAgain is how long after a try to empty a host the next follows.
@@ -47,7 +48,7 @@ func (a *Autopilot) drain(ctx context.Context, t heliotrope.Topology) error {
 	if err != nil {
 		return err
 	}
-	policy.RTTLimits = scheduler.Limits(t)
+	policy.RTTLimits = survey.Limits(t)
 	s, _, err := a.snapshot(ctx, time.Time{}, defaultWindow, nil)
 	if err != nil {
 		return err

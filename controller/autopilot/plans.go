@@ -13,6 +13,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 // SimulatePlan makes a plan and keeps nothing.
@@ -27,7 +28,7 @@ func (a *Autopilot) SimulatePlan(ctx context.Context, r api.PlanRequest) (schedu
 // solve makes a plan, and tells by which policy and window.
 func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Plan, scheduler.Policy, time.Duration, error) {
 	t, _ := a.world.Topology()
-	policy, err := scheduler.PoolPolicy(t, r.Pool)
+	policy, err := survey.Policy(t, r.Pool)
 	window := cmp.Or(r.Window(), windowOf(t.Pools[r.Pool]))
 	if err == nil && r.Policy != "" {
 		var named scheduler.Policy
@@ -52,7 +53,7 @@ func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Pla
 		return scheduler.Plan{}, policy, window, err
 	}
 	if r.Pool != "" {
-		s = s.Only(scheduler.Members(t, r.Pool))
+		s = s.Only(survey.Members(t, r.Pool))
 	}
 	plan, err := scheduler.Solve(s, policy, effort(ctx, s, r.Seed))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 const (
@@ -94,7 +95,7 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 // decide makes the plan of what a pool's autopilot would move now: what is no matter of
 // chance, as much as the pace allows. What breaks a constraint does not wait for that.
 func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, now time.Time) (scheduler.Plan, scheduler.Policy, string, error) {
-	policy, err := scheduler.PoolPolicy(t, id)
+	policy, err := survey.Policy(t, id)
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
 	}
@@ -107,7 +108,7 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
 	}
-	s, held := allowance.Hold(s.Only(scheduler.Members(t, id)), policy)
+	s, held := allowance.Hold(s.Only(survey.Members(t, id)), policy)
 	broken, err := scheduler.Check(s, held, s.Placement())
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
@@ -231,7 +232,7 @@ func (a *Autopilot) Pool(ctx context.Context, id heliotrope.PoolID) (api.Pool, e
 func (a *Autopilot) poolView(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID) (api.Pool, error) {
 	spec := t.Pools[id]
 	allowed, err := a.allowance(ctx, spec, time.Now())
-	p := api.Pool{Name: id, VMs: scheduler.Members(t, id), Autopilot: cmp.Or(spec.Autopilot, heliotrope.AutopilotOff),
+	p := api.Pool{Name: id, VMs: survey.Members(t, id), Autopilot: cmp.Or(spec.Autopilot, heliotrope.AutopilotOff),
 		Policy: cmp.Or(spec.Policy, api.DefaultPolicy), Pace: allowed}
 	for _, q := range a.all(func(q api.Plan) bool {
 		return q.Pool == id && (q.State == api.PlanProposed || q.State == api.PlanRunning)

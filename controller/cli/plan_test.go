@@ -7,6 +7,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 // The fake's plans: one that waits, one that is done and measured, one that failed.
@@ -33,7 +34,7 @@ func (f *fake) SimulatePlan(ctx context.Context, r api.PlanRequest) (scheduler.P
 	if err != nil {
 		return scheduler.Plan{}, err
 	}
-	policy, err := scheduler.PoolPolicy(f.topology, r.Pool)
+	policy, err := survey.Policy(f.topology, r.Pool)
 	if r.Policy != "" {
 		policy, err = scheduler.Preset(r.Policy)
 	}
@@ -45,7 +46,7 @@ func (f *fake) SimulatePlan(ctx context.Context, r api.PlanRequest) (scheduler.P
 	for id, vm := range f.topology.VMs {
 		placements[id] = heliotrope.Placement{VM: id, Host: vm.Host, Epoch: 1}
 	}
-	return scheduler.Solve(scheduler.Survey(noon, f.topology, placements, m, nil), policy, scheduler.Options{Seed: r.Seed, Iterations: 1000})
+	return scheduler.Solve(survey.Take(noon, f.topology, placements, m, nil), policy, scheduler.Options{Seed: r.Seed, Iterations: 1000})
 }
 
 func (f *fake) CreatePlan(context.Context, heliotrope.PlanID, api.PlanRequest) (api.Plan, error) {

@@ -1,4 +1,4 @@
-package scheduler
+package survey
 
 import (
 	"cmp"
@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 )
 
 // rules puts a topology's rules into a snapshot. Limits of distance are the policy's: Limits.
-func (s *Snapshot) rules(t heliotrope.Topology) {
-	at := map[heliotrope.VMID]*VM{}
+func (s *snapshot) rules(t heliotrope.Topology) {
+	at := map[heliotrope.VMID]*scheduler.VM{}
 	for i := range s.VMs {
 		at[s.VMs[i].ID] = &s.VMs[i]
 	}
@@ -19,9 +20,9 @@ func (s *Snapshot) rules(t heliotrope.Topology) {
 		r := t.Rules[id]
 		switch {
 		case r.Together != "":
-			s.Together = append(s.Together, Group{string(id), r.VMs, Scope(r.Together)})
+			s.Together = append(s.Together, scheduler.Group{Name: string(id), VMs: r.VMs, Scope: scheduler.Scope(r.Together)})
 		case r.Apart != "":
-			s.Apart = append(s.Apart, Group{string(id), r.VMs, Scope(r.Apart)})
+			s.Apart = append(s.Apart, scheduler.Group{Name: string(id), VMs: r.VMs, Scope: scheduler.Scope(r.Apart)})
 		}
 		for _, vm := range r.VMs {
 			// Several lists of sites leave what is in all of them, so that the others are
@@ -40,11 +41,11 @@ func (s *Snapshot) rules(t heliotrope.Topology) {
 }
 
 // Limits are a topology's rules of distance.
-func Limits(t heliotrope.Topology) []RTTLimit {
-	var list []RTTLimit
+func Limits(t heliotrope.Topology) []scheduler.RTTLimit {
+	var list []scheduler.RTTLimit
 	for _, id := range slices.Sorted(maps.Keys(t.Rules)) {
 		if r := t.Rules[id]; r.MaxRTT != 0 {
-			list = append(list, RTTLimit{Name: string(id), A: r.VMs, B: r.To, Ms: time.Duration(r.MaxRTT).Seconds() * 1e3})
+			list = append(list, scheduler.RTTLimit{Name: string(id), A: r.VMs, B: r.To, Ms: time.Duration(r.MaxRTT).Seconds() * 1e3})
 		}
 	}
 	return list
@@ -64,20 +65,10 @@ func Members(t heliotrope.Topology, id heliotrope.PoolID) []heliotrope.VMID {
 	return slices.Sorted(maps.Keys(rest))
 }
 
-// Only pins all VMs but some.
-func (s Snapshot) Only(vms []heliotrope.VMID) Snapshot {
-	s.VMs = slices.Clone(s.VMs)
-	for i := range s.VMs {
-		v := &s.VMs[i]
-		v.Pinned = v.Pinned || !slices.Contains(vms, v.ID)
-	}
-	return s
-}
-
-// PoolPolicy is the policy of a pool of a topology, its limits of distance included.
-func PoolPolicy(t heliotrope.Topology, id heliotrope.PoolID) (Policy, error) {
+// Policy is the policy of a pool of a topology, its limits of distance included.
+func Policy(t heliotrope.Topology, id heliotrope.PoolID) (scheduler.Policy, error) {
 	pool := t.Pools[id]
-	p, err := Preset(cmp.Or(pool.Policy, "balanced"))
+	p, err := scheduler.Preset(cmp.Or(pool.Policy, "balanced"))
 	if err != nil {
 		return p, err
 	}

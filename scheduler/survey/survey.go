@@ -1,4 +1,6 @@
-package scheduler
+// Package survey makes of a topology, of where its VMs are and of the traffic that was
+// counted what the scheduler decides on: a snapshot, and each pool's policy.
+package survey
 
 import (
 	"cmp"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -19,7 +22,7 @@ const (
 	usualPauseMs = 500
 )
 
-// Survey makes a snapshot of what a topology says and a matrix counted. Distances and
+// Take makes a snapshot of what a topology says and a matrix counted. Distances and
 // prices are those of the topology's links. Clients are at the site whose underlay their
 // address is in: such a site may have no hosts. Those elsewhere are left out, since nobody
 // says how far they are. A VM on the move stays where it is going. A host has room for what
@@ -30,12 +33,12 @@ const (
 // say how many of them a vCPU of a host is worth (perf.Speeds); where they say nothing it is
 // one. A VM of n vCPUs asks for n reference vCPUs. A host of 8 vCPUs at 0.75 has room for 6,
 // and a site whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price.
-func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix, speeds map[heliotrope.HostID]float64) Snapshot {
-	s := Snapshot{At: at}
+func Take(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix, speeds map[heliotrope.HostID]float64) scheduler.Snapshot {
+	s := snapshot{scheduler.Snapshot{At: at}}
 	hosted := map[heliotrope.SiteID]bool{}
 	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
 		h := t.Hosts[id]
-		s.Hosts = append(s.Hosts, Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
+		s.Hosts = append(s.Hosts, scheduler.Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
 		hosted[h.Site] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
@@ -43,21 +46,24 @@ func Survey(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]
 	}
 	s.fill()
 	s.rules(t)
-	region := func(p netip.Prefix) (RegionID, bool) {
+	region := func(p netip.Prefix) (scheduler.RegionID, bool) {
 		for id, site := range t.Sites {
 			if site.Underlay.Contains(p.Addr()) {
-				return RegionID(id), true
+				return scheduler.RegionID(id), true
 			}
 		}
 		return "", false
 	}
-	s.Flows, s.Demands = Traffic(known(m, t), region)
+	s.Flows, s.Demands = scheduler.Traffic(known(m, t), region)
 	s.places(t, hosted)
 	for i, site := range s.Sites {
 		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, speeds)
 	}
-	return s
+	return s.Snapshot
 }
+
+// snapshot is one in the making.
+type snapshot struct{ scheduler.Snapshot }
 
 // siteSpeed is what a site's vCPUs are worth on average: its price is for any of them.
 func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotrope.HostID]float64) float64 {
@@ -71,8 +77,8 @@ func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotr
 	return reference / vcpus
 }
 
-func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) VM {
-	v := VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs}
+func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) scheduler.VM {
+	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs}
 	p := placements[id]
 	v.Host = p.Host
 	if p.Incoming != "" {
@@ -82,12 +88,12 @@ func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VM
 }
 
 // fill makes room at hosts for what they have.
-func (s *Snapshot) fill() {
-	at := map[heliotrope.HostID]*Host{}
+func (s *snapshot) fill() {
+	at := map[heliotrope.HostID]*scheduler.Host{}
 	for i := range s.Hosts {
 		at[s.Hosts[i].ID] = &s.Hosts[i]
 	}
-	used := map[heliotrope.HostID]VM{}
+	used := map[heliotrope.HostID]scheduler.VM{}
 	for _, v := range s.VMs {
 		u := used[v.Host]
 		u.VCPUs, u.MemoryMiB = u.VCPUs+v.VCPUs, u.MemoryMiB+v.MemoryMiB
@@ -111,26 +117,26 @@ func known(m traffic.Matrix, t heliotrope.Topology) traffic.Matrix {
 }
 
 // places adds the sites that have hosts, the ways between them, and how far clients are.
-func (s *Snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool) {
+func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool) {
 	ways := traffic.Ways(t)
-	asked := map[RegionID]float64{} // bytes per second
+	asked := map[scheduler.RegionID]float64{} // bytes per second
 	sum := 0.0
 	for _, d := range s.Demands {
 		asked[d.Region] += d.BytesPerSecond
 		sum += d.BytesPerSecond
 	}
 	for _, id := range slices.Sorted(maps.Keys(hosted)) {
-		site := Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs}
+		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs}
 		for _, r := range slices.Sorted(maps.Keys(asked)) {
 			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
-			s.Reaches = append(s.Reaches, Reach{Region: r, Site: id, RTTMs: lanRTTMs + roundTripMs(w)})
+			s.Reaches = append(s.Reaches, scheduler.Reach{Region: r, Site: id, RTTMs: lanRTTMs + roundTripMs(w)})
 			if sum > 0 { // the mean, by what they get
 				site.InternetUSDPerGB += w.PricePerGB * asked[r] / sum
 			}
 		}
 		for _, to := range slices.Sorted(maps.Keys(hosted)) {
 			if w, ok := ways[[2]heliotrope.SiteID{id, to}]; ok {
-				s.Paths = append(s.Paths, Path{From: id, To: to, RTTMs: lanRTTMs + roundTripMs(w), USDPerGB: w.PricePerGB, BitsPerSecond: float64(w.Rate)})
+				s.Paths = append(s.Paths, scheduler.Path{From: id, To: to, RTTMs: lanRTTMs + roundTripMs(w), USDPerGB: w.PricePerGB, BitsPerSecond: float64(w.Rate)})
 			}
 		}
 		s.Sites = append(s.Sites, site)
