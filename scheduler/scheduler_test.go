@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -313,5 +314,27 @@ func TestTraffic(t *testing.T) {
 	flows, demands := Traffic(m, func(p netip.Prefix) (RegionID, bool) { return "france", p == paris.Prefix })
 	if len(flows) != 1 || flows[0] != (Flow{"web", "db", 10}) || len(demands) != 1 || demands[0] != (Demand{"web", "france", 100, 0}) {
 		t.Errorf("%v %v", flows, demands)
+	}
+}
+
+// A bound is of placements of all VMs, each of which may go anywhere; plans that are
+// something else have none.
+func TestWhatHasNoBound(t *testing.T) {
+	s := Snapshot{VMs: []VM{{ID: "a", VCPUs: 1, MemoryMiB: 64, Host: "h"}}, Sites: []Site{{ID: "s", USDPerVCPUHour: 1}}, Hosts: []Host{{ID: "h", Site: "s", VCPUs: 4, MemoryMiB: 1024}}}
+	large := s
+	large.VMs = append(slices.Clone(s.VMs), VM{ID: "b", VCPUs: 9, MemoryMiB: 64})
+	for _, c := range []struct {
+		s       Snapshot
+		policy  string
+		bounded bool
+	}{{s, "balanced", true}, {s, "evacuate", false}, {large, "balanced", false}} {
+		p, err := Preset(c.policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := Solve(c.s, p, quick)
+		if err != nil || plan.Bounded != c.bounded {
+			t.Errorf("%s of %d VMs: bounded %t, %v\n%s", c.policy, len(c.s.VMs), plan.Bounded, err, plan)
+		}
 	}
 }

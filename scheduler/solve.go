@@ -21,7 +21,7 @@ func Solve(s Snapshot, p Policy, o Options) (Plan, error) {
 		// What a search wants may be blocked on the way; what is better move by move is less so.
 		quick.Iterations, quick.Passes = -1, -1
 		if other := m.solve(quick); other.beats(plan) {
-			other.bound(plan.Bound, plan.Bounded)
+			other.bound(m, plan.Bound, plan.Bounded)
 			plan = other
 		}
 	}
@@ -33,7 +33,7 @@ func Solve(s Snapshot, p Policy, o Options) (Plan, error) {
 	o.Passes, o.Iterations = -1, -1
 	least := m.solve(o)
 	if len(least.Broken) <= len(plan.Broken) && least.After.Total()-plan.After.Total() < m.p.MinGainUSDPerHour {
-		least.bound(plan.Bound, plan.Bounded)
+		least.bound(m, plan.Bound, plan.Bounded)
 		return least, nil
 	}
 	return plan, nil
@@ -60,7 +60,9 @@ func (m *model) solve(o Options) Plan {
 	m.fill(&plan, order)
 	m.block(&plan, order, target)
 	m.judge(&plan)
-	plan.bound(bound, !math.IsInf(bound, -1) && bound < assign.Never/2)
+	// Where only those move that must, the bound is of placements in which the others stay; a
+	// constraint may be mended by moving one of them all the same.
+	plan.bound(m, bound, !math.IsInf(bound, -1) && bound < assign.Never/2 && !m.p.OnlyForced)
 	return plan
 }
 
@@ -72,8 +74,10 @@ func (p *Plan) beats(q Plan) bool {
 	return p.After.Total() < q.After.Total()-1e-9
 }
 
-func (p *Plan) bound(usd float64, known bool) {
-	if known {
+// bound tells a plan what is certain. It is so of placements of all VMs: one that leaves a VM
+// nowhere, where it costs nothing, may well be below.
+func (p *Plan) bound(m *model, usd float64, known bool) {
+	if known && len(p.Apply(m.s.Placement())) == len(m.s.VMs) {
 		p.Bound, p.Bounded = usd, true
 		p.Gap = max(0, p.After.Total()-usd) / max(math.Abs(usd), 1e-9)
 	}
