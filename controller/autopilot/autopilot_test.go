@@ -200,6 +200,27 @@ func TestPace(t *testing.T) {
 	})
 }
 
+// A VM that only makes room for another, and loses by that, moves with it.
+func TestMakesRoom(t *testing.T) {
+	p := newPlanet("a", "b")
+	p.pool(heliotrope.AutopilotAuto, heliotrope.Pace{})
+	delete(p.topology.Hosts, "eu-2")
+	for id, h := range p.topology.Hosts {
+		h.CPUs = 1
+		p.topology.Hosts[id] = h
+	}
+	p.placements["b"] = heliotrope.Placement{VM: "b", Host: "eu-1", Epoch: 1}
+	p.traffic = func(from, to time.Time) []traffic.Cell {
+		return append(serves("a", "eu", 1e6)(from, to), serves("b", "eu", 1e5)(from, to)...)
+	}
+	fly(t, p, func(t *testing.T, a *Autopilot) {
+		time.Sleep(3 * time.Minute)
+		if p.at("a") != "eu-1" || p.at("b") != "us-2" {
+			t.Errorf("a is at %s, b at %s: %v", p.at("a"), p.at("b"), p.told)
+		}
+	})
+}
+
 func isConflict(err error) bool {
 	var p *api.Problem
 	return errors.As(err, &p) && p.Status == 409

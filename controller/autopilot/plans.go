@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/store"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/survey"
 )
@@ -60,7 +62,7 @@ func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Pla
 		return plan, policy, window, fmt.Errorf("make plan: %w", err)
 	}
 	if len(plan.Moves) > 0 {
-		trials, err := a.try(ctx, s, policy, plan, window, seen)
+		_, trials, err := a.try(ctx, s, policy, plan, window, seen)
 		if err != nil {
 			return plan, policy, window, err
 		}
@@ -231,6 +233,15 @@ func (a *Autopilot) stale(p api.Plan) string {
 
 // AbortPlan begins no more moves, and undoes those that can be.
 func (a *Autopilot) AbortPlan(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) {
+	for {
+		p, err := a.abort(ctx, id)
+		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil { // a move went on meanwhile
+			return p, err
+		}
+	}
+}
+
+func (a *Autopilot) abort(ctx context.Context, id heliotrope.PlanID) (api.Plan, error) {
 	p, err := a.find(id)
 	switch {
 	case err != nil, p.State == api.PlanAborted:

@@ -108,25 +108,26 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
 	}
-	s, held := allowance.Hold(s.Only(survey.Members(t, id)), policy)
-	broken, err := scheduler.Check(s, held, s.Placement())
+	s, paced := allowance.Hold(s.Only(survey.Members(t, id)), policy)
+	broken, err := scheduler.Check(s, paced, s.Placement())
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
 	}
 	restless := 0
 	for try := 0; ; try++ {
-		plan, err := scheduler.Solve(s, held, effort(ctx, s, 0))
+		plan, err := scheduler.Solve(s, paced, effort(ctx, s, 0))
 		if err != nil {
 			return plan, policy, "", fmt.Errorf("make plan: %w", err)
 		}
-		trials, err := a.try(ctx, s, policy, plan, window, seen)
+		whole, trials, err := a.try(ctx, s, policy, plan, window, seen)
 		if err != nil {
 			return plan, policy, "", err
 		}
 		sure(&plan, trials)
-		found := hold(&s, trials)
-		restless += found
-		if found == 0 || len(broken) > 0 {
+		held := chance(plan, whole, trials)
+		s = pin(s, held)
+		restless += len(held)
+		if len(held) == 0 || len(broken) > 0 {
 			return plan, policy, says(plan.Reason, allowance, restless), nil
 		}
 		if try == mostTries {
@@ -135,16 +136,13 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 	}
 }
 
-// hold pins the VMs whose moves may be chance, and returns how many those are.
-func hold(s *scheduler.Snapshot, trials map[heliotrope.VMID]trial) int {
-	n := 0
+// pin keeps some VMs where they are.
+func pin(s scheduler.Snapshot, vms []heliotrope.VMID) scheduler.Snapshot {
+	s.VMs = slices.Clone(s.VMs)
 	for i := range s.VMs {
-		if t, ok := trials[s.VMs[i].ID]; ok && !t.steady() {
-			s.VMs[i].Pinned = true
-			n++
-		}
+		s.VMs[i].Pinned = s.VMs[i].Pinned || slices.Contains(vms, s.VMs[i].ID)
 	}
-	return n
+	return s
 }
 
 // says adds to a plan's reason what holds VMs back.
@@ -187,12 +185,11 @@ func (a *Autopilot) follow(ctx context.Context, id heliotrope.PoolID, spec helio
 	if len(p.Plan.Moves) == 0 {
 		return nil
 	}
+	if a.stale(p) != "" {
+		return nil // something else moves; it looks again
+	}
 	p, err := a.propose(ctx, p)
 	if err != nil || spec.Autopilot != heliotrope.AutopilotAuto {
-		return err
-	}
-	if why := a.stale(p); why != "" {
-		_, err = a.end(ctx, p, api.PlanSuperseded, why)
 		return err
 	}
 	_, err = a.begin(ctx, p)
