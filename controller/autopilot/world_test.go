@@ -247,7 +247,8 @@ func (s *shelf) Delete(_ context.Context, _ uint64, id heliotrope.PlanID) error 
 	return nil
 }
 
-// fly runs an autopilot while do does something, in virtual time.
+// fly runs an autopilot while do does something, in virtual time: what do sleeps passes at
+// once, and is what the autopilot's timers see.
 func fly(t *testing.T, p *planet, do func(t *testing.T, a *Autopilot)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { lead(t, p, &shelf{}, 1, do) })
