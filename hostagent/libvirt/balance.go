@@ -7,76 +7,94 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-const balanceEvery = 50 * time.Millisecond
+const (
+	lookEvery = 20 * time.Millisecond
+	keepLooks = 256 // the newest; older ones say no more than these
 
-// balance is a moment of a running VM at which what QEMU had taken out of a tap was known
-// together with what it had given to the guest.
-type balance struct {
-	known   bool
-	read    uint64 // frames that left the tap's queue, ever
-	used    uint16 // buffers that the card has filled, modulo 2^16
-	records int    // frames recorded, ever
+	// lostAtMost is more than QEMU was ever seen to lose, which is two.
+	lostAtMost = 4
+)
+
+// look is a look at the accounts of a running VM's tap: so many of the card's buffers were
+// used (modulo 2^16) at a moment between those at which QEMU had read so many frames. What
+// is read and what is given to the guest cannot be asked for in one moment, and under load
+// packets come between any two questions.
+type look struct {
+	before uint64
+	used   uint16
+	after  uint64
 }
 
-// balance notes a new balance for r if the accounts stand still for long enough; under
-// many packets that takes some attempts.
-func (c *Catch) balance(ctx context.Context, r *tapRecord) error {
-	for range 8 {
-		records := r.count()
-		before, err := readByQEMU(r.tap.Name)
-		if err != nil {
-			return err
+// undelivered returns which of the frames that QEMU took the guest has not got: the last
+// ones but for those that the card has dropped, since a VM that has stopped gets none. taken
+// are the newest that QEMU took, read and used the counters of now.
+//
+// All that was taken since a look has been given, dropped or lost. So a look bounds how many
+// were lost: they are no more than what came since its before and the card does not drop,
+// less what was given, and no fewer than what came since its after. Looks that agree narrow
+// that to one number. certain is false if they do not, and then it is the least that they
+// say, or the newest frame alone, which a stopped QEMU always keeps.
+func undelivered(taken [][]byte, read uint64, used uint16, looks []look, filter *receiveFilter) (lost [][]byte, certain bool) {
+	asked := make([]int, 0, len(taken)) // where in taken those are that the card does not drop
+	for i, frame := range taken {
+		if i == len(taken)-1 || filter.passes(frame) { // the last one it keeps, whatever it is
+			asked = append(asked, i)
 		}
-		used, err := c.used(ctx, r.tap.NIC)
-		if err != nil {
-			return err
-		}
-		after, err := readByQEMU(r.tap.Name)
-		if err != nil {
-			return err
-		}
-		if before != after {
-			continue
-		}
-		// A VM that runs now did so before, and then all that was read has been used.
-		if running, err := c.running(ctx); err != nil || !running {
-			return err
-		}
-		r.last = balance{known: true, read: after, used: used, records: records}
-		return nil
 	}
-	return nil
+	// since counts those of asked that were taken after so many had been read.
+	since := func(reads uint64) int {
+		first := len(taken) - int(read-reads)
+		i, _ := slices.BinarySearch(asked, first)
+		return len(asked) - i
+	}
+	least, most := 1, lostAtMost
+	exact := false
+	for _, l := range looks {
+		if l.before > read || read-l.before > uint64(len(taken)) {
+			continue // before the oldest frame that is known
+		}
+		given := int(used - l.used)
+		least, most, exact = max(least, since(l.after)-given), min(most, since(l.before)-given), true
+	}
+	certain = exact && least == most
+	if least > min(lostAtMost, len(asked)) { // for a large frame the card fills several buffers
+		least, certain = min(1, len(asked)), false
+	}
+	for _, i := range asked[len(asked)-min(least, len(asked)):] {
+		lost = append(lost, taken[i])
+	}
+	return lost, certain
 }
 
-// lost counts the frames that QEMU has read and not given to its guest. It is at least
-// one, the one that a stopped QEMU keeps. known is false where that is a guess.
-func (c *Catch) lost(ctx context.Context, r *tapRecord) (frames int, known bool) {
-	if !r.last.known {
-		return 1, false
-	}
-	read, err := readByQEMU(r.tap.Name)
+// look looks at the accounts of r once.
+func (c *Catch) look(ctx context.Context, r *tapRecord) error {
+	before, err := readByQEMU(r.tap.Name)
 	if err != nil {
-		return 1, false
+		return err
 	}
 	used, err := c.used(ctx, r.tap.NIC)
 	if err != nil {
-		return 1, false
+		return err
 	}
-	frames = int(uint16(read-r.last.read) - (used - r.last.used))
-	switch {
-	case frames == 1:
-		return 1, true
-	case frames < 1 || frames > 4:
-		return 1, false // the guest fills several buffers for one frame
-	case r.groupSince(r.last.records):
-		return 1, false // a card drops multicast that its guest did not ask for, uncounted
+	after, err := readByQEMU(r.tap.Name)
+	if err != nil {
+		return err
 	}
-	return frames, true
+	// A VM that runs now did so before, and then all that was read has been used.
+	if running, err := c.running(ctx); err != nil || !running {
+		return err
+	}
+	if len(r.looks) >= 2*keepLooks {
+		r.looks = append(r.looks[:0], r.looks[keepLooks:]...)
+	}
+	r.looks = append(r.looks, look{before, used, after})
+	return nil
 }
 
 // readByQEMU counts the frames that have left a tap's queue: the kernel counts a tap's

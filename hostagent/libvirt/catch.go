@@ -26,9 +26,9 @@ import (
 //
 // To bring these back Catch records what goes into the tap, and keeps accounts of what
 // QEMU has taken out of it (the kernel counts that) and given to the guest (QEMU's index
-// into the card's ring of used buffers). When all is over, a frame of its own makes sure
-// that QEMU has taken its last; what is missing in the accounts are then the records that
-// precede what the queue holds.
+// into the card's ring of used buffers), less what the card drops by its filter. When all is
+// over, a frame of its own makes sure that QEMU has taken its last; what is missing in the
+// accounts are then the records that precede what the queue holds.
 type Catch struct {
 	h    *Hypervisor
 	ref  rpc.Domain
@@ -68,15 +68,14 @@ func (h *Hypervisor) Catch(ctx context.Context, vm heliotrope.VMID) (*Catch, err
 	return c, nil
 }
 
-// keepBooks balances the accounts again and again as long as the VM runs: the newer the
-// last balance, the less may have happened since that it does not know.
+// keepBooks looks at the accounts again and again as long as the VM runs.
 func (c *Catch) keepBooks(ctx context.Context) {
-	tick := time.NewTicker(balanceEvery)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		for _, r := range c.taps {
-			if err := c.balance(ctx, r); err != nil {
-				c.h.log.Debug("balance a tap", "vm", c.vm, "tap", r.tap.Name, "error", err)
+			if err := c.look(ctx, r); err != nil && ctx.Err() == nil {
+				c.h.log.Debug("look at a tap", "vm", c.vm, "tap", r.tap.Name, "error", err)
 			}
 		}
 		select {
@@ -138,18 +137,35 @@ func (c *Catch) take(ctx context.Context, r *tapRecord) ([][]byte, error) {
 	if r.found {
 		return CaughtPackets(c.pid, r.tap.Name)
 	}
-	lost, certain := c.lost(ctx, r) // before we read, which the accounts would hold against QEMU
-	queued, err := CaughtPackets(c.pid, r.tap.Name)
-	if err != nil {
-		return nil, err
+	read, used, filter, err := c.settle(ctx, r) // before we read, which the kernel would count as well
+	queued, readErr := CaughtPackets(c.pid, r.tap.Name)
+	if readErr != nil {
+		return nil, readErr
 	}
-	taken, err := r.takenByQEMU(queued, lost)
-	if err != nil || !certain {
+	n := 1
+	if len(r.looks) > 0 && err == nil {
+		n = max(n, int(read-r.looks[0].before))
+	}
+	taken, recordErr := r.takenByQEMU(queued, n)
+	lost, certain := undelivered(taken, read, used, r.looks, filter)
+	if err = errors.Join(err, recordErr); err != nil || !certain {
 		// Better all but one than none.
-		c.h.log.Warn("a packet of a stopped VM may be lost", "vm", c.vm, "tap", r.tap.Name, "error", err)
+		c.h.log.Warn("a packet of a stopped VM may be lost", "vm", c.vm, "tap", r.tap.Name, "looks", len(r.looks), "taken", len(taken), "of", n, "error", err)
 	}
-	c.h.log.Debug("caught packets", "vm", c.vm, "tap", r.tap.Name, "taken", len(taken), "queued", len(queued))
-	return append(taken, queued...), nil
+	c.h.log.Debug("caught packets", "vm", c.vm, "tap", r.tap.Name, "lost", len(lost), "queued", len(queued), "looks", len(r.looks), "taken", len(taken))
+	return append(lost, queued...), nil
+}
+
+// settle reads the accounts of a VM that has stopped, and what its card drops.
+func (c *Catch) settle(ctx context.Context, r *tapRecord) (read uint64, used uint16, filter *receiveFilter, err error) {
+	if read, err = readByQEMU(r.tap.Name); err != nil {
+		return 0, 0, nil, err
+	}
+	if used, err = c.used(ctx, r.tap.NIC); err != nil {
+		return 0, 0, nil, err
+	}
+	filter, err = c.filter(ctx, r.tap.NIC)
+	return read, used, filter, err
 }
 
 // monitor passes a QMP command to a domain's QEMU.

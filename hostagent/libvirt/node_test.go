@@ -96,6 +96,16 @@ func (n *node) showLogs() {
 	}
 }
 
+// agentLog is what the node's agent has said.
+func (n *node) agentLog() string {
+	n.t.Helper()
+	text, err := os.ReadFile(n.path("/var/log/exe.log"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // call has the node's agent do something that must succeed.
 func (n *node) call(method string, args, reply any) {
 	n.t.Helper()

@@ -18,13 +18,11 @@ type tapRecord struct {
 	tap    Tap
 	socket *os.File
 	reader sync.WaitGroup
-	last   balance // the accounts' keeper's, until it has ended
-	found  bool    // what QEMU took has been found: it takes no more
+	looks  []look // the accounts' keeper's, until it has ended
+	found  bool   // what QEMU took has been found: it takes no more
 
 	mu     sync.Mutex
 	frames [][]byte
-	total  int // frames recorded, ever
-	group  int // total as it was after the last multicast frame
 }
 
 const keepFrames = QueuePackets + 16
@@ -58,19 +56,6 @@ func recordTap(tap Tap) (*tapRecord, error) {
 
 var broadcast = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-func (r *tapRecord) count() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.total
-}
-
-// groupSince is true if a multicast frame was recorded after so many frames.
-func (r *tapRecord) groupSince(records int) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.group > records
-}
-
 func (r *tapRecord) read() {
 	buf := make([]byte, 1<<16)
 	for {
@@ -85,10 +70,6 @@ func (r *tapRecord) read() {
 func (r *tapRecord) add(frame []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.total++
-	if len(frame) > 0 && frame[0]&1 != 0 && !bytes.HasPrefix(frame, broadcast) {
-		r.group = r.total
-	}
 	if len(r.frames) >= 2*keepFrames {
 		r.frames = append(r.frames[:0], r.frames[len(r.frames)-keepFrames:]...)
 	}
@@ -126,20 +107,20 @@ func (r *tapRecord) stop() error {
 	}), err)
 }
 
-// takenByQEMU finds the frames that QEMU took and lost, given their number and the rest
-// of the queue.
-func (r *tapRecord) takenByQEMU(queued [][]byte, lost int) ([][]byte, error) {
+// takenByQEMU finds the last n frames that QEMU took, given what is left in the queue.
+func (r *tapRecord) takenByQEMU(queued [][]byte, n int) ([][]byte, error) {
 	if err := r.stop(); err != nil {
 		return nil, err
 	}
 	r.found = true
-	frames, err := precede(r.frames, queued, lost)
+	frames, err := precede(r.frames, queued, n)
 	r.frames = nil
 	return frames, err
 }
 
-// precede returns the last n records before those of queued, searching from the newest
-// backwards. Records that are not in queued did not fit in.
+// precede returns the last n records before those of queued, or as many as there are but
+// one at least, searching from the newest backwards. Records that are not in queued did not
+// fit in.
 func precede(records, queued [][]byte, n int) ([][]byte, error) {
 	left := make(map[string]int, len(queued))
 	for _, frame := range queued {
@@ -152,10 +133,10 @@ func precede(records, queued [][]byte, n int) ([][]byte, error) {
 			missing--
 		}
 	}
-	if missing > 0 || i < n {
+	if missing > 0 || i == 0 {
 		return nil, fmt.Errorf("match %d queued frames and %d before them with %d records: %d are unknown", len(queued), n, len(records), missing)
 	}
-	return records[i-n : i : i], nil
+	return records[max(0, i-n):i:i], nil
 }
 
 func (r *tapRecord) close() error {

@@ -46,7 +46,7 @@ func SetTapQueue(tap string, packets int) error {
 // CaughtPackets takes the frames out of the queue of a tap that a stopped VM's QEMU has
 // open, oldest first. They are gone from the queue then: if the VM is to run here again,
 // Inject them. It does not return the frame that QEMU itself took after it had stopped;
-// TapWatch.Caught does.
+// Catch.Frames does.
 func CaughtPackets(qemuPID int, tap string) ([][]byte, error) {
 	files, err := tapFiles(qemuPID, tap)
 	if err != nil {
