@@ -33,6 +33,7 @@ type Topology struct {
 	Capture    Capture               `yaml:"capture,omitempty" json:"capture,omitzero"`
 	Pools      map[PoolID]Pool       `yaml:"pools,omitempty" json:"pools,omitempty"`
 	Rules      map[RuleID]Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
+	Stubs      map[StubID]Stub       `yaml:"stubs,omitempty" json:"stubs,omitempty"`
 }
 
 // Controller says where the controller stands and as whom it speaks BGP.

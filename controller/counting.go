@@ -42,10 +42,11 @@ func (c counted) Leads() bool { return c.leading() != nil }
 // Tell records what happened.
 func (c counted) Tell(kind, subject, message string) { c.event(kind, subject, message, nil) }
 
-// Fabric is the topology and where its VMs are.
+// Fabric is the topology and where its VMs and stubs are.
 func (c counted) Fabric() collector.Fabric {
 	v := c.world.view()
-	return collector.Fabric{Topology: v.topology, Placements: v.placements}
+	t, placements := v.topology.Ends(v.placements)
+	return collector.Fabric{Topology: t, Placements: placements}
 }
 
 // Devices are the network devices of a host's ports that are VMs', by interface ID.

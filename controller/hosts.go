@@ -145,17 +145,22 @@ const meshingAtOnce = 8
 // manyPorts is how many changes are that many.
 const manyPorts = 16
 
-// bridgesWanted is br-int with a tunnel to every other host; a host that the topology no
-// longer has keeps the bridge only.
+// bridgesWanted is br-int with a tunnel to every other host and the devices of stubs that
+// are here; a host that the topology no longer has keeps the bridge only.
 func bridgesWanted(v *view, h heliotrope.HostID, bfd time.Duration) ovsdb.Want {
 	self, ok := v.topology.Hosts[h]
-	w := ovsdb.Want{Host: h, LocalIP: self.Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel)}
+	w := ovsdb.Want{Host: h, LocalIP: self.Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel), Devices: make(map[string]string)}
 	if !ok {
 		return w
 	}
 	for other, spec := range v.topology.Hosts {
 		if other != h {
 			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address, BFD: bfd}
+		}
+	}
+	for id, stub := range v.topology.Stubs {
+		if stub.Host == h {
+			w.Devices[stub.Port] = heliotrope.InterfaceID(heliotrope.VMID(id), 0)
 		}
 	}
 	return w

@@ -34,7 +34,8 @@ func (p *pipeline) at(v *view) (map[string]flows.Flow, error) {
 		p.want, err = compile(p.view)
 		p.touched = nil
 	} else {
-		err = p.follow(v.placements, vms)
+		_, placements := v.topology.Ends(v.placements)
+		err = p.follow(placements, vms)
 	}
 	if err != nil {
 		p.want = nil
@@ -117,7 +118,8 @@ func flowsView(v *view, h heliotrope.HostID) flows.View {
 			ports.Tunnel[p.Peer] = uint32(p.Ofport)
 		}
 	}
-	for vm, spec := range v.topology.VMs {
+	topology, placements := v.topology.Ends(v.placements)
+	for vm, spec := range topology.VMs {
 		if len(cards) == 0 {
 			break
 		}
@@ -131,5 +133,5 @@ func flowsView(v *view, h heliotrope.HostID) flows.View {
 	if traffic.Source(v.topology.Capture.Source) == traffic.SourceCounters {
 		counters = flows.DefaultCounters
 	}
-	return flows.View{Host: h, Topology: v.topology, Placements: v.placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC, Counters: counters}
+	return flows.View{Host: h, Topology: topology, Placements: placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC, Counters: counters}
 }

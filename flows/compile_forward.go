@@ -71,7 +71,7 @@ func (c *compiler) mobility(n NIC) {
 	to := []Term{Is(Net, Uint(n.VNI)), Is(EthDst, MACValue(n.MAC))}
 	from := append([]Term{side(SideTunnel)}, to...)
 	switch {
-	case p.Host == "":
+	case p.Host == "" || c.Topology.Withheld(n.VM, c.Host): // dropped, and counted
 	case p.Host == c.Host:
 		if n.Port != 0 {
 			c.add(Mobility, 300, Local, When(to...), deliver(n)...)

@@ -268,7 +268,7 @@ func (b *batch) putPort(name string, want Object) {
 		b.add(libovsdb.Operation{Op: libovsdb.OperationUpdate, Table: "Interface", Where: where, Row: libovsdb.Row{
 			"type": string(want.Kind), "options": mapOf(cols.maps["options"]), "bfd": mapOf(cols.maps["bfd"])}})
 		b.add(libovsdb.Operation{Op: libovsdb.OperationMutate, Table: "Interface", Where: where,
-			Mutations: setKeys("external_ids", cols.maps["external_ids"], ownerKey, peerKey)})
+			Mutations: setKeys("external_ids", cols.maps["external_ids"], ownerKey, peerKey, cardKey)})
 		return
 	}
 	if ok {

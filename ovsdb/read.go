@@ -212,7 +212,7 @@ func observedBridge(b vswitch.Bridge) Object {
 }
 
 func ownKeys(settings, externalIDs map[string]string) {
-	for _, k := range []string{ownerKey, peerKey} {
+	for _, k := range []string{ownerKey, peerKey, cardKey} {
 		if v, ok := externalIDs[k]; ok {
 			settings["external_ids:"+k] = v
 		}

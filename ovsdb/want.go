@@ -29,6 +29,7 @@ const (
 // Keys of external_ids.
 const (
 	ownerKey = "heliotrope"      // on a bridge or interface: it is ours; the value is the host's name
+	cardKey  = "iface-id"        // on a device: heliotrope.InterfaceID of what is behind it
 	peerKey  = "heliotrope-peer" // on a tunnel: the host at its other end
 	termKey  = "heliotrope-term" // on Open_vSwitch: the newest leader that wrote here
 )
@@ -39,6 +40,7 @@ type Want struct {
 	DatapathType string                       // of br-int: netdev (the default) or system
 	LocalIP      netip.Addr                   // the host's end of all its tunnels
 	Tunnels      map[heliotrope.HostID]Tunnel // one for each other host
+	Devices      map[string]string            // of the host, to be ports of br-int: name to interface ID
 }
 
 // Tunnel is the way to one other host. A zero BFD takes 300 ms.
@@ -54,6 +56,7 @@ const (
 	KindBridge Kind = "bridge"
 	KindPatch  Kind = "patch"
 	KindVXLAN  Kind = "vxlan"
+	KindDevice Kind = "system" // a network device of the host
 )
 
 // Object is a bridge or port that is ours. Settings are the columns we hold, flat:
@@ -120,6 +123,11 @@ func (w Want) Objects(uplink bool) (map[string]Object, error) {
 		objects[Uplink] = patch(IntBridge, UplinkPhy, owner)
 		objects[UplinkPhy] = patch(PhyBridge, Uplink, owner)
 	}
+	for name, id := range w.Devices {
+		objects[name] = Object{Kind: KindDevice, Bridge: IntBridge, Settings: map[string]string{
+			"external_ids:" + ownerKey: owner, "external_ids:" + cardKey: id,
+		}}
+	}
 	if len(w.Tunnels) > MaxTunnels {
 		objects[MeshPort] = vxlan(owner, w.LocalIP.String(), "flow", "")
 		return objects, nil
@@ -127,7 +135,7 @@ func (w Want) Objects(uplink bool) (map[string]Object, error) {
 	for _, h := range slices.Sorted(maps.Keys(w.Tunnels)) {
 		t, name := w.Tunnels[h], TunnelName(h)
 		if other, taken := objects[name]; taken {
-			return nil, fmt.Errorf("name tunnel to %s: %s is taken by %s", h, name, other.Settings["external_ids:"+peerKey])
+			return nil, fmt.Errorf("name tunnel to %s: %s is taken by %v", h, name, other)
 		}
 		o := vxlan(owner, w.LocalIP.String(), t.RemoteIP.String(), string(h))
 		interval := t.BFD

@@ -95,6 +95,7 @@ var said = map[string]string{
 	"Topology.Clients":     "machines that are not ours; only the lab makes them",
 	"Topology.Pools":       "VMs that are placed in one way",
 	"Topology.Rules":       "constraints on where VMs may be",
+	"Topology.Stubs":       "resources bound to a place that appear in a network as an address",
 	"Pool.Autopilot":       "what is done with what ought to move",
 	"Pool.Policy":          "what matters",
 	"Pool.Window":          "of traffic that decides; default: 10m",
@@ -283,7 +284,7 @@ func comments(t *testing.T, files ...string) map[string]string {
 func oneLine(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }
 
 func TestSchemaIsGenerated(t *testing.T) {
-	g := generator{comments: comments(t, "../heliotrope.go", "../values.go", "../pool.go", "defaults.go"), defs: object{}}
+	g := generator{comments: comments(t, "../heliotrope.go", "../values.go", "../pool.go", "../stub.go", "defaults.go"), defs: object{}}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)

@@ -141,6 +141,10 @@ type Plans interface {
 	Pools(ctx context.Context) ([]Pool, error)
 	// Pool is one of them, with what it would do now.
 	Pool(ctx context.Context, name heliotrope.PoolID) (Pool, error)
+	// Stubs are those of the topology, by name, and who uses them.
+	Stubs(ctx context.Context) ([]Stub, error)
+	// Stub is one of them.
+	Stub(ctx context.Context, name heliotrope.StubID) (Stub, error)
 }
 
 // Answer is a response kept for an Idempotency-Key.

@@ -48,7 +48,7 @@ type Plan struct {
 	ID        heliotrope.PlanID `json:"id"`
 	Revision  int64             `json:"revision" doc:"Of this record; wait for a newer one with ?wait=true&after=REVISION."`
 	Pool      heliotrope.PoolID `json:"pool,omitempty"`
-	By        string            `json:"by" doc:"Who made it: request, autopilot or drain." example:"autopilot"`
+	By        string            `json:"by" doc:"Who made it: request, autopilot, drain or stub." example:"autopilot"`
 	State     string            `json:"state" doc:"proposed, running, measuring, done, failed, aborted or superseded." example:"running"`
 	Note      string            `json:"note,omitempty" doc:"Why it is in this state."`
 	CreatedAt time.Time         `json:"created_at"`

@@ -382,7 +382,7 @@ type FlowsReached struct {
 type Event struct {
 	ID      int64             `json:"id" minimum:"1"`
 	At      time.Time         `json:"at"`
-	Kind    string            `json:"kind" doc:"topology, host, vm, migration, route, mesh, controller; gap says that older events are gone." example:"migration"`
+	Kind    string            `json:"kind" doc:"topology, host, vm, migration, route, mesh, plan, pool, stub, controller; gap says that older events are gone." example:"migration"`
 	Subject string            `json:"subject,omitempty" doc:"Name of the thing it is about."`
 	Message string            `json:"message" doc:"A sentence."`
 	Fields  map[string]string `json:"fields,omitempty"`

@@ -6,7 +6,8 @@
 // pool's pace. A plan is a record in the store: its moves are migrations like any other,
 // step by step, and after the last, once a window of traffic has been counted, it is told
 // what the plan gained (gain.go). A host that is drained is emptied at once, whatever its
-// VMs' pools say (drain.go).
+// VMs' pools say (drain.go). A VM that uses a stub from elsewhere is brought there where it
+// has to be there, or that is cheaper by now (stub.go).
 //
 // What only varies is not followed: a pool's autopilot moves a VM only where that would have
 // gained in each tenth of the window, by itself (confidence.go), and what a move costs has
@@ -83,6 +84,7 @@ type Autopilot struct {
 	term    uint64     // 0: another controller leads
 	plans   map[heliotrope.PlanID]*api.Plan
 	pools   map[heliotrope.PoolID]*pool
+	uses    []use         // of stubs, by stub and VM
 	changed chan struct{} // closed at the next change of a plan
 }
 
@@ -99,6 +101,7 @@ func (a *Autopilot) Run(ctx context.Context, term uint64) error {
 	}
 	a.mu.Lock()
 	a.since, a.drained = time.Now(), map[heliotrope.HostID]time.Time{}
+	a.uses = nil
 	a.term, a.plans, a.pools = term, map[heliotrope.PlanID]*api.Plan{}, map[heliotrope.PoolID]*pool{}
 	for _, p := range list {
 		a.plans[p.ID] = &p

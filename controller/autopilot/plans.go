@@ -221,14 +221,21 @@ func (a *Autopilot) stale(p api.Plan) string {
 		}
 		at[m.VM] = m.To
 	}
-	for _, q := range a.all(func(q api.Plan) bool { return q.State == api.PlanRunning }) {
-		for _, m := range q.Plan.Moves {
-			if slices.ContainsFunc(p.Plan.Moves, func(n scheduler.Move) bool { return n.VM == m.VM }) {
-				return fmt.Sprintf("plan %s is moving %s", q.ID, m.VM)
-			}
+	for _, m := range p.Plan.Moves {
+		if q, ok := a.mover(m.VM); ok {
+			return fmt.Sprintf("plan %s is moving %s", q, m.VM)
 		}
 	}
 	return ""
+}
+
+// mover is the plan under way that moves a VM.
+func (a *Autopilot) mover(vm heliotrope.VMID) (id heliotrope.PlanID, ok bool) {
+	moves := func(m scheduler.Move) bool { return m.VM == vm }
+	for _, q := range a.all(func(q api.Plan) bool { return q.State == api.PlanRunning && slices.ContainsFunc(q.Plan.Moves, moves) }) {
+		return q.ID, true
+	}
+	return "", false
 }
 
 // AbortPlan begins no more moves, and undoes those that can be.

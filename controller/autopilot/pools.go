@@ -35,10 +35,11 @@ func intervalOf(p heliotrope.Pool) time.Duration {
 	return max(minInterval, cmp.Or(time.Duration(p.Interval), windowOf(p)/10))
 }
 
-// consider empties drained hosts, looks at the pools that are due, and forgets old plans.
+// consider empties drained hosts, brings VMs to the stubs that they use, looks at the pools
+// that are due, and forgets old plans.
 func (a *Autopilot) consider(ctx context.Context) error {
 	t, _ := a.world.Topology()
-	problems := []error{a.drain(ctx, t), a.trim(ctx)}
+	problems := []error{a.drain(ctx, t), a.serve(ctx, t), a.trim(ctx)}
 	for _, id := range slices.Sorted(maps.Keys(t.Pools)) {
 		problems = append(problems, a.look(ctx, t, id))
 	}
@@ -108,7 +109,7 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err
 	}
-	s, paced := allowance.Hold(s.Only(survey.Members(t, id)), policy)
+	s, paced := allowance.Hold(bind(s, a.bound(t)).Only(survey.Members(t, id)), policy)
 	broken, err := scheduler.Check(s, paced, s.Placement())
 	if err != nil {
 		return scheduler.Plan{}, policy, "", err

@@ -129,6 +129,10 @@ plan abort p-1
 pool list
 pool show shop
 pool show mars
+stub list
+stub show scanner
+stub show tape
+stub show mars
 host drain us-1 --reason maintenance --deadline 60s
 host drain mars
 host undrain us-1 -o json

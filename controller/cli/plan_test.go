@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"heliotrope"
@@ -85,6 +86,23 @@ func (f *fake) Pools(context.Context) ([]api.Pool, error) {
 	newest := f.plans()[0].Plan
 	return []api.Pool{{Name: "shop", VMs: []heliotrope.VMID{"db", "web"}, Autopilot: "confirm", Policy: "balanced", ConsideredAt: noon, Says: newest.Reason, Plan: "p-1",
 		Pace: scheduler.Allowance{Moves: 2, Stay: []heliotrope.VMID{"db"}, Next: noon.Add(time.Hour)}, Newest: &newest}}, nil
+}
+
+func (f *fake) Stubs(context.Context) ([]api.Stub, error) {
+	return []api.Stub{{Name: "scanner", Description: "the microscope", Host: "eu-1", Site: "eu", Port: "eth2", Network: "web", Address: netip.MustParseAddr("10.1.0.200"),
+		MAC: "02:00:00:00:00:01", Access: "auto", Uses: []api.StubUse{{VM: "web", Site: "us", State: api.UseCarried, Since: noon, Last: noon.Add(time.Minute), BytesPerSecond: 96100,
+			GainUSDPerHour: 0.021, SpentUSD: 0.0002, MoveUSD: 0.0119, BreakEvenBytesPerHour: 8.28e6, Says: "carried from us over the mesh"}}},
+		{Name: "tape", Host: "us-1", Site: "us", Port: "eth3", Network: "web", Address: netip.MustParseAddr("10.1.0.201"), MAC: "02:00:00:00:00:02", Access: "local", Uses: []api.StubUse{}}}, nil
+}
+
+func (f *fake) Stub(ctx context.Context, name heliotrope.StubID) (api.Stub, error) {
+	all, err := f.Stubs(ctx)
+	for _, s := range all {
+		if s.Name == name {
+			return s, err
+		}
+	}
+	return api.Stub{}, api.NotFound("stub", string(name))
 }
 
 func (f *fake) Pool(ctx context.Context, name heliotrope.PoolID) (api.Pool, error) {

@@ -28,6 +28,9 @@ type (
 		Wait  bool              `query:"wait" doc:"Answer when its revision is above after, or after 30 s."`
 		After int64             `query:"after" minimum:"0" doc:"Revision that the caller has seen."`
 	}
+	stubRef struct {
+		Stub heliotrope.StubID `path:"stub"`
+	}
 	poolRef struct {
 		Pool heliotrope.PoolID `path:"pool"`
 	}
@@ -81,6 +84,20 @@ func (h *handler) registerPlans(routes huma.API) {
 		}
 		p, err := h.Plans.Pool(ctx, in.Pool)
 		return &body[api.Pool]{p}, err
+	})
+	handle(h, routes, operation("GET", "/v1/stubs", "list-stubs", "Stubs, and the VMs that use them"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Stub]], error) {
+		if err := h.planned(); err != nil {
+			return nil, err
+		}
+		all, err := h.Plans.Stubs(ctx)
+		return listOf(all), err
+	})
+	handle(h, routes, operation("GET", "/v1/stubs/{stub}", "get-stub", "One stub, and what becomes of each VM's use of it", 404), func(ctx context.Context, in *stubRef) (*body[api.Stub], error) {
+		if err := h.planned(); err != nil {
+			return nil, err
+		}
+		s, err := h.Plans.Stub(ctx, in.Stub)
+		return &body[api.Stub]{s}, err
 	})
 }
 

@@ -74,6 +74,18 @@ func (m *memory) Pool(ctx context.Context, name heliotrope.PoolID) (api.Pool, er
 	return all[0], err
 }
 
+func (m *memory) Stubs(context.Context) ([]api.Stub, error) {
+	return []api.Stub{{Name: "scanner", Site: "us", Access: "local", Uses: []api.StubUse{}}}, nil
+}
+
+func (m *memory) Stub(ctx context.Context, name heliotrope.StubID) (api.Stub, error) {
+	all, err := m.Stubs(ctx)
+	if name != all[0].Name {
+		return api.Stub{}, api.NotFound("stub", string(name))
+	}
+	return all[0], err
+}
+
 // A question about a plan arrives as it was asked, and a plan is made, applied and aborted.
 func TestPlans(t *testing.T) {
 	s := serve(t, Options{})
@@ -103,7 +115,7 @@ func TestPlans(t *testing.T) {
 	if pools, err := c.Pools(ctx); err != nil || len(pools) != 1 || pools[0].Autopilot != "confirm" {
 		t.Errorf("%+v, %v", pools, err)
 	}
-	for path, status := range map[string]int{"/v1/plans/p-none": 404, "/v1/pools/none": 404, "/v1/plans/" + string(first.ID) + "/apply": 409} {
+	for path, status := range map[string]int{"/v1/plans/p-none": 404, "/v1/pools/none": 404, "/v1/stubs/none": 404, "/v1/plans/" + string(first.ID) + "/apply": 409} {
 		method := "GET"
 		if status == 409 {
 			method = "POST"

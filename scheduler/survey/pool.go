@@ -65,6 +65,20 @@ func Members(t heliotrope.Topology, id heliotrope.PoolID) []heliotrope.VMID {
 	return slices.Sorted(maps.Keys(rest))
 }
 
+// PoolOf is the pool that a VM is in; empty where it is in none.
+func PoolOf(t heliotrope.Topology, vm heliotrope.VMID) heliotrope.PoolID {
+	var rest heliotrope.PoolID
+	for id, p := range t.Pools {
+		if slices.Contains(p.VMs, vm) {
+			return id
+		}
+		if len(p.VMs) == 0 {
+			rest = id
+		}
+	}
+	return rest
+}
+
 // Policy is the policy of a pool of a topology, its limits of distance included.
 func Policy(t heliotrope.Topology, id heliotrope.PoolID) (scheduler.Policy, error) {
 	pool := t.Pools[id]

@@ -44,6 +44,9 @@ func Take(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]he
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
 		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], placements))
 	}
+	for _, id := range slices.Sorted(maps.Keys(t.Stubs)) { // what exchanges bytes with VMs, and stays
+		s.VMs = append(s.VMs, scheduler.VM{ID: heliotrope.VMID(id), Host: t.Stubs[id].Host, Pinned: true})
+	}
 	s.fill()
 	s.rules(t)
 	region := func(p netip.Prefix) (scheduler.RegionID, bool) {
@@ -106,11 +109,12 @@ func (s *snapshot) fill() {
 	}
 }
 
-// known is m without VMs that the topology has no longer.
+// known is m without VMs and stubs that the topology has no longer.
 func known(m traffic.Matrix, t heliotrope.Topology) traffic.Matrix {
 	gone := func(e traffic.End) bool {
-		_, ok := t.VMs[e.VM]
-		return e.IsVM() && !ok
+		_, vm := t.VMs[e.VM]
+		_, stub := t.Stubs[heliotrope.StubID(e.VM)]
+		return e.IsVM() && !vm && !stub
 	}
 	m.Cells = slices.DeleteFunc(slices.Clone(m.Cells), func(c traffic.Cell) bool { return gone(c.Src) || gone(c.Dst) })
 	return m

@@ -28,14 +28,25 @@ import (
 // no difference: what a light VM sends passes the flows that a guest's packets pass. The
 // host has no hypervisor, so nobody starts, stops or moves it.
 
-// vm plans a light VM.
-func (p *planner) vm(id heliotrope.VMID, vm heliotrope.VM) {
+// What is behind a stub's port is such a node in every lab, with an echo on port 7 over TCP.
+// Its port is plugged in by the controller.
+
+// stub plans what is behind a stub's port.
+func (p *planner) stub(id heliotrope.StubID, s heliotrope.Stub) {
+	n := p.vm(heliotrope.VMID(id), s.Host)
+	n.Daemons = []node.Daemon{{Name: "echo", Argv: []string{p.config.Binary, "lab", "echo", netip.AddrPortFrom(s.Address, echoPort).String()}}}
+}
+
+const echoPort = 7 // RFC 862
+
+// vm plans a light VM; nil without a card, since nobody could talk to it.
+func (p *planner) vm(id heliotrope.VMID, host heliotrope.HostID) *plan {
 	cards := vmCards(p.top, id)
 	if len(cards) == 0 {
-		return // nobody could talk to it
+		return nil
 	}
-	n := p.add(string(id), KindVM, p.top.Hosts[vm.Host].Site, cards[0].Address.Addr())
-	n.Host, n.VM = vm.Host, id
+	n := p.add(string(id), KindVM, p.top.Hosts[host].Site, cards[0].Address.Addr())
+	n.Host, n.VM = host, id
 	for i, c := range cards {
 		n.Addresses = append(n.Addresses, node.Address{Device: c.Device, Prefix: c.Address})
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -48,6 +59,7 @@ func (p *planner) vm(id heliotrope.VMID, vm heliotrope.VM) {
 			n.Routes = append(n.Routes, node.Route{To: all, Via: c.Gateway})
 		}
 	}
+	return n
 }
 
 // card is a network card of a light VM.
@@ -62,19 +74,28 @@ type card struct {
 }
 
 func vmCards(top heliotrope.Topology, vm heliotrope.VMID) []card {
+	if s, ok := top.Stubs[heliotrope.StubID(vm)]; ok {
+		c := nicCard(top, vm, 0, s.NIC(heliotrope.StubID(vm)))
+		c.Tap = s.Port
+		return []card{c}
+	}
 	var all []card
 	for i, nic := range top.VMs[vm].NICs {
-		network, id := top.Networks[nic.Network], heliotrope.InterfaceID(vm, i)
-		all = append(all, card{
-			Tap:    "tap" + id[:11], // as OpenStack's Neutron names them
-			Device: fmt.Sprintf("eth%d", i), ID: id, MAC: nic.MAC, MTU: network.MTU,
-			Address: netip.PrefixFrom(nic.Address, network.Subnet.Bits()), Gateway: network.Gateway,
-		})
+		all = append(all, nicCard(top, vm, i, nic))
 	}
 	return all
 }
 
-// wireVMs makes the light VMs' cables. Open vSwitch knows nothing of them yet.
+func nicCard(top heliotrope.Topology, vm heliotrope.VMID, i int, nic heliotrope.NIC) card {
+	network, id := top.Networks[nic.Network], heliotrope.InterfaceID(vm, i)
+	return card{
+		Tap:    "tap" + id[:11], // as OpenStack's Neutron names them
+		Device: fmt.Sprintf("eth%d", i), ID: id, MAC: nic.MAC, MTU: network.MTU,
+		Address: netip.PrefixFrom(nic.Address, network.Subnet.Bits()), Gateway: network.Gateway,
+	}
+}
+
+// wireVMs makes the light VMs' and stubs' cables. Open vSwitch knows nothing of them yet.
 func wireVMs(top heliotrope.Topology, nodes []*handle) error {
 	for _, vm := range nodes {
 		if vm.plan.Kind != KindVM {
@@ -116,7 +137,8 @@ func (s *supervisor) bringVMs(ctx context.Context) error {
 	for _, host := range s.nodes {
 		var vms []heliotrope.VMID
 		for _, n := range s.nodes {
-			if n.plan.Kind == KindVM && host.plan.Kind == KindHost && n.plan.Host == host.plan.Host {
+			_, stub := s.config.Topology.Stubs[heliotrope.StubID(n.plan.VM)]
+			if n.plan.Kind == KindVM && !stub && host.plan.Kind == KindHost && n.plan.Host == host.plan.Host {
 				vms = append(vms, n.plan.VM)
 			}
 		}
@@ -139,7 +161,9 @@ func (s *supervisor) bringVMs(ctx context.Context) error {
 	if err := reaching.Wait(); err != nil {
 		return err
 	}
-	s.progress("%d light VMs are connected", count)
+	if count > 0 {
+		s.progress("%d light VMs are connected", count)
+	}
 	return nil
 }
 
@@ -173,8 +197,8 @@ type way struct {
 	to   netip.Addr
 }
 
-// ways are those from each light VM to its gateways and, where the sites are connected,
-// from one VM of each host to one of each other host in the same address space.
+// ways are those from each light VM and stub to its gateways and, where the sites are
+// connected, from one VM of each host to one of each other host in the same address space.
 func (s *supervisor) ways() []way {
 	top, hops := s.config.Topology, nextHops(s.config.Topology)
 	type place struct {
@@ -186,6 +210,9 @@ func (s *supervisor) ways() []way {
 	for _, n := range s.nodes {
 		for i, c := range vmCards(top, n.plan.VM) {
 			all = append(all, way{n, c.Gateway})
+			if _, stub := top.Stubs[heliotrope.StubID(n.plan.VM)]; stub {
+				continue // whom it may reach is its own matter
+			}
 			network := top.VMs[n.plan.VM].NICs[i].Network
 			domain := "network " + string(network)
 			if g := top.Networks[network].Group; g != "" {

@@ -23,7 +23,7 @@ const (
 	KindController Kind = "controller"
 	KindHost       Kind = "host"
 	KindClient     Kind = "client"
-	KindVM         Kind = "vm" // of a light lab
+	KindVM         Kind = "vm" // of a light lab, or a stub
 )
 
 // plan is a node as the supervisor sees it; the embedded part is for its PID 1.
@@ -75,8 +75,11 @@ func plans(cfg config) ([]plan, error) {
 	}
 	if cfg.Light {
 		for _, id := range slices.Sorted(maps.Keys(p.top.VMs)) {
-			p.vm(id, p.top.VMs[id])
+			p.vm(id, p.top.VMs[id].Host)
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.top.Stubs)) {
+		p.stub(id, p.top.Stubs[id])
 	}
 	for i := range p.plans {
 		if _, ok := p.top.Sites[p.plans[i].Site]; !ok {

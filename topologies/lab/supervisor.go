@@ -170,7 +170,7 @@ func (s *supervisor) bring(ctx context.Context) error {
 	if s.config.WithoutControl {
 		return nil
 	}
-	if err := s.bringControl(ctx); err != nil || !s.config.Light {
+	if err := s.bringControl(ctx); err != nil {
 		return err
 	}
 	return s.bringVMs(ctx)

@@ -12,7 +12,7 @@ import (
 
 // Commands are what "heliotrope lab" can tell: the demo, and the probe that it uses.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{demoCommand(), probeCommand()}
+	return []*cobra.Command{demoCommand(), probeCommand(), echoCommand()}
 }
 
 func demoCommand() *cobra.Command {
@@ -33,6 +33,13 @@ func demoCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&d.Keep, "keep", false, "leave the lab running")
 	cmd.Flags().IntVar(&d.Rate, "rate", 100, "probes a second")
 	return cmd
+}
+
+func echoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "echo ADDRESS:PORT", Short: "Serve a TCP echo", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error { return probe.Echo(cmd.Context(), args[0]) },
+	}
 }
 
 func probeCommand() *cobra.Command {

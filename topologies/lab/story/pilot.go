@@ -13,12 +13,14 @@ import (
 	"heliotrope/topologies/lab/probe"
 )
 
-// pilot is what an autopilot did: it followed the traffic, and emptied a host.
+// pilot is what an autopilot did: it followed the traffic, emptied a host, and brought a VM
+// to what cannot come to it.
 type pilot struct {
 	Wanted   int          `json:"wanted"` // moves that a plan asked for before it was let do
 	Plan     api.Plan     `json:"plan"`
 	Drained  api.Plan     `json:"drained"`
 	EmptiedS float64      `json:"emptied_s"` // from the order to the host without VMs
+	Stub     errand       `json:"stub"`
 	Client   probe.Report `json:"client"`
 }
 
@@ -44,6 +46,9 @@ func (d *Demo) fly(ctx context.Context, t heliotrope.Topology) (p pilot, err err
 		}
 	}
 	if p.Drained, p.EmptiedS, err = d.drain(ctx); err != nil {
+		return p, err
+	}
+	if p.Stub, err = d.run(ctx, t); err != nil {
 		return p, err
 	}
 	p.Client, err = d.probe.Settle(ctx, "pilot")
@@ -143,11 +148,11 @@ func (p pilot) claims() []claim.Claim {
 	} else if p.Wanted > 0 {
 		gained = 0
 	}
-	moves := float64(p.Wanted + len(p.Drained.Moves))
-	return []claim.Claim{
+	moves := float64(p.Wanted + len(p.Drained.Moves) + len(p.Stub.Plan.Moves))
+	return append(p.Stub.claims(), []claim.Claim{
 		claim.New("moves that the autopilot made", moved, "==", float64(p.Wanted)),
 		claim.New("what they gained, as a share of what was promised", gained, ">=", 0.8),
 		claim.New("seconds until a revoked host was empty", p.EmptiedS, "<=", mostEmptied.Seconds()),
 		claim.New("probes lost in these moves (aim 0)", float64(p.Client.UDP.Lost), "<=", maxLost*moves),
-	}
+	}...)
 }

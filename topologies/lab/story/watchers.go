@@ -48,26 +48,34 @@ func (v *visitor) account(ctx context.Context) (account, error) {
 	var a account
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DialContext: v.dial, DisableKeepAlives: true}}
 	for path, into := range map[string]any{"/ticks": &a.Ticks, "/checksum": &a.Memory, "/disk": &a.Disk} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.guest.String()+path, nil)
-		if err != nil {
-			return a, fmt.Errorf("ask guest: %w", err)
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return a, fmt.Errorf("ask guest: %w", err)
-		}
-		body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		err = errors.Join(err, resp.Body.Close())
-		if err == nil {
-			err = json.Unmarshal(body, into)
-		}
-		if err != nil {
-			return a, fmt.Errorf("read guest's answer to %s: %w", path, err)
+		if err := v.ask(ctx, path, into); err != nil {
+			return a, err
 		}
 	}
 	return a, nil
+}
+
+// ask reads one of the guest's pages.
+func (v *visitor) ask(ctx context.Context, path string, into any) error {
+	client := &http.Client{Transport: &http.Transport{DialContext: v.dial, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.guest.String()+path, nil)
+	if err != nil {
+		return fmt.Errorf("ask guest: %w", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask guest: %w", err)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	err = errors.Join(err, resp.Body.Close())
+	if err == nil {
+		err = json.Unmarshal(body, into)
+	}
+	if err != nil {
+		return fmt.Errorf("read guest's answer to %s: %w", path, err)
+	}
+	return nil
 }
 
 // dial connects from the client's network namespace. A socket belongs to the namespace in

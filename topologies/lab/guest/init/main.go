@@ -12,7 +12,8 @@
 //
 // Then it serves TCP and UDP echo on port 7 and HTTP on port 80: / says hello, /ticks shows
 // that time and memory went on, /checksum and /disk verify every page and every block, /peer
-// shows the connections between guests, /workload?pages=N&rate=N changes the memory workload.
+// shows the connections to others, ?add=HOST:PORT begins one and ?drop=HOST:PORT ends it,
+// /workload?pages=N&rate=N changes the memory workload.
 package main
 
 import (
@@ -138,9 +139,7 @@ func (g *guest) work(c config, s services) {
 		s.start("disk workload", g.disk.run)
 	}
 	for _, address := range c.peers {
-		p := &peer{address: address}
-		g.peers = append(g.peers, p)
-		s.start("peer", p.run)
+		g.call(address)
 	}
 	s.start("ticks", g.ticks.run)
 	s.start("memory workload", g.memory.run)

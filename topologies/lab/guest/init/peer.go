@@ -29,6 +29,8 @@ type peer struct {
 	longest  time.Duration
 	connects uint64
 	failed   error
+	conn     net.Conn
+	dropped  bool
 }
 
 // peerReport is one element of the answer of /peer.
@@ -60,14 +62,27 @@ func (p *peer) report() peerReport {
 	return r
 }
 
-// run connects again for ever: the other guest may not be up yet.
-func (p *peer) run() error {
+// run connects again and again until the peer is dropped: the other guest may not be up yet.
+func (p *peer) run() {
 	for {
 		err := p.talk()
 		p.mu.Lock()
 		p.failed = err
+		dropped := p.dropped
 		p.mu.Unlock()
+		if dropped {
+			return
+		}
 		time.Sleep(peerPause)
+	}
+}
+
+func (p *peer) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropped = true
+	if p.conn != nil {
+		p.conn.Close()
 	}
 }
 
@@ -79,6 +94,10 @@ func (p *peer) talk() error {
 	p.mu.Lock()
 	p.connects++
 	p.failed = nil
+	p.conn = conn
+	if p.dropped {
+		conn.Close()
+	}
 	first := p.sent + 1
 	p.mu.Unlock()
 	listened := make(chan error, 1)

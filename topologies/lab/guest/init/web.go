@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -18,7 +20,9 @@ type guest struct {
 	resumes resumes
 	memory  memory
 	disk    disk
-	peers   []*peer
+
+	mu    sync.Mutex
+	peers []*peer
 }
 
 // ticksReport is the answer of /ticks.
@@ -45,15 +49,49 @@ func (g *guest) pages() http.Handler {
 	mux.HandleFunc("GET /ticks", func(w http.ResponseWriter, _ *http.Request) { answer(w, g.ticksReport()) })
 	mux.HandleFunc("GET /checksum", func(w http.ResponseWriter, _ *http.Request) { answer(w, g.memory.sweep()) })
 	mux.HandleFunc("GET /disk", func(w http.ResponseWriter, _ *http.Request) { answer(w, g.disk.verify()) })
-	mux.HandleFunc("GET /peer", func(w http.ResponseWriter, _ *http.Request) {
-		reports := make([]peerReport, 0, len(g.peers))
-		for _, p := range g.peers {
-			reports = append(reports, p.report())
+	mux.HandleFunc("GET /peer", func(w http.ResponseWriter, r *http.Request) {
+		if add := r.URL.Query().Get("add"); add != "" {
+			g.call(add)
 		}
-		answer(w, reports)
+		g.hangUp(r.URL.Query().Get("drop"))
+		answer(w, g.peerReports())
 	})
 	mux.HandleFunc("/workload", g.workload)
 	return mux
+}
+
+// call adds a peer that was not there before.
+func (g *guest) call(address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if slices.ContainsFunc(g.peers, func(p *peer) bool { return p.address == address }) {
+		return
+	}
+	p := &peer{address: address}
+	g.peers = append(g.peers, p)
+	go p.run()
+}
+
+// hangUp ends what call began.
+func (g *guest) hangUp(address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range g.peers {
+		if p.address == address {
+			p.drop()
+		}
+	}
+	g.peers = slices.DeleteFunc(g.peers, func(p *peer) bool { return p.address == address })
+}
+
+func (g *guest) peerReports() []peerReport {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	reports := make([]peerReport, 0, len(g.peers))
+	for _, p := range g.peers {
+		reports = append(reports, p.report())
+	}
+	return reports
 }
 
 func (g *guest) ticksReport() ticksReport {
