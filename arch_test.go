@@ -73,6 +73,7 @@ var rows = map[string]int{
 	"controller/benchmarks": 4,
 	"controller/collector":  4,
 	"controller/membership": 4,
+	"controller/world":      4,
 	"controller/autopilot":  4,
 
 	"controller/cli":            5,
@@ -107,7 +108,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":  {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":  {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks"},
+	"controller":                {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks", "controller/world"},
 	"controller/rest":           {"controller/api"},
 	"controller/prices":         {"internal/feed"},
 	"hostagent/revocation":      {"internal/feed"},
