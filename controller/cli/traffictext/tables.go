@@ -1,4 +1,6 @@
-package cli
+// Package traffictext writes what was counted of traffic for those who ask at a terminal:
+// tables for people, records for spreadsheets, and a screen that is drawn over.
+package traffictext
 
 import (
 	"cmp"
@@ -17,7 +19,8 @@ import (
 	"heliotrope/scheduler/traffic/report"
 )
 
-func reportTable(t *output.Table, r report.Report) {
+// Report is everything on one page.
+func Report(t *output.Table, r report.Report) {
 	t.Line("%s", windowText(r.From, r.To, r.Total))
 	if s := sparkline(r.History); s != "" {
 		t.Line("%s", s)
@@ -48,10 +51,35 @@ func reportTable(t *output.Table, r report.Report) {
 	section(t, len(r.Sources), func() {
 		t.Head("HOST", "COUNTS BY", "LOOKS AT", "PORTS", "CPU", "SHED", "CROWDED", "MISSING", "LAST")
 		for _, s := range r.Sources {
-			t.Row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, percent(s.Missing), s.LastBin)
+			t.Row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, output.Percent(s.Missing), s.LastBin)
 		}
 	})
 	notes(t, r.Notes)
+}
+
+// Top is the pairs, VMs or services with most traffic.
+func Top(t *output.Table, top api.TrafficTop, by string) {
+	t.Line("%s", windowText(top.From, top.To, top.Total))
+	switch by {
+	case "vms":
+		talkersTable(t, top.Talkers)
+	case "services":
+		servicesTable(t, top.Services)
+	default:
+		pairsTable(t, top.Pairs)
+	}
+	notes(t, top.Notes)
+}
+
+// Patterns are the groups of VMs; explained, each says why, and what its VMs do.
+func Patterns(t *output.Table, p api.TrafficPatterns, explained bool) {
+	groupsTable(t, p.Groups)
+	for _, g := range p.Groups {
+		if explained {
+			explainGroup(t, g)
+		}
+	}
+	notes(t, p.Notes)
 }
 
 // section is a table with an empty line before it, where it has rows.
@@ -212,7 +240,7 @@ func patternText(g pattern.Group) string {
 	default:
 		s = fmt.Sprintf("%s of %d", g.Kind, n)
 	}
-	return fmt.Sprintf("%s (%s)", s, percent(g.Confidence))
+	return fmt.Sprintf("%s (%s)", s, output.Percent(g.Confidence))
 }
 
 // endsText lists n ends at most, and how many more there are.
@@ -235,20 +263,20 @@ func explainGroup(t *output.Table, g report.Group) {
 	for _, e := range g.Evidence {
 		t.Row("  why", e)
 	}
-	t.Row("  explains", fmt.Sprintf("%s of its %s", percent(g.Coverage), rateText(g.Bytes)))
+	t.Row("  explains", fmt.Sprintf("%s of its %s", output.Percent(g.Coverage), rateText(g.Bytes)))
 	if g.Second != "" {
 		t.Row("  else", string(g.Second))
 	}
 	for _, tier := range g.Tiers {
-		t.Row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, percent(tier.Confidence), endsText(tier.Members, 16)))
+		t.Row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, output.Percent(tier.Confidence), endsText(tier.Members, 16)))
 	}
 	for _, p := range slices.Backward(g.Phases) {
 		t.Row("  before", fmt.Sprintf("%s, %s", patternText(p.Group), spanText(p.From, p.To)))
 	}
 }
 
-// matrixTable is a grid where that fits on a screen, and a list of the top cells.
-func matrixTable(t *output.Table, m traffic.Matrix, top int) {
+// Matrix is a grid where that fits on a screen, and a list of the top cells.
+func Matrix(t *output.Table, m traffic.Matrix, top int) {
 	seconds := max(m.To.Sub(m.From).Seconds(), 1e-9)
 	rates := map[[2]traffic.End]float64{}
 	var ends []traffic.End
@@ -285,7 +313,7 @@ func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 		t.Line("note: %s packets were not looked at", countText(float64(m.Shed)))
 	}
 	for _, h := range slices.Sorted(maps.Keys(m.Missing)) {
-		t.Line("note: %s of what %s was to count is missing", percent(m.Missing[h]), h)
+		t.Line("note: %s of what %s was to count is missing", output.Percent(m.Missing[h]), h)
 	}
 }
 
@@ -293,12 +321,13 @@ func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 func sharesText(c traffic.Cell) string {
 	var all []string
 	for _, s := range c.Services[:min(3, len(c.Services))] {
-		all = append(all, fmt.Sprintf("%s %s", serviceText(s.Service, s.Reply), percent(s.Bytes/max(c.Bytes, 1))))
+		all = append(all, fmt.Sprintf("%s %s", serviceText(s.Service, s.Reply), output.Percent(s.Bytes/max(c.Bytes, 1))))
 	}
 	return strings.Join(all, ", ")
 }
 
-func diffTable(t *output.Table, d api.TrafficDiff) {
+// Diff is what changed from one window to another.
+func Diff(t *output.Table, d api.TrafficDiff) {
 	t.Line("before  %s", windowText(d.Before.From, d.Before.To, d.Before.Total))
 	t.Line("after   %s", windowText(d.After.From, d.After.To, d.After.Total))
 	section(t, len(d.Pairs), func() {
