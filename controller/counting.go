@@ -86,6 +86,18 @@ func (c steered) Host(h heliotrope.HostID) autopilot.Host {
 	return autopilot.Host{CPUs: f.Status.CPUs, MemoryMiB: f.Status.MemoryMiB, Connected: f.Agent != nil, Drained: v.Members[h].Drained()}
 }
 
+// stale is how old what a host said may be: it is asked every few seconds.
+const stale = 30 * time.Second
+
+// Paths are those that a host measured lately to others.
+func (c steered) Paths(h heliotrope.HostID) []agentapi.Path {
+	f := c.world.View().Hosts[h]
+	if f.Agent == nil || time.Since(f.StatusAt) > stale {
+		return nil
+	}
+	return f.Status.Paths
+}
+
 // Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
 func (c steered) Speeds() map[heliotrope.HostID]float64 { return c.speeds.Speeds() }
 
