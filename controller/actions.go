@@ -9,6 +9,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/migration"
 )
@@ -53,7 +54,7 @@ func (r *moveRun) own(ctx context.Context, a migration.Action, m migration.Move)
 
 // preflight looks for reasons why the move cannot work. It changes nothing.
 func (r *moveRun) preflight(m migration.Move) error {
-	for _, c := range preflightChecks(r.world.view(), m.VM, m.From, m.To) {
+	for _, c := range preflightChecks(r.world.View(), m.VM, m.From, m.To) {
 		if !c.OK {
 			return refuse("%s: %s", c.Name, c.Detail)
 		}
@@ -75,14 +76,14 @@ func (r *moveRun) place(ctx context.Context, vm heliotrope.VMID, edit func(*heli
 
 // reached waits until the switches of hosts have flows that know the store at rev.
 func (r *moveRun) reached(ctx context.Context, rev int64, hosts ...heliotrope.HostID) error {
-	v, err := r.world.wait(ctx, func(v *view) bool { return v.revision >= rev })
+	v, err := r.world.Wait(ctx, func(v *world.View) bool { return v.Revision >= rev })
 	if err != nil {
 		return err
 	}
-	fabric := v.fabric
-	_, err = r.world.wait(ctx, func(v *view) bool {
+	fabric := v.Fabric
+	_, err = r.world.Wait(ctx, func(v *world.View) bool {
 		for _, h := range hosts {
-			if !v.flowsReached(h, fabric) {
+			if !v.FlowsReached(h, fabric) {
 				return false
 			}
 		}
@@ -102,9 +103,9 @@ func (r *moveRun) open(ctx context.Context, m migration.Move) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.world.wait(ctx, func(v *view) bool {
-		_, ok := v.nicPorts(m.To, m.VM)
-		return ok && v.flowsReached(m.To, 0)
+	_, err = r.world.Wait(ctx, func(v *world.View) bool {
+		_, ok := v.NICPorts(m.To, m.VM)
+		return ok && v.FlowsReached(m.To, 0)
 	})
 	return err
 }
@@ -121,14 +122,14 @@ func (r *moveRun) commit(ctx context.Context, vm heliotrope.VMID, from, to helio
 // flip waits until the source's switch forwards to the new owner. A source that is gone
 // forwards nothing and holds nobody up.
 func (r *moveRun) flip(ctx context.Context, m migration.Move) error {
-	committed, err := r.world.wait(ctx, func(v *view) bool { return v.placements[m.VM].Host == m.To })
+	committed, err := r.world.Wait(ctx, func(v *world.View) bool { return v.Placements[m.VM].Host == m.To })
 	if err != nil {
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	_, err = r.world.wait(limited, func(v *view) bool { return v.flowsReached(m.From, committed.fabric) })
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && !r.world.view().hosts[m.From].openflow {
+	_, err = r.world.Wait(limited, func(v *world.View) bool { return v.FlowsReached(m.From, committed.Fabric) })
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && !r.world.View().Hosts[m.From].OpenFlow {
 		return refuse("the switch of %s is not connected", m.From)
 	}
 	return err
@@ -136,14 +137,14 @@ func (r *moveRun) flip(ctx context.Context, m migration.Move) error {
 
 // converge waits until every connected switch and every router was told.
 func (r *moveRun) converge(ctx context.Context) error {
-	fabric := r.world.view().fabric
-	_, err := r.world.wait(ctx, func(v *view) bool {
-		for h, f := range v.hosts {
-			if f.openflow && !v.flowsReached(h, fabric) {
+	fabric := r.world.View().Fabric
+	_, err := r.world.Wait(ctx, func(v *world.View) bool {
+		for h, f := range v.Hosts {
+			if f.OpenFlow && !v.FlowsReached(h, fabric) {
 				return false
 			}
 		}
-		return v.routesAt >= fabric
+		return v.RoutesAt >= fabric
 	})
 	return err
 }
@@ -156,11 +157,11 @@ func (r *moveRun) orderHost(ctx context.Context, a migration.Action, role migrat
 		host = m.To
 	}
 	for ctx.Err() == nil {
-		v, err := r.world.wait(ctx, func(v *view) bool { return v.hosts[host].agent != nil })
+		v, err := r.world.Wait(ctx, func(v *world.View) bool { return v.Hosts[host].Agent != nil })
 		if err != nil {
 			return
 		}
-		agent := v.hosts[host].agent
+		agent := v.Hosts[host].Agent
 		report, err := agent.PutMove(ctx, r.order(v, m, role, step))
 		for err == nil {
 			send(migration.Event{Report: &report})
@@ -181,7 +182,7 @@ func isRefusal(err error) bool {
 }
 
 // order is what a host must know to take its step.
-func (r *moveRun) order(v *view, m migration.Move, role migration.Role, step migration.Step) agentapi.MoveOrder {
+func (r *moveRun) order(v *world.View, m migration.Move, role migration.Role, step migration.Step) agentapi.MoveOrder {
 	o := agentapi.MoveOrder{Term: r.term, Move: m.ID, VM: m.VM, Epoch: m.Epoch, Role: role, Step: step, Peer: m.To}
 	switch step {
 	case migration.StepPrepare:
@@ -196,17 +197,17 @@ func (r *moveRun) order(v *view, m migration.Move, role migration.Role, step mig
 	if role == migration.Destination {
 		o.Peer = m.From
 	} else {
-		o.PeerRelay = netip.AddrPortFrom(v.topology.Hosts[m.To].Address, agentapi.RelayPort)
+		o.PeerRelay = netip.AddrPortFrom(v.Topology.Hosts[m.To].Address, agentapi.RelayPort)
 	}
 	return o
 }
 
 // vmOrder is a VM as its host must know it.
-func vmOrder(v *view, term uint64, vm heliotrope.VMID, epoch uint64) agentapi.VMOrder {
-	spec := v.topology.VMs[vm]
+func vmOrder(v *world.View, term uint64, vm heliotrope.VMID, epoch uint64) agentapi.VMOrder {
+	spec := v.Topology.VMs[vm]
 	o := agentapi.VMOrder{Term: term, VM: vm, Epoch: epoch, Spec: spec, Networks: make(map[heliotrope.NetworkID]heliotrope.Network)}
 	for _, nic := range spec.NICs {
-		o.Networks[nic.Network] = v.topology.Networks[nic.Network]
+		o.Networks[nic.Network] = v.Topology.Networks[nic.Network]
 	}
 	return o
 }

@@ -2,10 +2,8 @@
 // hosts and engineers in, and, while it leads, runs every loop that makes the hosts be as
 // the store says.
 //
-// All knowledge is in one immutable view: the store's nouns, followed by a watch, and what
-// the hosts said last. Nothing else is remembered, so a controller that is killed loses
-// nothing but time. The loops read the view and change the world; the API reads the view
-// and changes the store; neither calls the other.
+// All knowledge is in one immutable view (package controller/world). The loops read the view
+// and change the world; the API reads the view and changes the store; neither calls the other.
 //
 //	store ──watch──► view ──► per host: bridges and tunnels (ovsdb), flows (flows/openflow), VMs (agentapi)
 //	  ▲                │ ├──► public routes (bgp)
@@ -23,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,6 +35,8 @@ import (
 	"heliotrope/controller/membership"
 	"heliotrope/controller/prices"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
+	"heliotrope/migration"
 )
 
 // Config is what a controller must be told; the zero value of a field takes its default.
@@ -74,23 +75,25 @@ type Controller struct {
 	cfg     Config
 	log     *slog.Logger
 	store   *store.Store
-	world   *world
+	world   *world.World
 	members *membership.Membership
-	speaker *bgp.Speaker
 	traffic *collector.Collector
 	pilot   *autopilot.Autopilot
 	prices  *prices.Feed
 	speeds  *benchmarks.Benchmarks
-	driver  *driver // while it leads, else nil; guarded by world.mu
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
 	started time.Time
+
+	mu      sync.Mutex   // guards the rest
+	driver  *driver      // while it leads, else nil
+	speaker *bgp.Speaker // while it announces, else nil
 }
 
 // Run runs a controller until ctx ends. These are all of its loops.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
-	c := &Controller{cfg: cfg, log: cfg.Log, world: newWorld(), meshing: make(chan struct{}, meshingAtOnce), started: time.Now()}
+	c := &Controller{cfg: cfg, log: cfg.Log, world: world.New(), meshing: make(chan struct{}, meshingAtOnce), started: time.Now()}
 	for _, dir := range []string{cfg.Dir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make directory: %w", err)
@@ -120,7 +123,7 @@ func Run(ctx context.Context, cfg Config) error {
 	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.syncWorld(ctx) })
+	g.Go(func() error { return c.world.Sync(ctx, c.store, c.log) })
 	g.Go(func() error { return c.serveAPI(ctx) })
 	g.Go(func() error { return c.store.Lead(ctx, c.lead) })
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
@@ -133,13 +136,13 @@ func Run(ctx context.Context, cfg Config) error {
 // fences everything that they write.
 func (c *Controller) lead(ctx context.Context, term uint64) error {
 	// The view must have what the leader before wrote.
-	if _, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= int64(term) }); err != nil {
+	if _, err := c.world.Wait(ctx, func(v *world.View) bool { return v.Revision >= int64(term) }); err != nil {
 		return err
 	}
 	if err := c.speeds.Load(ctx, term); err != nil {
 		return err
 	}
-	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[moveID]chan struct{}{}}
+	d := &driver{world: c.world, store: c.store, term: term, log: c.log, event: c.event, aborts: map[heliotrope.MoveID]chan struct{}{}}
 	c.setDriver(d)
 	defer c.setDriver(nil)
 	c.event("controller", c.cfg.Name, "leads", map[string]string{"term": fmt.Sprint(term)})
@@ -156,15 +159,15 @@ func (c *Controller) lead(ctx context.Context, term uint64) error {
 }
 
 func (c *Controller) setDriver(d *driver) {
-	c.world.mu.Lock()
-	defer c.world.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.driver = d
 }
 
 // leading returns the driver, or nil while another controller leads.
 func (c *Controller) leading() *driver {
-	c.world.mu.Lock()
-	defer c.world.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.driver
 }
 
@@ -173,7 +176,7 @@ const movesKept = 1000
 
 // housekeep forgets what nobody needs any more.
 func (c *Controller) housekeep(ctx context.Context, term uint64) error {
-	ended := func(m move) bool { return m.Phase.Ended() }
+	ended := func(m migration.Move) bool { return m.Phase.Ended() }
 	for {
 		if err := errors.Join(c.store.TrimEvents(ctx, term), store.Trim(ctx, c.store, term, "moves/", movesKept, ended)); err != nil && ctx.Err() == nil {
 			c.log.Warn("housekeeping", "err", err)

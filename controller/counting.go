@@ -8,6 +8,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
+	"heliotrope/controller/world"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
 	"heliotrope/scheduler/traffic"
@@ -18,7 +19,7 @@ type door struct{ *Controller }
 
 // Known says whether a host is in the topology.
 func (c door) Known(h heliotrope.HostID) bool {
-	_, ok := c.world.view().topology.Hosts[h]
+	_, ok := c.world.View().Topology.Hosts[h]
 	return ok
 }
 
@@ -29,7 +30,7 @@ func (c door) Event(h heliotrope.HostID, message string, fields map[string]strin
 
 // allowed says whether host has joined and was not revoked since.
 func (c *Controller) allowed(host heliotrope.HostID) bool {
-	r, ok := c.world.view().members[host]
+	r, ok := c.world.View().Members[host]
 	return ok && !r.Revoked()
 }
 
@@ -44,15 +45,15 @@ func (c counted) Tell(kind, subject, message string) { c.event(kind, subject, me
 
 // Fabric is the topology and where its VMs and stubs are.
 func (c counted) Fabric() collector.Fabric {
-	v := c.world.view()
-	t, placements := v.topology.Ends(v.placements)
+	v := c.world.View()
+	t, placements := v.Topology.Ends(v.Placements)
 	return collector.Fabric{Topology: t, Placements: placements}
 }
 
 // Devices are the network devices of a host's ports that are VMs', by interface ID.
 func (c counted) Devices(h heliotrope.HostID) map[string]string {
 	devices := make(map[string]string)
-	for _, p := range c.world.view().hosts[h].ports {
+	for _, p := range c.world.View().Hosts[h].Ports {
 		if p.Bridge == ovsdb.IntBridge && p.IfaceID != "" {
 			devices[p.IfaceID] = p.Name
 		}
@@ -61,11 +62,11 @@ func (c counted) Devices(h heliotrope.HostID) map[string]string {
 }
 
 // Topology is the one in force.
-func (c counted) Topology() heliotrope.Topology { return c.world.view().topology }
+func (c counted) Topology() heliotrope.Topology { return c.world.View().Topology }
 
 // Paths are those from a host to the others, as measured lately.
 func (c counted) Paths(h heliotrope.HostID) []agentapi.Path {
-	return c.world.view().hosts[h].status.Paths
+	return c.world.View().Hosts[h].Status.Paths
 }
 
 // steered is what the autopilot sees of the view, and how it moves VMs.
@@ -73,17 +74,29 @@ type steered struct{ operations }
 
 // Topology is the one in force, at the prices of now, and where its VMs are.
 func (c steered) Topology() (heliotrope.Topology, map[heliotrope.VMID]heliotrope.Placement) {
-	v := c.world.view()
-	t := v.topology
+	v := c.world.View()
+	t := v.Topology
 	c.prices.Apply(&t)
-	return t, v.placements
+	return t, v.Placements
 }
 
 // Host is how a host is.
 func (c steered) Host(h heliotrope.HostID) autopilot.Host {
-	v := c.world.view()
-	f := v.hosts[h]
-	return autopilot.Host{CPUs: f.status.CPUs, MemoryMiB: f.status.MemoryMiB, Connected: f.agent != nil, Drained: v.members[h].Drained()}
+	v := c.world.View()
+	f := v.Hosts[h]
+	return autopilot.Host{CPUs: f.Status.CPUs, MemoryMiB: f.Status.MemoryMiB, Connected: f.Agent != nil, Drained: v.Members[h].Drained()}
+}
+
+// stale is how old what a host said may be: it is asked every few seconds.
+const stale = 30 * time.Second
+
+// Paths are those that a host measured lately to others.
+func (c steered) Paths(h heliotrope.HostID) []agentapi.Path {
+	f := c.world.View().Hosts[h]
+	if f.Agent == nil || time.Since(f.StatusAt) > stale {
+		return nil
+	}
+	return f.Status.Paths
 }
 
 // Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
@@ -99,6 +112,8 @@ func (c steered) Tell(kind, subject, message string) { c.event(kind, subject, me
 
 // Follow calls f now and after each change of Fabric or of Devices(h), until ctx ends.
 func (c counted) Follow(ctx context.Context, h heliotrope.HostID, f func()) error {
-	key := func(v *view) appliedFlows { return appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen} }
-	return follow(ctx, c.world, key, func(*view) { f() })
+	key := func(v *world.View) world.Compiled {
+		return world.Compiled{Fabric: v.Fabric, Ports: v.Hosts[h].PortsGen}
+	}
+	return world.Follow(ctx, c.world, key, func(*world.View) { f() })
 }

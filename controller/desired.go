@@ -33,16 +33,16 @@ func (c desired) PlanTopology(ctx context.Context, t heliotrope.Topology) (api.T
 		return api.TopologyPlan{}, err
 	}
 	plan := api.TopologyPlan{Name: t.Name, Revision: rev, Changes: objectChanges(now, t)}
-	v := c.world.view()
+	v := c.world.View()
 	for _, ch := range plan.Changes {
 		vm := heliotrope.VMID(ch.Name)
-		m, moving := v.moving(vm)
+		m, moving := v.Moving(vm)
 		switch {
 		case ch.Kind != "vm":
 		case ch.Op == "delete" && moving:
 			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s is on the move (%s) and cannot be removed before that ends", vm, m.ID))
 		case ch.Op == "update" && t.VMs[vm].Host != now.VMs[vm].Host:
-			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s stays at %s: a new home moves nothing; use 'heliotrope vm migrate %s --to %s'", vm, v.placements[vm].Host, vm, t.VMs[vm].Host))
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s stays at %s: a new home moves nothing; use 'heliotrope vm migrate %s --to %s'", vm, v.Placements[vm].Host, vm, t.VMs[vm].Host))
 		}
 	}
 	return plan, nil

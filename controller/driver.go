@@ -11,13 +11,14 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
 	"heliotrope/migration"
 )
 
 // driver carries out moves while this controller leads: it stores what the machine says,
 // then does it. One goroutine per move.
 type driver struct {
-	world *world
+	world *world.World
 	store *store.Store
 	term  uint64
 	log   *slog.Logger
@@ -35,8 +36,8 @@ func (d *driver) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	taken := make(map[heliotrope.MoveID]bool)
-	return follow(ctx, d.world, func(v *view) int64 { return v.revision }, func(v *view) {
-		for id, m := range v.moves {
+	return world.Follow(ctx, d.world, func(v *world.View) int64 { return v.Revision }, func(v *world.View) {
+		for id, m := range v.Moves {
 			if taken[id] || m.Phase.Ended() {
 				continue
 			}
@@ -82,7 +83,7 @@ func (d *driver) forget(id heliotrope.MoveID) {
 }
 
 // drive runs one move to its end.
-func (d *driver) drive(ctx context.Context, m storedMove) error {
+func (d *driver) drive(ctx context.Context, m world.Move) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &moveRun{driver: d, move: m, events: make(chan migration.Event), running: make(map[migration.Action]context.CancelFunc)}
 	defer r.group.Wait()
@@ -116,7 +117,7 @@ func (d *driver) drive(ctx context.Context, m storedMove) error {
 // moveRun is one move that is being driven.
 type moveRun struct {
 	*driver
-	move    storedMove
+	move    world.Move
 	savedAt time.Time
 	events  chan migration.Event
 	running map[migration.Action]context.CancelFunc
@@ -160,7 +161,7 @@ func (r *moveRun) save(ctx context.Context) error {
 	for {
 		rev, err := r.write(ctx)
 		if err == nil {
-			r.move.revision, r.savedAt = rev, time.Now()
+			r.move.Revision, r.savedAt = rev, time.Now()
 			return nil
 		}
 		if ctx.Err() != nil || errors.Is(err, store.ErrStaleTerm) || errors.Is(err, store.ErrConflict) {
@@ -175,9 +176,9 @@ func (r *moveRun) save(ctx context.Context) error {
 func (r *moveRun) write(ctx context.Context) (int64, error) {
 	m := r.move.Move
 	if m.Phase.Ended() {
-		return r.store.EndMove(ctx, r.term, m.VM, m.ID, m, r.move.revision)
+		return r.store.EndMove(ctx, r.term, m.VM, m.ID, m, r.move.Revision)
 	}
-	return store.Put(ctx, r.store, store.MoveKey(m.ID), m, r.move.revision, r.store.Fenced(r.term))
+	return store.Put(ctx, r.store, store.MoveKey(m.ID), m, r.move.Revision, r.store.Fenced(r.term))
 }
 
 func (r *moveRun) tell(before migration.Phase) {

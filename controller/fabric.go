@@ -14,42 +14,19 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/world"
 	"heliotrope/flows"
 	"heliotrope/flows/openflow"
 	"heliotrope/hostagent/agentapi"
-	"heliotrope/ovsdb"
 )
-
-// tunnel is a host's port to another.
-type tunnel ovsdb.Port
-
-// tunnel returns the port to another host.
-func (f hostFacts) tunnel(to heliotrope.HostID) (tunnel, bool) {
-	for _, p := range f.ports {
-		if p.Bridge == ovsdb.IntBridge && p.Ofport > 0 && (p.Peer == to || p.Name == ovsdb.MeshPort) {
-			return tunnel(p), true
-		}
-	}
-	return tunnel{}, false
-}
-
-// up says whether packets pass, as far as that is known: a shared tunnel port has no BFD.
-func (t tunnel) up() bool { return t.BFD == nil || t.BFD.State == "up" && t.BFD.Forwarding }
-
-func (t tunnel) words() string {
-	if t.BFD == nil {
-		return "up, without BFD"
-	}
-	return fmt.Sprintf("BFD %s, %s", t.BFD.State, cmp.Or(t.BFD.Diagnostic, "no diagnostic"))
-}
 
 // meshes answers for the overlay.
 type meshes struct{ *Controller }
 
 // Mesh is every tunnel from both ends, with what the agents measured.
 func (c meshes) Mesh(context.Context) (api.Mesh, error) {
-	v := c.world.view()
-	m := api.Mesh{Hosts: slices.Sorted(maps.Keys(v.topology.Hosts))}
+	v := c.world.View()
+	m := api.Mesh{Hosts: slices.Sorted(maps.Keys(v.Topology.Hosts))}
 	for _, from := range m.Hosts {
 		for _, to := range m.Hosts {
 			if from != to {
@@ -60,17 +37,17 @@ func (c meshes) Mesh(context.Context) (api.Mesh, error) {
 	return m, nil
 }
 
-func meshLink(v *view, from, to heliotrope.HostID) api.MeshLink {
-	facts := v.hosts[from]
+func meshLink(v *world.View, from, to heliotrope.HostID) api.MeshLink {
+	facts := v.Hosts[from]
 	l := api.MeshLink{From: from, To: to, State: "missing"}
-	t, ok := facts.tunnel(to)
+	t, ok := facts.Tunnel(to)
 	switch {
-	case !facts.ovsdb:
+	case !facts.OVSDB:
 		l.State = "unknown"
-	case ok && t.up():
+	case ok && t.Up():
 		l.State = "up"
 	case ok:
-		l.State, l.Error = "down", t.words()
+		l.State, l.Error = "down", t.Words()
 	}
 	if ok && t.BFD != nil {
 		l.BFD = t.BFD.State
@@ -78,7 +55,7 @@ func meshLink(v *view, from, to heliotrope.HostID) api.MeshLink {
 	if ok && t.Peer == to {
 		l.RxBytes, l.TxBytes = uint64(t.Statistics["rx_bytes"]), uint64(t.Statistics["tx_bytes"])
 	}
-	for _, p := range facts.status.Paths {
+	for _, p := range facts.Status.Paths {
 		if p.Peer == to {
 			l.RTTMs, l.Loss, l.MTU = milliseconds(p.RTT), p.Loss, max(0, p.MTU-vxlanOverhead)
 		}
@@ -92,9 +69,9 @@ const vxlanOverhead = 50
 
 // VerifyMesh has every host send one packet of the size to every other, not to be fragmented.
 func (c meshes) VerifyMesh(ctx context.Context, size int) (api.MeshVerification, error) {
-	v := c.world.view()
+	v := c.world.View()
 	out := api.MeshVerification{PacketSize: size, OK: true}
-	hosts := slices.Sorted(maps.Keys(v.topology.Hosts))
+	hosts := slices.Sorted(maps.Keys(v.Topology.Hosts))
 	results := make([][]api.MeshProbe, len(hosts))
 	var g errgroup.Group
 	for i, from := range hosts {
@@ -115,12 +92,12 @@ func (c meshes) VerifyMesh(ctx context.Context, size int) (api.MeshVerification,
 	return out, nil
 }
 
-func probeFrom(ctx context.Context, v *view, from heliotrope.HostID, hosts []heliotrope.HostID, size int) []api.MeshProbe {
+func probeFrom(ctx context.Context, v *world.View, from heliotrope.HostID, hosts []heliotrope.HostID, size int) []api.MeshProbe {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	order := agentapi.ProbeOrder{Size: size + vxlanOverhead, Peers: peersOf(v, from)}
 	var results map[heliotrope.HostID]agentapi.Path
-	agent := v.hosts[from].agent
+	agent := v.Hosts[from].Agent
 	problem := ""
 	if agent == nil {
 		problem = fmt.Sprintf("%s is not connected", from)
@@ -149,9 +126,9 @@ func probeFrom(ctx context.Context, v *view, from heliotrope.HostID, hosts []hel
 }
 
 // peersOf are the underlay addresses of all hosts but h.
-func peersOf(v *view, h heliotrope.HostID) map[heliotrope.HostID]netip.Addr {
+func peersOf(v *world.View, h heliotrope.HostID) map[heliotrope.HostID]netip.Addr {
 	peers := make(map[heliotrope.HostID]netip.Addr)
-	for other, spec := range v.topology.Hosts {
+	for other, spec := range v.Topology.Hosts {
 		if other != h {
 			peers[other] = spec.Address
 		}
@@ -162,13 +139,13 @@ func peersOf(v *view, h heliotrope.HostID) map[heliotrope.HostID]netip.Addr {
 // pipelines answers for the flows in the hosts' switches.
 type pipelines struct{ *Controller }
 
-func (c pipelines) facts(h heliotrope.HostID) (*view, hostFacts, error) {
-	v := c.world.view()
-	if _, ok := v.topology.Hosts[h]; !ok {
-		return v, hostFacts{}, api.NotFound("host", string(h))
+func (c pipelines) facts(h heliotrope.HostID) (*world.View, world.Host, error) {
+	v := c.world.View()
+	if _, ok := v.Topology.Hosts[h]; !ok {
+		return v, world.Host{}, api.NotFound("host", string(h))
 	}
-	f := v.hosts[h]
-	if f.flows == nil {
+	f := v.Hosts[h]
+	if f.Flows == nil {
 		return v, f, api.Unavailable(fmt.Sprintf("br-int of %s is not connected", h))
 	}
 	return v, f, nil
@@ -177,29 +154,17 @@ func (c pipelines) facts(h heliotrope.HostID) (*view, hostFacts, error) {
 // WaitFlows waits until the switch of every host has flows made from the store at
 // revision or later, or until ctx ends, and says which have not.
 func (c pipelines) WaitFlows(ctx context.Context, revision int64) (api.FlowsReached, error) {
-	v, err := c.world.wait(ctx, func(v *view) bool { return v.revision >= revision })
+	v, err := c.world.Wait(ctx, func(v *world.View) bool { return v.Revision >= revision })
 	if err == nil {
-		fabric := v.fabric
-		v, _ = c.world.wait(ctx, func(v *view) bool { return len(v.behind(fabric)) == 0 })
-		return reachedView(v, revision, v.behind(fabric)), nil
+		fabric := v.Fabric
+		v, _ = c.world.Wait(ctx, func(v *world.View) bool { return len(v.Behind(fabric)) == 0 })
+		return reachedView(v, revision, v.Behind(fabric)), nil
 	}
-	return reachedView(v, revision, slices.Sorted(maps.Keys(v.topology.Hosts))), nil
+	return reachedView(v, revision, slices.Sorted(maps.Keys(v.Topology.Hosts))), nil
 }
 
-func reachedView(v *view, revision int64, behind []heliotrope.HostID) api.FlowsReached {
-	return api.FlowsReached{Revision: revision, Reached: len(behind) == 0, Hosts: len(v.topology.Hosts), Behind: behind}
-}
-
-// behind are the hosts of the topology whose switches lack flows made from fabric.
-func (v *view) behind(fabric uint64) []heliotrope.HostID {
-	var hosts []heliotrope.HostID
-	for h := range v.topology.Hosts {
-		if !v.flowsReached(h, fabric) {
-			hosts = append(hosts, h)
-		}
-	}
-	slices.Sort(hosts)
-	return hosts
+func reachedView(v *world.View, revision int64, behind []heliotrope.HostID) api.FlowsReached {
+	return api.FlowsReached{Revision: revision, Reached: len(behind) == 0, Hosts: len(v.Topology.Hosts), Behind: behind}
 }
 
 // Flows are those installed.
@@ -208,7 +173,7 @@ func (c pipelines) Flows(ctx context.Context, h heliotrope.HostID) (api.FlowList
 	if err != nil {
 		return api.FlowList{}, err
 	}
-	entries, err := facts.flows.Dump(ctx)
+	entries, err := facts.Flows.Dump(ctx)
 	if err != nil {
 		return api.FlowList{}, err
 	}
@@ -229,7 +194,7 @@ func (c pipelines) FlowDiff(ctx context.Context, h heliotrope.HostID) (api.FlowD
 	if err != nil {
 		return api.FlowDiff{}, err
 	}
-	entries, err := facts.flows.Dump(ctx)
+	entries, err := facts.Flows.Dump(ctx)
 	if err != nil {
 		return api.FlowDiff{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"heliotrope"
+	"heliotrope/controller/world"
 	"heliotrope/flows"
 	"heliotrope/flows/openflow"
 	"heliotrope/hostagent/agentapi"
@@ -60,7 +61,7 @@ func (c *Controller) serveAgents(ctx context.Context, term uint64) error {
 
 // ended notes that a connection of a host is gone.
 func (c *Controller) ended(h heliotrope.HostID, channel string, err error) {
-	c.world.updateHost(h, func(f *hostFacts) { f.lastSeen = time.Now().UTC() })
+	c.world.UpdateHost(h, func(f *world.Host) { f.LastSeen = time.Now().UTC() })
 	if errors.Is(err, context.Canceled) {
 		return
 	}
@@ -79,9 +80,7 @@ func (c *Controller) told(h heliotrope.HostID, loop string, r reconcile.Round) {
 	case r.Changes > 0:
 		c.log.Info("loop", "loop", loop, "host", h, "changes", r.Changes, "took", r.Took)
 	}
-	if c.world.view().hosts[h].trouble[loop] != trouble {
-		c.world.updateHost(h, func(f *hostFacts) { f.trouble = with(f.trouble, loop, trouble) })
-	}
+	c.world.Trouble(h, loop, trouble)
 }
 
 // runBridges keeps a host's bridges and tunnels as wanted, over one connection.
@@ -98,7 +97,7 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	}
 	defer sw.Close()
 	want := func(ctx context.Context) (map[string]ovsdb.Object, error) {
-		return sw.Wanted(ctx, bridgesWanted(c.world.view(), h, c.cfg.BFD))
+		return sw.Wanted(ctx, bridgesWanted(c.world.View(), h, c.cfg.BFD))
 	}
 	loop := reconcile.New[string, ovsdb.Object](reconcile.InTurn[string, ovsdb.Object]{Target: sw.Target(), Many: manyPorts, Turns: c.meshing}, want, ovsdb.Equal, reconcile.Options{Resync: bridgesResync,
 		Done: func(r reconcile.Round) { c.told(h, "bridges", r) }})
@@ -106,7 +105,7 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error {
-		return follow(ctx, c.world, func(v *view) int64 { return v.topologyAt }, func(*view) { loop.Kick() })
+		return world.Follow(ctx, c.world, func(v *world.View) int64 { return v.TopologyAt }, func(*world.View) { loop.Kick() })
 	})
 	g.Go(func() error {
 		for {
@@ -134,7 +133,7 @@ func (c *Controller) runBridges(ctx context.Context, h heliotrope.HostID, conn n
 			return context.Cause(ctx)
 		}
 	})
-	defer c.world.updateHost(h, func(f *hostFacts) { f.ovsdb = false })
+	defer c.world.UpdateHost(h, func(f *world.Host) { f.OVSDB = false })
 	return g.Wait()
 }
 
@@ -147,18 +146,18 @@ const manyPorts = 16
 
 // bridgesWanted is br-int with a tunnel to every other host and the devices of stubs that
 // are here; a host that the topology no longer has keeps the bridge only.
-func bridgesWanted(v *view, h heliotrope.HostID, bfd time.Duration) ovsdb.Want {
-	self, ok := v.topology.Hosts[h]
+func bridgesWanted(v *world.View, h heliotrope.HostID, bfd time.Duration) ovsdb.Want {
+	self, ok := v.Topology.Hosts[h]
 	w := ovsdb.Want{Host: h, LocalIP: self.Address, Tunnels: make(map[heliotrope.HostID]ovsdb.Tunnel), Devices: make(map[string]string)}
 	if !ok {
 		return w
 	}
-	for other, spec := range v.topology.Hosts {
+	for other, spec := range v.Topology.Hosts {
 		if other != h {
 			w.Tunnels[other] = ovsdb.Tunnel{RemoteIP: spec.Address, BFD: bfd}
 		}
 	}
-	for id, stub := range v.topology.Stubs {
+	for id, stub := range v.Topology.Stubs {
 		if stub.Host == h {
 			w.Devices[stub.Port] = heliotrope.InterfaceID(heliotrope.VMID(id), 0)
 		}
@@ -172,17 +171,17 @@ func (c *Controller) readPorts(ctx context.Context, h heliotrope.HostID, sw *ovs
 	if err != nil {
 		return 0, err
 	}
-	before := c.world.view().hosts[h]
-	c.world.updateHost(h, func(f *hostFacts) {
-		f.ovsdb, f.lastSeen = true, time.Now().UTC()
-		if !slices.EqualFunc(f.ports, ports, samePort) {
-			f.portsGen++
+	before := c.world.View().Hosts[h]
+	c.world.UpdateHost(h, func(f *world.Host) {
+		f.OVSDB, f.LastSeen = true, time.Now().UTC()
+		if !slices.EqualFunc(f.Ports, ports, samePort) {
+			f.PortsGen++
 		}
-		f.ports = ports
+		f.Ports = ports
 	})
 	for _, p := range ports {
-		was := slices.IndexFunc(before.ports, func(q ovsdb.Port) bool { return q.Name == p.Name })
-		if p.Foreign && p.Bridge == ovsdb.IntBridge && (was < 0 || !before.ports[was].Foreign) {
+		was := slices.IndexFunc(before.Ports, func(q ovsdb.Port) bool { return q.Name == p.Name })
+		if p.Foreign && p.Bridge == ovsdb.IntBridge && (was < 0 || !before.Ports[was].Foreign) {
 			c.event("host", string(h), fmt.Sprintf("port %s of %s is not ours: left alone", p.Name, p.Bridge), nil)
 		}
 	}
@@ -208,8 +207,8 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 	target := openflow.Remember(openflow.NewTarget(of), flowsResync)
 	pipe := &pipeline{host: h}
 	want := func(context.Context) (map[string]flows.Flow, error) {
-		v := c.world.view()
-		target.Growing = v.hosts[h].statusAt.IsZero()
+		v := c.world.View()
+		target.Growing = v.Hosts[h].StatusAt.IsZero()
 		all, err := pipe.at(v)
 		return target.Narrow(all, pipe.touched), err
 	}
@@ -217,18 +216,20 @@ func (c *Controller) runFlows(ctx context.Context, h heliotrope.HostID, conn net
 		Done: func(r reconcile.Round) {
 			c.told(h, "flows", r)
 			if r.Err == nil {
-				c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.applied, f.lastSeen = true, pipe.made, time.Now().UTC() })
+				c.world.UpdateHost(h, func(f *world.Host) { f.OpenFlow, f.Applied, f.LastSeen = true, pipe.made, time.Now().UTC() })
 			}
 		}})
 
-	c.world.updateHost(h, func(f *hostFacts) { f.flows = of })
-	defer c.world.updateHost(h, func(f *hostFacts) { f.openflow, f.flows, f.applied = false, nil, appliedFlows{} })
+	c.world.UpdateHost(h, func(f *world.Host) { f.Flows = of })
+	defer c.world.UpdateHost(h, func(f *world.Host) { f.OpenFlow, f.Flows, f.Applied = false, nil, world.Compiled{} })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error { return c.traffic.ServeSwitch(ctx, h, of) })
 	g.Go(func() error {
-		key := func(v *view) appliedFlows { return appliedFlows{fabric: v.fabric, ports: v.hosts[h].portsGen} }
-		return follow(ctx, c.world, key, func(*view) { loop.Kick() })
+		key := func(v *world.View) world.Compiled {
+			return world.Compiled{Fabric: v.Fabric, Ports: v.Hosts[h].PortsGen}
+		}
+		return world.Follow(ctx, c.world, key, func(*world.View) { loop.Kick() })
 	})
 	g.Go(func() error {
 		select {

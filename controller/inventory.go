@@ -10,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/world"
 	"heliotrope/ovsdb"
 )
 
@@ -18,12 +19,12 @@ type inventory struct{ *Controller }
 
 // Hosts are those of the topology and those that joined, by name.
 func (c inventory) Hosts(context.Context) ([]api.Host, error) {
-	v := c.world.view()
+	v := c.world.View()
 	names := make(map[heliotrope.HostID]bool)
-	for h := range v.topology.Hosts {
+	for h := range v.Topology.Hosts {
 		names[h] = true
 	}
-	for h := range v.members {
+	for h := range v.Members {
 		names[h] = true
 	}
 	var hosts []api.Host
@@ -33,14 +34,14 @@ func (c inventory) Hosts(context.Context) ([]api.Host, error) {
 	return hosts, nil
 }
 
-func hostView(v *view, h heliotrope.HostID) api.Host {
-	spec, facts := v.topology.Hosts[h], v.hosts[h]
-	s := facts.status
+func hostView(v *world.View, h heliotrope.HostID) api.Host {
+	spec, facts := v.Topology.Hosts[h], v.Hosts[h]
+	s := facts.Status
 	out := api.Host{Name: h, Site: spec.Site, Address: spec.Address, Public: spec.Public, State: api.HostExpected,
-		LastSeen: facts.lastSeen, RPC: facts.agent != nil, OVSDB: facts.ovsdb, OpenFlow: facts.openflow,
+		LastSeen: facts.LastSeen, RPC: facts.Agent != nil, OVSDB: facts.OVSDB, OpenFlow: facts.OpenFlow,
 		Agent: s.Version, CPUs: cmp.Or(s.CPUs, spec.CPUs), MemoryMiB: cmp.Or(s.MemoryMiB, spec.MemoryMiB), KVM: s.KVM,
 		QEMU: s.QEMU, Libvirt: s.Libvirt, UnderlayMTU: s.UnderlayMTU, Warnings: slices.Clone(s.Warnings)}
-	if r, ok := v.members[h]; ok {
+	if r, ok := v.Members[h]; ok {
 		out.JoinedAt, out.DrainedAt, out.DrainedBy, out.DrainReason = r.JoinedAt, r.DrainedAt, r.DrainedBy, r.Reason
 		out.State = api.HostJoined
 		up := 0
@@ -56,27 +57,27 @@ func hostView(v *view, h heliotrope.HostID) api.Host {
 			out.State = api.HostUp
 		case up > 0:
 			out.State = api.HostDegraded
-		case !facts.lastSeen.IsZero():
+		case !facts.LastSeen.IsZero():
 			out.State = api.HostLost
 		}
 	}
-	for _, loop := range slices.Sorted(maps.Keys(facts.trouble)) {
-		if facts.trouble[loop] != "" {
-			out.Warnings = append(out.Warnings, facts.trouble[loop])
+	for _, loop := range slices.Sorted(maps.Keys(facts.Trouble)) {
+		if facts.Trouble[loop] != "" {
+			out.Warnings = append(out.Warnings, facts.Trouble[loop])
 		}
 	}
 	for _, vm := range s.VMs {
-		if p, ok := v.placements[vm.VM]; vm.Foreign || !ok || !p.At(h) {
+		if p, ok := v.Placements[vm.VM]; vm.Foreign || !ok || !p.At(h) {
 			out.Unmanaged = append(out.Unmanaged, fmt.Sprintf("vm %s (%s)", cmp.Or(string(vm.VM), vm.UUID), vm.State))
 		}
 	}
-	for _, p := range facts.ports {
+	for _, p := range facts.Ports {
 		if p.Foreign && p.Bridge == ovsdb.IntBridge { // br-phy is the host's own
 			out.Unmanaged = append(out.Unmanaged, fmt.Sprintf("port %s of %s", p.Name, p.Bridge))
 		}
 	}
-	for _, vm := range slices.Sorted(maps.Keys(v.placements)) {
-		if v.placements[vm].Host == h {
+	for _, vm := range slices.Sorted(maps.Keys(v.Placements)) {
+		if v.Placements[vm].Host == h {
 			out.VMs = append(out.VMs, vm)
 		}
 	}
@@ -85,33 +86,33 @@ func hostView(v *view, h heliotrope.HostID) api.Host {
 
 // VMs are those of the topology, by name.
 func (c inventory) VMs(context.Context) ([]api.VM, error) {
-	v := c.world.view()
+	v := c.world.View()
 	var vms []api.VM
-	for _, id := range slices.Sorted(maps.Keys(v.topology.VMs)) {
+	for _, id := range slices.Sorted(maps.Keys(v.Topology.VMs)) {
 		vms = append(vms, vmView(v, id))
 	}
 	return vms, nil
 }
 
-func vmView(v *view, id heliotrope.VMID) api.VM {
-	spec, p := v.topology.VMs[id], v.placements[id]
-	out := api.VM{Name: id, State: "unknown", Host: p.Host, Site: v.topology.Hosts[p.Host].Site, Epoch: p.Epoch,
+func vmView(v *world.View, id heliotrope.VMID) api.VM {
+	spec, p := v.Topology.VMs[id], v.Placements[id]
+	out := api.VM{Name: id, State: "unknown", Host: p.Host, Site: v.Topology.Hosts[p.Host].Site, Epoch: p.Epoch,
 		Home: spec.Host, Image: spec.Image, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, NICs: spec.NICs}
-	for h, facts := range v.hosts {
-		for _, s := range facts.status.VMs {
+	for h, facts := range v.Hosts {
+		for _, s := range facts.Status.VMs {
 			switch {
 			case s.VM != id || s.Foreign:
-			case h == p.Host && facts.agent != nil:
+			case h == p.Host && facts.Agent != nil:
 				out.State = string(s.State)
 			case h != p.Host && s.State == heliotrope.VMRunning:
 				out.Warnings = append(out.Warnings, fmt.Sprintf("%s says that it runs there too", h))
 			}
 		}
 	}
-	if facts := v.hosts[p.Host]; out.State == "unknown" && facts.agent != nil && !facts.statusAt.IsZero() {
+	if facts := v.Hosts[p.Host]; out.State == "unknown" && facts.Agent != nil && !facts.StatusAt.IsZero() {
 		out.State = string(heliotrope.VMAbsent)
 	}
-	if m, ok := v.moving(id); ok {
+	if m, ok := v.Moving(id); ok {
 		out.Migration = m.ID
 	}
 	return out
@@ -123,53 +124,53 @@ func check(name string, ok bool, format string, args ...any) api.Check {
 }
 
 // preflightChecks looks at everything that can be known of a move before it begins.
-func preflightChecks(v *view, vm heliotrope.VMID, from, to heliotrope.HostID) []api.Check {
-	src, dst := v.hosts[from], v.hosts[to]
+func preflightChecks(v *world.View, vm heliotrope.VMID, from, to heliotrope.HostID) []api.Check {
+	src, dst := v.Hosts[from], v.Hosts[to]
 	state := vmView(v, vm).State
 	checks := []api.Check{
-		check("source", src.agent != nil && src.openflow, "%s is %s", from, connected(src)),
-		check("destination", dst.agent != nil && dst.openflow && dst.ovsdb, "%s is %s", to, connected(dst)),
+		check("source", src.Agent != nil && src.OpenFlow, "%s is %s", from, connected(src)),
+		check("destination", dst.Agent != nil && dst.OpenFlow && dst.OVSDB, "%s is %s", to, connected(dst)),
 		check("vm runs", state == string(heliotrope.VMRunning), "%s is %s at %s", vm, state, from),
 	}
-	if dst.status.NoVMs {
+	if dst.Status.NoVMs {
 		checks = append(checks, check("destination", false, "%s has no hypervisor: it runs no VMs", to))
 	}
-	used, limit := memoryUsed(v, to), cmp.Or(v.topology.Hosts[to].MemoryMiB, dst.status.MemoryMiB)
-	need := v.topology.VMs[vm].MemoryMiB
+	used, limit := memoryUsed(v, to), cmp.Or(v.Topology.Hosts[to].MemoryMiB, dst.Status.MemoryMiB)
+	need := v.Topology.VMs[vm].MemoryMiB
 	checks = append(checks, check("memory", limit == 0 || used+need <= limit, "%s has %d of %d MiB given out, %s needs %d", to, used, limit, vm, need))
-	rule := map[bool]string{false: ": a VM cannot change between them"}[src.status.KVM == dst.status.KVM]
+	rule := map[bool]string{false: ": a VM cannot change between them"}[src.Status.KVM == dst.Status.KVM]
 	checks = append(checks, check("hypervisor", rule == "", "%s uses %s, %s uses %s%s", from, accelerator(src), to, accelerator(dst), rule))
-	if t, ok := src.tunnel(to); ok {
-		checks = append(checks, check("tunnel", t.up(), "the tunnel from %s to %s: %s", from, to, t.words()))
+	if t, ok := src.Tunnel(to); ok {
+		checks = append(checks, check("tunnel", t.Up(), "the tunnel from %s to %s: %s", from, to, t.Words()))
 	} else {
 		checks = append(checks, check("tunnel", false, "there is no tunnel from %s to %s", from, to))
 	}
 	return checks
 }
 
-func connected(f hostFacts) string {
+func connected(f world.Host) string {
 	switch {
-	case f.agent == nil:
+	case f.Agent == nil:
 		return "not connected"
-	case !f.openflow || !f.ovsdb:
+	case !f.OpenFlow || !f.OVSDB:
 		return "connected without its switch"
 	}
 	return "connected"
 }
 
-func accelerator(f hostFacts) string {
-	if f.status.KVM {
+func accelerator(f world.Host) string {
+	if f.Status.KVM {
 		return "KVM"
 	}
 	return "TCG"
 }
 
 // memoryUsed is what a host's VMs were promised, in MiB, one on its way in included.
-func memoryUsed(v *view, h heliotrope.HostID) int {
+func memoryUsed(v *world.View, h heliotrope.HostID) int {
 	sum := 0
-	for vm, p := range v.placements {
+	for vm, p := range v.Placements {
 		if p.At(h) {
-			sum += v.topology.VMs[vm].MemoryMiB
+			sum += v.Topology.VMs[vm].MemoryMiB
 		}
 	}
 	return sum
@@ -195,8 +196,8 @@ func (c health) Checks(ctx context.Context) []api.Check {
 	checks := []api.Check{check("store", err == nil, "%s", cmp.Or(errorText(err), "answers"))}
 	name, term := c.Leader(ctx)
 	checks = append(checks, check("leader", name != "", "%s in term %d", cmp.Or(name, "nobody"), term))
-	v := c.world.view()
-	checks = append(checks, check("view", v.revision > 0, "up to revision %d", v.revision))
+	v := c.world.View()
+	checks = append(checks, check("view", v.Revision > 0, "up to revision %d", v.Revision))
 	return checks
 }
 

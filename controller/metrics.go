@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"heliotrope/controller/api"
+	"heliotrope/controller/world"
 	"heliotrope/internal/reconcile"
 	"heliotrope/migration"
 )
@@ -93,35 +94,35 @@ func (v *viewCollector) plans(gauge func(d *prometheus.Desc, value float64, labe
 
 // Collect counts.
 func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
-	now := v.c.world.view()
+	now := v.c.world.View()
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	hosts := map[api.HostState]int{api.HostUp: 0, api.HostLost: 0}
-	for h := range now.topology.Hosts {
+	for h := range now.Topology.Hosts {
 		hosts[hostView(now, h).State]++
 	}
 	for state, n := range hosts {
 		gauge(descHosts, float64(n), string(state))
 	}
 	vms := map[string]int{"running": 0}
-	for vm := range now.topology.VMs {
+	for vm := range now.Topology.VMs {
 		vms[vmView(now, vm).State]++
 	}
 	for state, n := range vms {
 		gauge(descVMs, float64(n), state)
 	}
-	moves, newest := map[migration.Phase]int{}, storedMove{}
-	for _, m := range now.moves {
+	moves, newest := map[migration.Phase]int{}, world.Move{}
+	for _, m := range now.Moves {
 		moves[m.Phase]++
-		if m.Phase == migration.Succeeded && m.revision > newest.revision {
+		if m.Phase == migration.Succeeded && m.Revision > newest.Revision {
 			newest = m
 		}
 	}
 	for phase, n := range moves {
 		gauge(descMoves, float64(n), strings.ToLower(string(phase)))
 	}
-	if newest.revision != 0 {
+	if newest.Revision != 0 {
 		gauge(descPause, time.Duration(newest.Measured.Pause).Seconds())
 	}
 	if v.c.leading() != nil {
@@ -139,6 +140,6 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, g := range v.c.speeds.Gauges() {
 		gauge(prometheus.NewDesc(g.Name, g.Help, g.Labels, nil), g.Value, g.Values...)
 	}
-	gauge(descRev, float64(now.revision))
+	gauge(descRev, float64(now.Revision))
 	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])
 }

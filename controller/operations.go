@@ -12,6 +12,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
 	"heliotrope/migration"
 )
 
@@ -19,17 +20,17 @@ import (
 type operations struct{ *Controller }
 
 // resolve finds the VM and the host that a request means.
-func resolve(v *view, r api.MigrationRequest) (from, to heliotrope.HostID, err error) {
-	if _, ok := v.topology.VMs[r.VM]; !ok {
+func resolve(v *world.View, r api.MigrationRequest) (from, to heliotrope.HostID, err error) {
+	if _, ok := v.Topology.VMs[r.VM]; !ok {
 		return "", "", api.Invalid("the migration cannot be", api.FieldProblem{Pointer: "/vm", Detail: fmt.Sprintf("there is no VM %q", r.VM), Hint: "heliotrope vm list shows what there is"})
 	}
-	p, ok := v.placements[r.VM]
+	p, ok := v.Placements[r.VM]
 	if !ok {
 		return "", "", api.Unavailable(fmt.Sprintf("%s has no owner yet", r.VM))
 	}
-	if _, ok := v.topology.Hosts[heliotrope.HostID(r.To)]; ok {
+	if _, ok := v.Topology.Hosts[heliotrope.HostID(r.To)]; ok {
 		to = heliotrope.HostID(r.To)
-	} else if _, ok := v.topology.Sites[heliotrope.SiteID(r.To)]; ok {
+	} else if _, ok := v.Topology.Sites[heliotrope.SiteID(r.To)]; ok {
 		to = roomiest(v, heliotrope.SiteID(r.To), p.Host)
 	}
 	if to == "" {
@@ -42,15 +43,15 @@ func resolve(v *view, r api.MigrationRequest) (from, to heliotrope.HostID, err e
 }
 
 // roomiest is the site's connected host with the most memory left, other than not.
-func roomiest(v *view, site heliotrope.SiteID, not heliotrope.HostID) heliotrope.HostID {
+func roomiest(v *world.View, site heliotrope.SiteID, not heliotrope.HostID) heliotrope.HostID {
 	var best heliotrope.HostID
 	bestFree := 0
-	for _, h := range slices.Sorted(maps.Keys(v.topology.Hosts)) {
-		if v.topology.Hosts[h].Site != site {
+	for _, h := range slices.Sorted(maps.Keys(v.Topology.Hosts)) {
+		if v.Topology.Hosts[h].Site != site {
 			continue
 		}
-		free := cmp.Or(v.topology.Hosts[h].MemoryMiB, v.hosts[h].status.MemoryMiB) - memoryUsed(v, h)
-		if v.hosts[h].agent == nil || h == not || v.members[h].Drained() {
+		free := cmp.Or(v.Topology.Hosts[h].MemoryMiB, v.Hosts[h].Status.MemoryMiB) - memoryUsed(v, h)
+		if v.Hosts[h].Agent == nil || h == not || v.Members[h].Drained() {
 			free -= 1 << 30 // only if there is no other
 		}
 		if best == "" || free > bestFree {
@@ -62,13 +63,13 @@ func roomiest(v *view, site heliotrope.SiteID, not heliotrope.HostID) heliotrope
 
 // PreviewMigration checks a move and predicts what it takes.
 func (c operations) PreviewMigration(_ context.Context, r api.MigrationRequest) (api.MigrationPreview, error) {
-	v := c.world.view()
+	v := c.world.View()
 	from, to, err := resolve(v, r)
 	if err != nil {
 		return api.MigrationPreview{}, err
 	}
 	p := api.MigrationPreview{VM: r.VM, From: from, To: to, OK: true, Checks: preflightChecks(v, r.VM, from, to)}
-	if m, moving := v.moving(r.VM); moving {
+	if m, moving := v.Moving(r.VM); moving {
 		p.Checks = append(p.Checks, check("not moving", false, "%s is on the move already: %s", r.VM, m.ID))
 	}
 	for _, ch := range p.Checks {
@@ -80,26 +81,26 @@ func (c operations) PreviewMigration(_ context.Context, r api.MigrationRequest) 
 
 // predict goes by the last move of the same VM, which says more than its size: most of a
 // guest's memory is usually empty and costs nothing.
-func (c operations) predict(v *view, p *api.MigrationPreview) {
-	var last storedMove
-	for _, m := range v.moves {
-		if m.VM == p.VM && m.Phase == migration.Succeeded && m.revision > last.revision {
+func (c operations) predict(v *world.View, p *api.MigrationPreview) {
+	var last world.Move
+	for _, m := range v.Moves {
+		if m.VM == p.VM && m.Phase == migration.Succeeded && m.Revision > last.Revision {
 			last = m
 		}
 	}
-	a, b := v.topology.Hosts[p.From].Site, v.topology.Hosts[p.To].Site
+	a, b := v.Topology.Hosts[p.From].Site, v.Topology.Hosts[p.To].Site
 	var link heliotrope.Link
-	for _, l := range v.topology.Links {
+	for _, l := range v.Topology.Links {
 		if l.Between == [2]heliotrope.SiteID{a, b} || l.Between == [2]heliotrope.SiteID{b, a} {
 			link = l
 		}
 	}
 	p.Bytes = last.Measured.Copy.RelayBytes
 	if p.Bytes == 0 {
-		p.Bytes = uint64(v.topology.VMs[p.VM].MemoryMiB) << 20
+		p.Bytes = uint64(v.Topology.VMs[p.VM].MemoryMiB) << 20
 	}
 	p.CostUSD = float64(p.Bytes) / 1e9 * link.PricePerGB
-	if last.revision != 0 {
+	if last.Revision != 0 {
 		p.PauseMs = milliseconds(time.Duration(last.Measured.Pause))
 	}
 	if link.Rate > 0 {
@@ -110,9 +111,9 @@ func (c operations) predict(v *view, p *api.MigrationPreview) {
 // StartMigration stores a new move; the leader takes it up from there.
 func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r api.MigrationRequest) (api.Migration, error) {
 	if kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id)); err == nil {
-		return moveView(storedMove{kv.Value, kv.Rev}), nil
+		return moveView(world.Move{Move: kv.Value, Revision: kv.Rev}), nil
 	}
-	v := c.world.view()
+	v := c.world.View()
 	from, to, err := resolve(v, r)
 	if err != nil {
 		return api.Migration{}, err
@@ -122,7 +123,7 @@ func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r 
 	if r.DeadlineS > 0 {
 		deadline = time.Duration(r.DeadlineS) * time.Second
 	}
-	m := migration.New(id, r.VM, from, to, v.placements[r.VM].Epoch, now.Add(deadline), now)
+	m := migration.New(id, r.VM, from, to, v.Placements[r.VM].Epoch, now.Add(deadline), now)
 	m.MaxDowntime = heliotrope.Duration(time.Duration(r.MaxDowntimeMs) * time.Millisecond)
 	rev, err := c.store.StartMove(ctx, r.VM, id, m)
 	switch {
@@ -130,17 +131,17 @@ func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r 
 		return api.Migration{}, api.Conflict(fmt.Sprintf("%s is on the move already", r.VM), "wait for it to end, or abort it: heliotrope migration list")
 	case errors.Is(err, store.ErrConflict): // another request with this id was faster
 		kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id))
-		return moveView(storedMove{kv.Value, kv.Rev}), err
+		return moveView(world.Move{Move: kv.Value, Revision: kv.Rev}), err
 	case err != nil:
 		return api.Migration{}, err
 	}
-	return moveView(storedMove{m, rev}), nil
+	return moveView(world.Move{Move: m, Revision: rev}), nil
 }
 
 // Migrations are all that are kept, newest first.
 func (c operations) Migrations(context.Context) ([]api.Migration, error) {
-	moves := slices.Collect(maps.Values(c.world.view().moves))
-	slices.SortFunc(moves, func(a, b storedMove) int { return b.Passed[0].At.Compare(a.Passed[0].At) })
+	moves := slices.Collect(maps.Values(c.world.View().Moves))
+	slices.SortFunc(moves, func(a, b world.Move) int { return b.Passed[0].At.Compare(a.Passed[0].At) })
 	out := make([]api.Migration, len(moves))
 	for i, m := range moves {
 		out[i] = moveView(m)
@@ -151,7 +152,7 @@ func (c operations) Migrations(context.Context) ([]api.Migration, error) {
 // WaitMigration waits for a revision above after.
 func (c operations) WaitMigration(ctx context.Context, id heliotrope.MoveID, after int64) (api.Migration, error) {
 	// One that was just started may not be in the view yet; the store has it.
-	if _, ok := c.world.view().moves[id]; !ok {
+	if _, ok := c.world.View().Moves[id]; !ok {
 		kv, err := store.Get[migration.Move](ctx, c.store, store.MoveKey(id))
 		if errors.Is(err, store.ErrNotFound) {
 			return api.Migration{}, api.NotFound("migration", string(id))
@@ -160,11 +161,11 @@ func (c operations) WaitMigration(ctx context.Context, id heliotrope.MoveID, aft
 			return api.Migration{}, err
 		}
 		if after < 0 {
-			return moveView(storedMove{kv.Value, kv.Rev}), nil
+			return moveView(world.Move{Move: kv.Value, Revision: kv.Rev}), nil
 		}
 	}
-	v, err := c.world.wait(ctx, func(v *view) bool { m, ok := v.moves[id]; return ok && m.revision > after })
-	m, ok := v.moves[id]
+	v, err := c.world.Wait(ctx, func(v *world.View) bool { m, ok := v.Moves[id]; return ok && m.Revision > after })
+	m, ok := v.Moves[id]
 	if !ok {
 		return api.Migration{}, cmp.Or[error](err, api.NotFound("migration", string(id)))
 	}
@@ -190,14 +191,14 @@ func (c operations) AbortMigration(ctx context.Context, id heliotrope.MoveID) (a
 	}
 	ctx, cancel := context.WithTimeout(ctx, abortPatience)
 	defer cancel()
-	v, err := c.world.wait(ctx, func(v *view) bool {
-		s, ok := v.moves[id]
+	v, err := c.world.Wait(ctx, func(v *world.View) bool {
+		s, ok := v.Moves[id]
 		return ok && (s.Aborted || !moveView(s).CanAbort)
 	})
 	if err != nil {
 		return m, api.Unavailable("the request is not stored yet")
 	}
-	if m = moveView(v.moves[id]); !v.moves[id].Aborted {
+	if m = moveView(v.Moves[id]); !v.Moves[id].Aborted {
 		return m, api.Conflict(fmt.Sprintf("%s is in phase %s: it cannot be undone any more", id, m.Phase), "move the VM back with a new migration")
 	}
 	return m, nil
@@ -206,10 +207,10 @@ func (c operations) AbortMigration(ctx context.Context, id heliotrope.MoveID) (a
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // moveView is a move as the API shows it.
-func moveView(m storedMove) api.Migration {
+func moveView(m world.Move) api.Migration {
 	c := m.Measured.Copy
 	out := api.Migration{ID: m.ID, VM: m.VM, From: m.From, To: m.To, Phase: string(m.Phase), Progress: m.Fraction(),
-		Epoch: m.Epoch, Revision: m.revision, CreatedAt: m.Passed[0].At, Deadline: m.Deadline, Error: m.Error, Warnings: m.Warnings,
+		Epoch: m.Epoch, Revision: m.Revision, CreatedAt: m.Passed[0].At, Deadline: m.Deadline, Error: m.Error, Warnings: m.Warnings,
 		CanAbort: slices.Contains([]migration.Phase{migration.Pending, migration.Preflight, migration.SyncImage, migration.Prepare, migration.PreCopy, migration.Switchover}, m.Phase),
 		Measured: api.Measured{PauseMs: milliseconds(time.Duration(m.Measured.Pause)), Bytes: c.RelayBytes, MemoryBytes: c.DoneBytes,
 			TotalBytes: c.TotalBytes, Rounds: c.Rounds, BytesPerSecond: c.BytesPerSecond, DirtyPerSecond: c.DirtyPerSecond,

@@ -5,6 +5,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/arpproxy"
+	"heliotrope/controller/world"
 	"heliotrope/flows"
 	"heliotrope/ovsdb"
 	"heliotrope/scheduler/traffic"
@@ -14,7 +15,7 @@ import (
 // only the flows of VMs whose placements changed, unless more did.
 type pipeline struct {
 	host heliotrope.HostID
-	made appliedFlows          // the state that the rest is of
+	made world.Compiled        // the state that the rest is of
 	view flows.View            // that it was compiled from
 	want map[string]flows.Flow // nil: start anew
 
@@ -22,19 +23,19 @@ type pipeline struct {
 }
 
 // at returns the flows for v. The map is the pipeline's own, good until the next call.
-func (p *pipeline) at(v *view) (map[string]flows.Flow, error) {
-	if !v.knowsPorts(p.host) {
+func (p *pipeline) at(v *world.View) (map[string]flows.Flow, error) {
+	if !v.KnowsPorts(p.host) {
 		return nil, fmt.Errorf("ports of %s are not known yet", p.host)
 	}
-	now := appliedFlows{fabric: v.fabric, ports: v.hosts[p.host].portsGen}
-	vms, known := v.recent.after(p.made.fabric)
+	now := world.Compiled{Fabric: v.Fabric, Ports: v.Hosts[p.host].PortsGen}
+	vms, known := v.PlacedSince(p.made.Fabric)
 	var err error
-	if p.want == nil || !known || p.made.ports != now.ports {
+	if p.want == nil || !known || p.made.Ports != now.Ports {
 		p.view = flowsView(v, p.host)
 		p.want, err = compile(p.view)
 		p.touched = nil
 	} else {
-		_, placements := v.topology.Ends(v.placements)
+		_, placements := v.Topology.Ends(v.Placements)
 		err = p.follow(placements, vms)
 	}
 	if err != nil {
@@ -75,8 +76,8 @@ func (p *pipeline) follow(placements map[heliotrope.VMID]heliotrope.Placement, v
 }
 
 // flowsWanted compiles the flows of a host from a view.
-func flowsWanted(v *view, h heliotrope.HostID) (map[string]flows.Flow, error) {
-	if !v.knowsPorts(h) {
+func flowsWanted(v *world.View, h heliotrope.HostID) (map[string]flows.Flow, error) {
+	if !v.KnowsPorts(h) {
 		return nil, fmt.Errorf("ports of %s are not known yet", h)
 	}
 	return compile(flowsView(v, h))
@@ -94,17 +95,12 @@ func compile(v flows.View) (map[string]flows.Flow, error) {
 	return want, nil
 }
 
-func (v *view) knowsPorts(h heliotrope.HostID) bool {
-	_, ok := v.topology.Hosts[h]
-	return ok && v.hosts[h].ovsdb
-}
-
 // flowsView is what the flows of h are made of.
-func flowsView(v *view, h heliotrope.HostID) flows.View {
-	facts := v.hosts[h]
+func flowsView(v *world.View, h heliotrope.HostID) flows.View {
+	facts := v.Hosts[h]
 	ports := flows.Ports{NIC: make(map[flows.NICKey]uint32), Tunnel: make(map[heliotrope.HostID]uint32)}
 	cards := make(map[string]uint32)
-	for _, p := range facts.ports {
+	for _, p := range facts.Ports {
 		switch {
 		case p.Ofport <= 0:
 		case p.IfaceID != "":
@@ -118,7 +114,7 @@ func flowsView(v *view, h heliotrope.HostID) flows.View {
 			ports.Tunnel[p.Peer] = uint32(p.Ofport)
 		}
 	}
-	topology, placements := v.topology.Ends(v.placements)
+	topology, placements := v.Topology.Ends(v.Placements)
 	for vm, spec := range topology.VMs {
 		if len(cards) == 0 {
 			break
@@ -130,8 +126,8 @@ func flowsView(v *view, h heliotrope.HostID) flows.View {
 		}
 	}
 	counters := 0
-	if traffic.Source(v.topology.Capture.Source) == traffic.SourceCounters {
+	if traffic.Source(v.Topology.Capture.Source) == traffic.SourceCounters {
 		counters = flows.DefaultCounters
 	}
-	return flows.View{Host: h, Topology: topology, Placements: placements, Ports: ports, GatewayMAC: facts.status.GatewayMAC, Counters: counters}
+	return flows.View{Host: h, Topology: topology, Placements: placements, Ports: ports, GatewayMAC: facts.Status.GatewayMAC, Counters: counters}
 }

@@ -9,6 +9,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
 	"heliotrope/flows"
 	"heliotrope/ovsdb"
 
@@ -47,9 +48,9 @@ func TestPipelineFollows(t *testing.T) {
 	const hosts = 3
 	rapid.Check(t, func(t *rapid.T) {
 		rev := int64(1)
-		v := &view{hosts: map[heliotrope.HostID]hostFacts{}}
+		v := &world.View{Hosts: map[heliotrope.HostID]world.Host{}}
 		update := func(reset bool, changes ...store.Change) {
-			if err := absorb(v, store.Update{Rev: rev, Reset: reset, Changes: changes}); err != nil {
+			if err := v.Absorb(store.Update{Rev: rev, Reset: reset, Changes: changes}); err != nil {
 				t.Fatal(err)
 			}
 			rev++
@@ -62,25 +63,25 @@ func TestPipelineFollows(t *testing.T) {
 		h := hostID(0)
 		ports := []ovsdb.Port{{Name: ovsdb.Uplink, Bridge: ovsdb.IntBridge, Ofport: 1}, {Name: "vx-h1", Bridge: ovsdb.IntBridge, Peer: "h1", Ofport: 2},
 			{Name: "vnet0", Bridge: ovsdb.IntBridge, Ofport: 3, IfaceID: heliotrope.InterfaceID(vmID(0), 0)}}
-		v.hosts[h] = hostFacts{ovsdb: true, ports: ports, portsGen: 1}
+		v.Hosts[h] = world.Host{OVSDB: true, Ports: ports, PortsGen: 1}
 
 		pipe := &pipeline{host: h}
 		var before map[string]flows.Flow
 		for range rapid.IntRange(1, 20).Draw(t, "rounds") {
-			for range rapid.SampledFrom([]int{0, 1, 2, recentKept + 1}).Draw(t, "changes") {
+			for range rapid.SampledFrom([]int{0, 1, 2, world.RecentKept + 1}).Draw(t, "changes") {
 				vm := vmID(rapid.IntRange(0, 2*hosts-1).Draw(t, "VM"))
 				to := hostID(rapid.IntRange(0, hosts-1).Draw(t, "to"))
 				update(false, stored(t, rev, store.PlacementKey(vm), heliotrope.Placement{VM: vm, Host: to, Epoch: uint64(rev),
-					Previous: []heliotrope.HostID{v.placements[vm].Host}}))
+					Previous: []heliotrope.HostID{v.Placements[vm].Host}}))
 			}
 			switch rapid.IntRange(0, 5).Draw(t, "what else") {
 			case 0:
 				update(false, stored(t, rev, "topology", store.Applied{Topology: ring(rapid.IntRange(1, hosts).Draw(t, "hosts"))}))
 			case 1:
 				ports = append(ports[:2:2], ovsdb.Port{Name: "vx-h2", Bridge: ovsdb.IntBridge, Peer: "h2", Ofport: 4})
-				f := v.hosts[h]
-				f.ports, f.portsGen = ports, f.portsGen+1
-				v.hosts = with(v.hosts, h, f)
+				f := v.Hosts[h]
+				f.Ports, f.PortsGen = ports, f.PortsGen+1
+				v.Hosts[h] = f
 			}
 			got, err := pipe.at(v)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"heliotrope/bgp"
 	"heliotrope/controller/api"
+	"heliotrope/controller/world"
 	"heliotrope/internal/reconcile"
 )
 
@@ -24,14 +25,16 @@ type speakerID struct {
 
 // runBGP announces the public address of every VM from the host that owns it.
 func (c *Controller) runBGP(ctx context.Context) error {
-	identity := func(v *view) speakerID { return speakerID{v.topology.Controller.AS, v.topology.Controller.Address} }
+	identity := func(v *world.View) speakerID {
+		return speakerID{v.Topology.Controller.AS, v.Topology.Controller.Address}
+	}
 	for {
-		v, err := c.world.wait(ctx, func(v *view) bool { return identity(v).as != 0 })
+		v, err := c.world.Wait(ctx, func(v *world.View) bool { return identity(v).as != 0 })
 		if err != nil {
 			return err
 		}
 		id := identity(v)
-		err = c.speak(ctx, id, func(v *view) bool { return identity(v) != id })
+		err = c.speak(ctx, id, func(v *world.View) bool { return identity(v) != id })
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -47,15 +50,15 @@ func (c *Controller) runBGP(ctx context.Context) error {
 var errNewIdentity = errors.New("the controller's AS or address changed")
 
 // speak runs one speaker until ctx ends or other says that it must be another one.
-func (c *Controller) speak(ctx context.Context, id speakerID, other func(*view) bool) error {
+func (c *Controller) speak(ctx context.Context, id speakerID, other func(*world.View) bool) error {
 	speaker, err := bgp.New(bgp.Config{AS: id.as, RouterID: id.routerID, LocalAddress: c.cfg.BGPListen.Addr(), ListenPort: int(c.cfg.BGPListen.Port()), Logger: c.log})
 	if err != nil {
 		return err
 	}
 	var fabric uint64
 	want := func(context.Context) (map[string]bgp.Route, error) {
-		v := c.world.view()
-		fabric = v.fabric
+		v := c.world.View()
+		fabric = v.Fabric
 		return routesWanted(v), nil
 	}
 	loop := reconcile.New(speaker.Target(), want, bgp.Equal, reconcile.Options{RetryMin: 20 * time.Millisecond, Done: func(r reconcile.Round) {
@@ -66,7 +69,7 @@ func (c *Controller) speak(ctx context.Context, id speakerID, other func(*view) 
 		}
 		// Sessions open only now: a router drops what the first announcement lacks.
 		speaker.Ready()
-		c.world.update(func(v *view) { v.routesAt = fabric })
+		c.world.Update(func(v *world.View) { v.RoutesAt = fabric })
 	}})
 	c.setSpeaker(speaker)
 	defer c.setSpeaker(nil)
@@ -75,17 +78,17 @@ func (c *Controller) speak(ctx context.Context, id speakerID, other func(*view) 
 	g.Go(func() error { return speaker.Run(ctx) })
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error {
-		return follow(ctx, c.world, func(v *view) uint64 { return v.fabric }, func(*view) { loop.Kick() })
+		return world.Follow(ctx, c.world, func(v *world.View) uint64 { return v.Fabric }, func(*world.View) { loop.Kick() })
 	})
 	g.Go(func() error {
-		return follow(ctx, c.world, func(v *view) int64 { return v.topologyAt }, func(v *view) {
+		return world.Follow(ctx, c.world, func(v *world.View) int64 { return v.TopologyAt }, func(v *world.View) {
 			if err := speaker.SetPeers(ctx, peersWanted(v)); err != nil && ctx.Err() == nil {
 				c.log.Error("BGP peers", "err", err)
 			}
 		})
 	})
 	g.Go(func() error {
-		if _, err := c.world.wait(ctx, other); err != nil {
+		if _, err := c.world.Wait(ctx, other); err != nil {
 			return err
 		}
 		return errNewIdentity
@@ -94,46 +97,46 @@ func (c *Controller) speak(ctx context.Context, id speakerID, other func(*view) 
 }
 
 func (c *Controller) setSpeaker(s *bgp.Speaker) {
-	c.world.mu.Lock()
-	defer c.world.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.speaker = s
 }
 
 // announcing returns the speaker, or nil while another controller has it.
 func (c *Controller) announcing() *bgp.Speaker {
-	c.world.mu.Lock()
-	defer c.world.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.speaker
 }
 
 // routesWanted is one /32 for each public address, by its key.
-func routesWanted(v *view) map[string]bgp.Route {
+func routesWanted(v *world.View) map[string]bgp.Route {
 	want := make(map[string]bgp.Route)
 	for _, r := range publics(v) {
-		if hop := v.topology.Hosts[r.Host].Public; hop.IsValid() {
-			want[bgp.Key(r.Prefix.Addr())] = bgp.Route{NextHop: hop, Epoch: v.placements[r.VM].Epoch}
+		if hop := v.Topology.Hosts[r.Host].Public; hop.IsValid() {
+			want[bgp.Key(r.Prefix.Addr())] = bgp.Route{NextHop: hop, Epoch: v.Placements[r.VM].Epoch}
 		}
 	}
 	return want
 }
 
-func peersWanted(v *view) []bgp.Peer {
+func peersWanted(v *world.View) []bgp.Peer {
 	var peers []bgp.Peer
-	for _, name := range slices.Sorted(maps.Keys(v.topology.Peers)) {
-		p := v.topology.Peers[name]
+	for _, name := range slices.Sorted(maps.Keys(v.Topology.Peers)) {
+		p := v.Topology.Peers[name]
 		peers = append(peers, bgp.Peer{Address: p.Address, AS: p.AS, Password: p.Password})
 	}
 	return peers
 }
 
 // publics are all public addresses with the VM and host that have them, by prefix.
-func publics(v *view) []api.Route {
+func publics(v *world.View) []api.Route {
 	var all []api.Route
-	for vm, spec := range v.topology.VMs {
+	for vm, spec := range v.Topology.VMs {
 		for _, nic := range spec.NICs {
-			if host := v.placements[vm].Host; nic.Public.IsValid() && host != "" {
+			if host := v.Placements[vm].Host; nic.Public.IsValid() && host != "" {
 				all = append(all, api.Route{Prefix: netip.PrefixFrom(nic.Public, nic.Public.BitLen()), VM: vm, Private: nic.Address,
-					Host: host, Site: v.topology.Hosts[host].Site})
+					Host: host, Site: v.Topology.Hosts[host].Site})
 			}
 		}
 	}
@@ -146,7 +149,7 @@ type routes struct{ *Controller }
 
 // Routes are the public addresses and what is announced of them.
 func (c routes) Routes(ctx context.Context) ([]api.Route, error) {
-	all := publics(c.world.view())
+	all := publics(c.world.View())
 	speaker := c.announcing()
 	if speaker == nil {
 		return all, nil
@@ -177,14 +180,14 @@ func (c routes) Routes(ctx context.Context) ([]api.Route, error) {
 
 // WhyRoute tells where an address goes, who was told so, and who says otherwise.
 func (c routes) WhyRoute(ctx context.Context, a netip.Addr) (api.RouteWhy, error) {
-	v := c.world.view()
+	v := c.world.View()
 	out := api.RouteWhy{Address: a, Verdict: "unknown-address", Peers: []api.RouteAtPeer{}}
-	for vm, spec := range v.topology.VMs {
+	for vm, spec := range v.Topology.VMs {
 		for _, nic := range spec.NICs {
 			if nic.Public == a || nic.Address == a {
-				p := v.placements[vm]
+				p := v.Placements[vm]
 				out.VM, out.Network, out.Private, out.Public = vm, nic.Network, nic.Address, nic.Public
-				out.Host, out.Site, out.Epoch, out.NextHop = p.Host, v.topology.Hosts[p.Host].Site, p.Epoch, v.topology.Hosts[p.Host].Public
+				out.Host, out.Site, out.Epoch, out.NextHop = p.Host, v.Topology.Hosts[p.Host].Site, p.Epoch, v.Topology.Hosts[p.Host].Public
 			}
 		}
 	}
@@ -197,7 +200,7 @@ func (c routes) WhyRoute(ctx context.Context, a netip.Addr) (api.RouteWhy, error
 	}
 	out.Verdict = "ok"
 	say("%s belongs to VM %s in network %s, which %s at site %s owns in epoch %d.", a, out.VM, out.Network, out.Host, out.Site, out.Epoch)
-	if m, ok := v.moving(out.VM); ok {
+	if m, ok := v.Moving(out.VM); ok {
 		out.Verdict = "moving"
 		say("It is on the move from %s to %s: %s.", m.From, m.To, m.Phase)
 	}
@@ -209,7 +212,7 @@ func (c routes) WhyRoute(ctx context.Context, a netip.Addr) (api.RouteWhy, error
 }
 
 // whyPublic asks the speaker who was told of a public address and who claims it.
-func (c routes) whyPublic(ctx context.Context, v *view, out *api.RouteWhy, say func(string, ...any)) error {
+func (c routes) whyPublic(ctx context.Context, v *world.View, out *api.RouteWhy, say func(string, ...any)) error {
 	speaker := c.announcing()
 	if speaker == nil {
 		return api.Unavailable("this controller does not lead, and announces nothing")
@@ -236,13 +239,13 @@ func (c routes) whyPublic(ctx context.Context, v *view, out *api.RouteWhy, say f
 			say("%s itself claims it, with next hop %s: a ghost.", peer.Peer, peer.Heard)
 		}
 	}
-	say("%d of %d routers have been told.", len(slices.DeleteFunc(slices.Clone(out.Peers), func(p api.RouteAtPeer) bool { return !p.Told })), len(v.topology.Peers))
+	say("%d of %d routers have been told.", len(slices.DeleteFunc(slices.Clone(out.Peers), func(p api.RouteAtPeer) bool { return !p.Told })), len(v.Topology.Peers))
 	return nil
 }
 
-func peerAt(v *view, seen bgp.View) api.RouteAtPeer {
+func peerAt(v *world.View, seen bgp.View) api.RouteAtPeer {
 	out := api.RouteAtPeer{Session: seen.State}
-	for name, p := range v.topology.Peers {
+	for name, p := range v.Topology.Peers {
 		if p.Address == seen.Peer {
 			out.Peer, out.Site = name, p.Site
 		}

@@ -58,7 +58,7 @@ func buildVersion(version string) api.Version {
 	v := api.Version{Version: version, Go: runtime.Version()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
+			if s.Key == "vcs.Revision" {
 				v.Commit = s.Value
 			}
 		}

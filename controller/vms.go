@@ -10,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/store"
+	"heliotrope/controller/world"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/internal/reconcile"
 )
@@ -21,8 +22,8 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 	target := &vmTarget{c: c, agent: agent, host: h, term: term}
 	loop := reconcile.New(target, target.want, sameVM, reconcile.Options{Resync: vmsResync,
 		Done: func(r reconcile.Round) { c.told(h, "vms", r) }})
-	c.world.updateHost(h, func(f *hostFacts) { f.agent = agent })
-	defer c.world.updateHost(h, func(f *hostFacts) { f.agent = nil })
+	c.world.UpdateHost(h, func(f *world.Host) { f.Agent = agent })
+	defer c.world.UpdateHost(h, func(f *world.Host) { f.Agent = nil })
 	c.log.Info("host connected", "host", h)
 	c.event("host", string(h), "connected", nil)
 
@@ -30,7 +31,7 @@ func (c *Controller) runVMs(ctx context.Context, agent *agentapi.Agent, term uin
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error {
 		type key struct{ topology, concerned int64 }
-		return follow(ctx, c.world, func(v *view) key { return key{v.topologyAt, v.concerned[h]} }, func(*view) { loop.Kick() })
+		return world.Follow(ctx, c.world, func(v *world.View) key { return key{v.TopologyAt, v.Concerned[h]} }, func(*world.View) { loop.Kick() })
 	})
 	g.Go(func() error { return agent.Watch(ctx, func(agentapi.Event) { loop.Kick() }) })
 	g.Go(func() error {
@@ -68,13 +69,13 @@ type vmTarget struct {
 // want is every VM that the host owns and that is not on the move: a move's VM is the
 // driver's.
 func (t *vmTarget) want(context.Context) (map[heliotrope.VMID]vmWant, error) {
-	v := t.c.world.view()
+	v := t.c.world.View()
 	want := make(map[heliotrope.VMID]vmWant)
-	if v.hosts[t.host].status.NoVMs {
+	if v.Hosts[t.host].Status.NoVMs {
 		return want, nil
 	}
-	for vm, p := range v.placements {
-		if _, moving := v.moving(vm); p.Host == t.host && !moving {
+	for vm, p := range v.Placements {
+		if _, moving := v.Moving(vm); p.Host == t.host && !moving {
 			want[vm] = vmWant{epoch: p.Epoch, state: heliotrope.VMRunning}
 		}
 	}
@@ -90,27 +91,27 @@ func (t *vmTarget) Observe(ctx context.Context) (map[heliotrope.VMID]vmWant, err
 	if err != nil {
 		return nil, err
 	}
-	t.c.world.updateHost(t.host, func(f *hostFacts) {
+	t.c.world.UpdateHost(t.host, func(f *world.Host) {
 		if status.GatewayMAC.IsZero() { // an agent that has just started has not looked yet
-			status.GatewayMAC = f.status.GatewayMAC
+			status.GatewayMAC = f.Status.GatewayMAC
 		}
-		if f.status.GatewayMAC != status.GatewayMAC || f.statusAt.IsZero() {
-			f.portsGen++ // flows are made of it
+		if f.Status.GatewayMAC != status.GatewayMAC || f.StatusAt.IsZero() {
+			f.PortsGen++ // flows are made of it
 		}
-		f.status, f.statusAt, f.lastSeen = status, time.Now().UTC(), time.Now().UTC()
+		f.Status, f.StatusAt, f.LastSeen = status, time.Now().UTC(), time.Now().UTC()
 	})
-	v := t.c.world.view()
+	v := t.c.world.View()
 	if err := t.measurePaths(ctx, v, status.Paths); err != nil {
 		t.c.log.Warn("paths to other hosts are not measured", "host", t.host, "err", err) // VMs matter more
 	}
-	if err := t.c.heed(ctx, t.host, v.members[t.host], status.Revocation); err != nil {
+	if err := t.c.heed(ctx, t.host, v.Members[t.host], status.Revocation); err != nil {
 		return nil, err
 	}
 	have := make(map[heliotrope.VMID]vmWant)
 	for _, s := range status.VMs {
-		p, placed := v.placements[s.VM]
-		_, dead := v.tombstones[s.VM]
-		_, moving := v.moving(s.VM)
+		p, placed := v.Placements[s.VM]
+		_, dead := v.Tombstones[s.VM]
+		_, moving := v.Moving(s.VM)
 		if !s.Foreign && !moving && (placed && p.Host == t.host || !placed && dead) {
 			have[s.VM] = vmWant{epoch: s.Epoch, state: s.State}
 		}
@@ -130,7 +131,7 @@ func (c *Controller) heed(ctx context.Context, h heliotrope.HostID, known store.
 }
 
 // measurePaths tells the agent whom to measure the underlay to, where it does not know.
-func (t *vmTarget) measurePaths(ctx context.Context, v *view, have []agentapi.Path) error {
+func (t *vmTarget) measurePaths(ctx context.Context, v *world.View, have []agentapi.Path) error {
 	unknown := peersOf(v, t.host)
 	for _, p := range have {
 		delete(unknown, p.Peer)
@@ -144,15 +145,15 @@ func (t *vmTarget) measurePaths(ctx context.Context, v *view, have []agentapi.Pa
 
 // Apply starts what is to run, and removes what the topology no longer has.
 func (t *vmTarget) Apply(ctx context.Context, changes []reconcile.Change[heliotrope.VMID, vmWant]) error {
-	v := t.c.world.view()
-	if v.hosts[t.host].status.NoVMs { // what is wanted was worked out before Observe had asked
+	v := t.c.world.View()
+	if v.Hosts[t.host].Status.NoVMs { // what is wanted was worked out before Observe had asked
 		return nil
 	}
 	var problems []error
 	for _, ch := range changes {
 		if ch.Op == reconcile.Delete {
-			epoch := v.tombstones[ch.Key].Epoch
-			if _, dead := v.tombstones[ch.Key]; dead {
+			epoch := v.Tombstones[ch.Key].Epoch
+			if _, dead := v.Tombstones[ch.Key]; dead {
 				problems = append(problems, t.told(ch.Key, "removed", t.agent.RemoveVM(ctx, agentapi.RemoveOrder{Term: t.term, VM: ch.Key, Epoch: epoch})))
 			}
 			continue

@@ -32,6 +32,7 @@ type Plan struct {
 	Bounded bool    `json:"bounded"`
 
 	Broken []Violation `json:"broken,omitempty"` // constraints that are not kept after it
+	Ways   []Path      `json:"ways,omitempty"`   // that its moves rest on, where whoever made the snapshot says
 }
 
 // Move is one VM's way to another host.

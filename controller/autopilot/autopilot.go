@@ -35,6 +35,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/survey"
 	"heliotrope/scheduler/traffic"
@@ -47,6 +48,8 @@ type World interface {
 	Host(h heliotrope.HostID) Host
 	// Speeds are how many reference vCPUs a vCPU of each host that was measured is worth.
 	Speeds() map[heliotrope.HostID]float64
+	// Paths are those that a host measured lately to others.
+	Paths(h heliotrope.HostID) []agentapi.Path
 	// Counted is the traffic of the time of span before end; zero end: up to now.
 	Counted(ctx context.Context, end time.Time, span time.Duration) (traffic.Matrix, error)
 	// Tell records what happened.
@@ -68,6 +71,9 @@ const (
 	carryEvery    = 250 * time.Millisecond
 	considerEvery = time.Second
 	settle        = 2 * time.Second // that counts of traffic may take to arrive
+
+	soundEvery = 10 * time.Second // between two looks at distances
+	mostLoss   = 0.5              // of a path whose round trip is believed
 )
 
 // Autopilot makes plans and carries them out. Make it with New.
@@ -79,12 +85,14 @@ type Autopilot struct {
 	// Of consider alone.
 	since   time.Time                       // when it began to work
 	drained map[heliotrope.HostID]time.Time // when emptying each was last tried
+	sounded time.Time                       // when distances were last looked at
 
 	mu      sync.Mutex // guards all below
 	term    uint64     // 0: another controller leads
 	plans   map[heliotrope.PlanID]*api.Plan
 	pools   map[heliotrope.PoolID]*pool
-	uses    []use         // of stubs, by stub and VM
+	uses    []use // of stubs, by stub and VM
+	far     survey.Distances
 	changed chan struct{} // closed at the next change of a plan
 }
 
@@ -100,7 +108,8 @@ func (a *Autopilot) Run(ctx context.Context, term uint64) error {
 		return fmt.Errorf("read plans: %w", err)
 	}
 	a.mu.Lock()
-	a.since, a.drained = time.Now(), map[heliotrope.HostID]time.Time{}
+	a.since, a.drained, a.sounded = time.Now(), map[heliotrope.HostID]time.Time{}, time.Time{}
+	a.far = survey.Distances{}
 	a.uses = nil
 	a.term, a.plans, a.pools = term, map[heliotrope.PlanID]*api.Plan{}, map[heliotrope.PoolID]*pool{}
 	for _, p := range list {
@@ -207,6 +216,7 @@ type sight struct {
 	placements map[heliotrope.VMID]heliotrope.Placement
 	hosts      map[heliotrope.HostID]Host
 	speeds     map[heliotrope.HostID]float64
+	rttMs      map[[2]heliotrope.SiteID]float64 // as hosts measured them
 	last       map[heliotrope.VMID]api.Migration
 }
 
@@ -226,15 +236,38 @@ func (a *Autopilot) see(ctx context.Context, edit func(*heliotrope.Topology)) (*
 	if edit != nil {
 		edit(&v.topology)
 	}
+	a.mu.Lock()
+	v.rttMs = a.far.Believed()
+	a.mu.Unlock()
 	var err error
 	v.last, err = a.lastMoves(ctx)
 	return v, err
 }
 
+// sound takes in how far hosts are from each other.
+func (a *Autopilot) sound(t heliotrope.Topology) {
+	now := time.Now()
+	if now.Sub(a.sounded) < soundEvery {
+		return
+	}
+	a.sounded = now
+	var samples []survey.Sample
+	for id, h := range t.Hosts {
+		for _, p := range a.world.Paths(id) {
+			if peer, ok := t.Hosts[p.Peer]; ok && p.Loss < mostLoss {
+				samples = append(samples, survey.Sample{From: h.Site, To: peer.Site, Ms: p.RTT.Seconds() * 1e3})
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.far.Learn(now, t, samples)
+}
+
 // survey is a snapshot with the traffic of a matrix. Nothing comes to a host whose agent is
 // away, and nothing leaves it: it would not get there.
 func (v *sight) survey(m traffic.Matrix) scheduler.Snapshot {
-	s := survey.Take(m.To, v.topology, v.placements, m, v.speeds)
+	s := survey.Take(m.To, v.topology, survey.Facts{Placements: v.placements, Traffic: m, Speeds: v.speeds, RTTMs: v.rttMs})
 	for i := range s.Hosts {
 		s.Hosts[i].Drained = v.hosts[s.Hosts[i].ID].Drained
 	}

@@ -54,9 +54,9 @@ func (a *Autopilot) drain(ctx context.Context, t heliotrope.Topology) error {
 		return err
 	}
 	s = s.Only(leave)
-	plan, err := scheduler.Solve(s, policy, effort(ctx, s, 0))
+	plan, err := solve(ctx, s, policy, 0)
 	if err != nil {
-		return fmt.Errorf("make plan: %w", err)
+		return err
 	}
 	for _, b := range plan.Blocked {
 		a.world.Tell("host", string(placements[b.VM].Host), fmt.Sprintf("is drained, and %s cannot leave: %s", b.VM, b.Why))

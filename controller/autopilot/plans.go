@@ -23,12 +23,12 @@ func (a *Autopilot) SimulatePlan(ctx context.Context, r api.PlanRequest) (schedu
 	if _, err := a.leads(); err != nil {
 		return scheduler.Plan{}, err
 	}
-	plan, _, _, err := a.solve(ctx, r)
+	plan, _, _, err := a.answer(ctx, r)
 	return plan, err
 }
 
-// solve makes a plan, and tells by which policy and window.
-func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Plan, scheduler.Policy, time.Duration, error) {
+// answer makes the plan that is asked for, and tells by which policy and window.
+func (a *Autopilot) answer(ctx context.Context, r api.PlanRequest) (scheduler.Plan, scheduler.Policy, time.Duration, error) {
 	t, _ := a.world.Topology()
 	policy, err := survey.Policy(t, r.Pool)
 	window := cmp.Or(r.Window(), windowOf(t.Pools[r.Pool]))
@@ -57,9 +57,9 @@ func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Pla
 	if r.Pool != "" {
 		s = s.Only(survey.Members(t, r.Pool))
 	}
-	plan, err := scheduler.Solve(s, policy, effort(ctx, s, r.Seed))
+	plan, err := solve(ctx, s, policy, r.Seed)
 	if err != nil {
-		return plan, policy, window, fmt.Errorf("make plan: %w", err)
+		return plan, policy, window, err
 	}
 	if len(plan.Moves) > 0 {
 		_, trials, err := a.try(ctx, s, policy, plan, window, seen)
@@ -69,6 +69,16 @@ func (a *Autopilot) solve(ctx context.Context, r api.PlanRequest) (scheduler.Pla
 		sure(&plan, trials)
 	}
 	return plan, policy, window, nil
+}
+
+// solve makes the plan of a snapshot, with the ways that it rests on.
+func solve(ctx context.Context, s scheduler.Snapshot, policy scheduler.Policy, seed uint64) (scheduler.Plan, error) {
+	plan, err := scheduler.Solve(s, policy, effort(ctx, s, seed))
+	if err != nil {
+		return plan, fmt.Errorf("make plan: %w", err)
+	}
+	plan.Ways = survey.Ways(s, plan)
+	return plan, nil
 }
 
 // effort is how long to search: less where few VMs may move. A search ends with ctx.
@@ -95,7 +105,7 @@ func (a *Autopilot) CreatePlan(ctx context.Context, id heliotrope.PlanID, r api.
 	if p, err := a.find(id); err == nil {
 		return p, nil
 	}
-	plan, policy, window, err := a.solve(ctx, r)
+	plan, policy, window, err := a.answer(ctx, r)
 	if err != nil {
 		return api.Plan{}, err
 	}

@@ -35,10 +35,11 @@ func intervalOf(p heliotrope.Pool) time.Duration {
 	return max(minInterval, cmp.Or(time.Duration(p.Interval), windowOf(p)/10))
 }
 
-// consider empties drained hosts, brings VMs to the stubs that they use, looks at the pools
-// that are due, and forgets old plans.
+// consider looks at distances, empties drained hosts, brings VMs to the stubs that they use,
+// looks at the pools that are due, and forgets old plans.
 func (a *Autopilot) consider(ctx context.Context) error {
 	t, _ := a.world.Topology()
+	a.sound(t)
 	problems := []error{a.drain(ctx, t), a.serve(ctx, t), a.trim(ctx)}
 	for _, id := range slices.Sorted(maps.Keys(t.Pools)) {
 		problems = append(problems, a.look(ctx, t, id))
@@ -116,9 +117,9 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 	}
 	restless := 0
 	for try := 0; ; try++ {
-		plan, err := scheduler.Solve(s, paced, effort(ctx, s, 0))
+		plan, err := solve(ctx, s, paced, 0)
 		if err != nil {
-			return plan, policy, "", fmt.Errorf("make plan: %w", err)
+			return plan, policy, "", err
 		}
 		whole, trials, err := a.try(ctx, s, policy, plan, window, seen)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -33,6 +34,7 @@ type planet struct {
 	drained    map[heliotrope.HostID]bool
 	refuses    map[heliotrope.VMID]bool // moves of these fail
 	traffic    func(from, to time.Time) []traffic.Cell
+	rtt        func(from, to heliotrope.HostID) time.Duration // that hosts measure; nil: they do not
 	told       []string
 }
 
@@ -134,6 +136,18 @@ func (p *planet) Host(h heliotrope.HostID) Host {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Host{CPUs: 8, MemoryMiB: 8192, Connected: !p.away[h], Drained: p.drained[h]}
+}
+
+func (p *planet) Paths(from heliotrope.HostID) []agentapi.Path {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []agentapi.Path
+	for to := range p.topology.Hosts {
+		if p.rtt != nil && to != from && !p.away[from] {
+			all = append(all, agentapi.Path{Peer: to, RTT: p.rtt(from, to)})
+		}
+	}
+	return all
 }
 
 func (p *planet) Counted(_ context.Context, end time.Time, span time.Duration) (traffic.Matrix, error) {

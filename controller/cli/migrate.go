@@ -160,7 +160,7 @@ func migrationTable(t *output.Table, m api.Migration) {
 		t.Row("warning", w)
 	}
 	if !m.Ended() {
-		t.Row("progress", percent(m.Progress))
+		t.Row("progress", output.Percent(m.Progress))
 		t.Row("ends in", output.Seconds(m.ETAS))
 	}
 	d := m.Measured
@@ -185,8 +185,6 @@ func took(m api.Migration) float64 {
 	return m.FinishedAt.Sub(m.CreatedAt).Seconds()
 }
 
-func percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }
-
 // progress tells a migration's way: a bar that is drawn over itself on a terminal, a line
 // for each phase elsewhere.
 type progress struct {
@@ -203,12 +201,12 @@ func (p *progress) update(m api.Migration) {
 	if !p.out.Terminal {
 		if m.Phase != p.phase {
 			p.phase = m.Phase
-			fmt.Fprintf(p.out.Err, "%s %s → %s: %s (%s)\n", m.VM, m.From, m.To, m.Phase, percent(m.Progress))
+			fmt.Fprintf(p.out.Err, "%s %s → %s: %s (%s)\n", m.VM, m.From, m.To, m.Phase, output.Percent(m.Progress))
 		}
 		return
 	}
 	full := min(max(int(m.Progress*barWidth), 0), barWidth)
-	line := fmt.Sprintf("%s %s → %s [%s%s] %4s %s", m.VM, m.From, m.To, strings.Repeat("█", full), strings.Repeat("·", barWidth-full), percent(m.Progress), m.Phase)
+	line := fmt.Sprintf("%s %s → %s [%s%s] %4s %s", m.VM, m.From, m.To, strings.Repeat("█", full), strings.Repeat("·", barWidth-full), output.Percent(m.Progress), m.Phase)
 	if m.ETAS > 0 {
 		line += fmt.Sprintf(", %s left", output.Seconds(m.ETAS))
 	}
@@ -278,7 +276,7 @@ func (a *app) migrationList() *cobra.Command {
 		return out.Show(all, func(t *output.Table) {
 			t.Head("MIGRATION", "VM", "FROM", "TO", "PHASE", "PROGRESS", "PAUSE", "BYTES", "BEGAN")
 			for _, m := range all {
-				t.Row(m.ID, m.VM, m.From, m.To, m.Phase, percent(m.Progress), output.Milliseconds(m.Measured.PauseMs), output.Bytes(m.Measured.Bytes), m.CreatedAt)
+				t.Row(m.ID, m.VM, m.From, m.To, m.Phase, output.Percent(m.Progress), output.Milliseconds(m.Measured.PauseMs), output.Bytes(m.Measured.Bytes), m.CreatedAt)
 			}
 		})
 	})

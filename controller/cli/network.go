@@ -112,7 +112,7 @@ func meshTable(t *output.Table, m api.Mesh) {
 	}
 	t.Head("FROM", "TO", "STATE", "BFD", "RTT", "LOSS", "MTU", "RX", "TX", "ERROR")
 	for _, l := range m.Links {
-		t.Row(l.From, l.To, l.State, l.BFD, output.Milliseconds(l.RTTMs), percent(l.Loss), positive(l.MTU), output.Bytes(l.RxBytes), output.Bytes(l.TxBytes), l.Error)
+		t.Row(l.From, l.To, l.State, l.BFD, output.Milliseconds(l.RTTMs), output.Percent(l.Loss), positive(l.MTU), output.Bytes(l.RxBytes), output.Bytes(l.TxBytes), l.Error)
 	}
 	t.Line("%d hosts, %d of %d links up", len(m.Hosts), len(m.Links)-down, len(m.Links))
 }

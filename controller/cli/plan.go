@@ -255,6 +255,12 @@ func (a *app) planExplain() *cobra.Command {
 				t.Line("  gained USD %.4f/h, and its traffic is %.3g ms nearer", s.USDPerHour, s.Ms)
 			}
 		}
+		for i, w := range p.Plan.Ways {
+			if i == 0 {
+				t.Line("")
+			}
+			t.Line("between %s and %s: %.4g ms, %s", w.From, w.To, w.RTTMs, w.Source)
+		}
 		for _, b := range p.Plan.Blocked {
 			t.Line("")
 			t.Line("%s ought to go to %s and cannot: %s", b.VM, b.To, b.Why)

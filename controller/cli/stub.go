@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/controller/cli/traffictext"
 )
 
 func (a *app) stub() *cobra.Command {
@@ -67,9 +68,9 @@ func showStub(t *output.Table, s api.Stub) {
 	for _, u := range s.Uses {
 		even := "-"
 		if u.BreakEvenBytesPerHour > 0 {
-			even = rateText(u.BreakEvenBytesPerHour / 3600)
+			even = traffictext.Rate(u.BreakEvenBytesPerHour / 3600)
 		}
-		t.Row(u.VM, u.Site, u.State, u.Since, u.Last, rateText(u.BytesPerSecond), usdText(u.GainUSDPerHour), usdText(u.SpentUSD), usdText(u.MoveUSD), even)
+		t.Row(u.VM, u.Site, u.State, u.Since, u.Last, traffictext.Rate(u.BytesPerSecond), usdText(u.GainUSDPerHour), usdText(u.SpentUSD), usdText(u.MoveUSD), even)
 	}
 	t.Line("")
 	for _, u := range s.Uses {

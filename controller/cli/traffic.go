@@ -12,6 +12,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/controller/cli/traffictext"
 )
 
 // trafficFlags are what all questions about traffic take.
@@ -118,7 +119,7 @@ func (a *app) trafficReport() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.Show(r, func(t *output.Table) { reportTable(t, r) })
+		return out.Show(r, func(t *output.Table) { traffictext.Report(t, r) })
 	})
 	return cmd
 }
@@ -164,20 +165,9 @@ func (a *app) trafficTop() *cobra.Command {
 			return err
 		}
 		if out.Format == "csv" {
-			return out.CSV(topRecords(top, by))
+			return out.CSV(traffictext.TopRecords(top, by))
 		}
-		return out.Show(top, func(t *output.Table) {
-			t.Line("%s", windowText(top.From, top.To, top.Total))
-			switch by {
-			case "vms":
-				talkersTable(t, top.Talkers)
-			case "services":
-				servicesTable(t, top.Services)
-			default:
-				pairsTable(t, top.Pairs)
-			}
-			notes(t, top.Notes)
-		})
+		return out.Show(top, func(t *output.Table) { traffictext.Top(t, top, by) })
 	})
 	return cmd
 }
@@ -201,7 +191,7 @@ func (a *app) trafficMatrix() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.Show(m, func(t *output.Table) { matrixTable(t, m, q.Top) })
+		return out.Show(m, func(t *output.Table) { traffictext.Matrix(t, m, q.Top) })
 	})
 	return cmd
 }
@@ -227,17 +217,9 @@ told as surely, that share is right. With --explain each group says why, and wha
 			return err
 		}
 		if out.Format == "csv" {
-			return out.CSV(groupRecords(p.Groups))
+			return out.CSV(traffictext.GroupRecords(p.Groups))
 		}
-		return out.Show(p, func(t *output.Table) {
-			groupsTable(t, p.Groups)
-			for _, g := range p.Groups {
-				if explain {
-					explainGroup(t, g)
-				}
-			}
-			notes(t, p.Notes)
-		})
+		return out.Show(p, func(t *output.Table) { traffictext.Patterns(t, p, explain) })
 	})
 	return cmd
 }
@@ -273,9 +255,9 @@ are left out.`,
 			return err
 		}
 		if out.Format == "csv" {
-			return out.CSV(diffRecords(d))
+			return out.CSV(traffictext.DiffRecords(d))
 		}
-		return out.Show(d, func(t *output.Table) { diffTable(t, d) })
+		return out.Show(d, func(t *output.Table) { traffictext.Diff(t, d) })
 	})
 	return cmd
 }

@@ -22,27 +22,36 @@ const (
 	usualPauseMs = 500
 )
 
-// Take makes a snapshot of what a topology says and a matrix counted. Distances and
-// prices are those of the topology's links. Clients are at the site whose underlay their
-// address is in: such a site may have no hosts. Those elsewhere are left out, since nobody
-// says how far they are. A VM on the move stays where it is going. A host has room for what
-// it has now, also where that is more than is said of it, or nothing is said. Rules are
-// taken in, but for those of distance: Limits.
+// Facts are what is known besides a topology.
+type Facts struct {
+	Placements map[heliotrope.VMID]heliotrope.Placement
+	Traffic    traffic.Matrix
+	Speeds     map[heliotrope.HostID]float64    // of hosts that were measured (perf.Speeds)
+	RTTMs      map[[2]heliotrope.SiteID]float64 // of pairs of sites whose hosts measure it (Distances.Believed)
+}
+
+// Take makes a snapshot of what a topology says and what is known besides. Prices are those
+// of the topology's links, and so are distances, in lieu of measured ones; each way of the
+// snapshot says which. Clients are at the site whose underlay their address is in: such a
+// site may have no hosts. Those elsewhere are left out, since nobody says how far they are.
+// A VM on the move stays where it is going. A host has room for what it has now, also where
+// that is more than is said of it, or nothing is said. Rules are taken in, but for those of
+// distance: Limits.
 //
 // A vCPU of the snapshot is a reference vCPU, so that it means the same everywhere: speeds
-// say how many of them a vCPU of a host is worth (perf.Speeds); where they say nothing it is
-// one. A VM of n vCPUs asks for n reference vCPUs. A host of 8 vCPUs at 0.75 has room for 6,
-// and a site whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price.
-func Take(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]heliotrope.Placement, m traffic.Matrix, speeds map[heliotrope.HostID]float64) scheduler.Snapshot {
+// say how many of them a vCPU of a host is worth; where they say nothing it is one. A VM of
+// n vCPUs asks for n reference vCPUs. A host of 8 vCPUs at 0.75 has room for 6, and a site
+// whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price.
+func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 	s := snapshot{scheduler.Snapshot{At: at}}
 	hosted := map[heliotrope.SiteID]bool{}
 	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
 		h := t.Hosts[id]
-		s.Hosts = append(s.Hosts, scheduler.Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
+		s.Hosts = append(s.Hosts, scheduler.Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(f.Speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
 		hosted[h.Site] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
-		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], placements))
+		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], f.Placements))
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.Stubs)) { // what exchanges bytes with VMs, and stays
 		s.VMs = append(s.VMs, scheduler.VM{ID: heliotrope.VMID(id), Host: t.Stubs[id].Host, Pinned: true})
@@ -57,10 +66,10 @@ func Take(at time.Time, t heliotrope.Topology, placements map[heliotrope.VMID]he
 		}
 		return "", false
 	}
-	s.Flows, s.Demands = scheduler.Traffic(known(m, t), region)
-	s.places(t, hosted)
+	s.Flows, s.Demands = scheduler.Traffic(known(f.Traffic, t), region)
+	s.places(t, hosted, f.RTTMs)
 	for i, site := range s.Sites {
-		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, speeds)
+		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, f.Speeds)
 	}
 	return s.Snapshot
 }
@@ -121,7 +130,7 @@ func known(m traffic.Matrix, t heliotrope.Topology) traffic.Matrix {
 }
 
 // places adds the sites that have hosts, the ways between them, and how far clients are.
-func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool) {
+func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool, measured map[[2]heliotrope.SiteID]float64) {
 	ways := traffic.Ways(t)
 	asked := map[scheduler.RegionID]float64{} // bytes per second
 	sum := 0.0
@@ -133,18 +142,58 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs}
 		for _, r := range slices.Sorted(maps.Keys(asked)) {
 			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
-			s.Reaches = append(s.Reaches, scheduler.Reach{Region: r, Site: id, RTTMs: lanRTTMs + roundTripMs(w)})
+			reach := scheduler.Reach{Region: r, Site: id}
+			reach.RTTMs, _ = distance(measured, id, heliotrope.SiteID(r), w)
+			s.Reaches = append(s.Reaches, reach)
 			if sum > 0 { // the mean, by what they get
 				site.InternetUSDPerGB += w.PricePerGB * asked[r] / sum
 			}
 		}
 		for _, to := range slices.Sorted(maps.Keys(hosted)) {
 			if w, ok := ways[[2]heliotrope.SiteID{id, to}]; ok {
-				s.Paths = append(s.Paths, scheduler.Path{From: id, To: to, RTTMs: lanRTTMs + roundTripMs(w), USDPerGB: w.PricePerGB, BitsPerSecond: float64(w.Rate)})
+				path := scheduler.Path{From: id, To: to, USDPerGB: w.PricePerGB, BitsPerSecond: float64(w.Rate)}
+				path.RTTMs, path.Source = distance(measured, id, to, w)
+				s.Paths = append(s.Paths, path)
 			}
 		}
 		s.Sites = append(s.Sites, site)
 	}
 }
 
-func roundTripMs(w traffic.Way) float64 { return 2 * w.Delay.Seconds() * 1e3 }
+// distance is the round trip between two sites, and who says so: their hosts if they do,
+// else the topology.
+func distance(measured map[[2]heliotrope.SiteID]float64, a, b heliotrope.SiteID, w traffic.Way) (ms float64, source string) {
+	if ms, ok := measured[pairOf(a, b)]; ok {
+		return ms, scheduler.Measured
+	}
+	return lanRTTMs + 2*w.Delay.Seconds()*1e3, scheduler.Stated
+}
+
+// Ways are those that a plan's moves rest on: between the sites that VMs leave and go to, and
+// from these to the clients of VMs that move.
+func Ways(s scheduler.Snapshot, p scheduler.Plan) []scheduler.Path {
+	sites, regions := map[heliotrope.SiteID]bool{}, map[scheduler.RegionID]bool{}
+	for _, m := range p.Moves {
+		sites[m.FromSite], sites[m.ToSite] = true, true
+		for _, d := range s.Demands {
+			regions[d.Region] = regions[d.Region] || d.VM == m.VM
+		}
+	}
+	var ways []scheduler.Path
+	hosted := map[heliotrope.SiteID]bool{}
+	for _, site := range s.Sites {
+		hosted[site.ID] = true
+	}
+	for _, w := range s.Paths { // the clients of a site that has hosts are as far as these
+		asks := regions[scheduler.RegionID(w.From)] && sites[w.To] || regions[scheduler.RegionID(w.To)] && sites[w.From]
+		if w.From < w.To && (sites[w.From] && sites[w.To] || asks) {
+			ways = append(ways, w)
+		}
+	}
+	for _, r := range s.Reaches {
+		if sites[r.Site] && regions[r.Region] && !hosted[heliotrope.SiteID(r.Region)] {
+			ways = append(ways, scheduler.Path{From: r.Site, To: heliotrope.SiteID(r.Region), RTTMs: r.RTTMs, Source: scheduler.Stated})
+		}
+	}
+	return ways
+}

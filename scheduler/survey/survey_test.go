@@ -53,10 +53,10 @@ func TestSurvey(t *testing.T) {
 	p := where["db"]
 	p.Incoming = "eu-1"
 	where["db"] = p
-	s := survey.Take(time.Unix(60, 0), near(), where, minute(
+	s := survey.Take(time.Unix(60, 0), near(), survey.Facts{Placements: where, Traffic: minute(
 		traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 6000}, traffic.Cell{Src: client, Dst: traffic.VM("web"), Bytes: 60},
 		traffic.Cell{Src: traffic.VM("web"), Dst: elsewhere, Bytes: 6000}, traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("db"), Bytes: 120},
-		traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("gone"), Bytes: 120}), nil)
+		traffic.Cell{Src: traffic.VM("web"), Dst: traffic.VM("gone"), Bytes: 120})})
 	if len(s.Sites) != 2 || len(s.Hosts) != 2 || len(s.VMs) != 2 || len(s.Paths) != 2 {
 		t.Fatalf("%+v", s)
 	}
@@ -89,7 +89,7 @@ func TestSurveyedPlan(t *testing.T) {
 	top := near()
 	top.VMs = map[heliotrope.VMID]heliotrope.VM{"web": {CPUs: 1, MemoryMiB: 1024, Host: "us-1"}}
 	client := traffic.Outside(netip.MustParsePrefix("10.255.9.0/24"))
-	s := survey.Take(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1"}), minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 60e4}), nil)
+	s := survey.Take(time.Unix(60, 0), top, survey.Facts{Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1"}), Traffic: minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 60e4})})
 	for policy, moves := range map[string]int{"closest": 1, "cheapest": 0} {
 		p, err := scheduler.Preset(policy)
 		if err != nil {
@@ -125,7 +125,7 @@ func TestSurveyRules(t *testing.T) {
 		"near":     {VMs: []heliotrope.VMID{"web"}, To: []heliotrope.VMID{"db"}, MaxRTT: 20 * ms},
 	}
 	top.Pools = map[heliotrope.PoolID]heliotrope.Pool{"shop": {VMs: []heliotrope.VMID{"web"}, Policy: "closest", MinGain: 3, MaxPause: 700 * ms}, "rest": {}}
-	s := survey.Take(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute(), nil)
+	s := survey.Take(time.Unix(60, 0), top, survey.Facts{Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), Traffic: minute()})
 	if db, web := s.VMs[0].Forbidden, s.VMs[1].Forbidden; !slices.Equal(db, []heliotrope.SiteID{"internet", "us"}) || !slices.Equal(web, []heliotrope.SiteID{"eu", "internet"}) {
 		t.Errorf("db may not be at %v, web not at %v", db, web)
 	}
@@ -150,7 +150,7 @@ func TestSurveyAtSpeeds(t *testing.T) {
 	top := near()
 	top.Hosts["us-2"] = heliotrope.Host{Site: "us", CPUs: 12, MemoryMiB: 8192}
 	speeds := map[heliotrope.HostID]float64{"us-1": 0.5, "eu-1": 1.25}
-	s := survey.Take(time.Unix(60, 0), top, at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), minute(), speeds)
+	s := survey.Take(time.Unix(60, 0), top, survey.Facts{Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"}), Traffic: minute(), Speeds: speeds})
 	for _, h := range s.Hosts {
 		// us-1 has room for 4 × 0.5, and for the 3 vCPUs that are there.
 		if want := map[heliotrope.HostID]float64{"us-1": 3, "us-2": 12, "eu-1": 5}[h.ID]; h.VCPUs != want {
@@ -189,7 +189,7 @@ func TestSpeedsDoNoHarm(t *testing.T) {
 			where[id] = rapid.SampledFrom(hosts).Draw(t, "host")
 		}
 		survey := func(speeds map[heliotrope.HostID]float64) scheduler.Snapshot {
-			return survey.Take(time.Unix(60, 0), top, at(where), minute(), speeds)
+			return survey.Take(time.Unix(60, 0), top, survey.Facts{Placements: at(where), Traffic: minute(), Speeds: speeds})
 		}
 		without := survey(nil)
 		if !reflect.DeepEqual(without, survey(map[heliotrope.HostID]float64{})) || !reflect.DeepEqual(without, survey(alike)) {

@@ -273,3 +273,6 @@ func Seconds(s float64) string {
 	}
 	return fmt.Sprintf("%.1f s", s)
 }
+
+// Percent is a share, 0 to 1.
+func Percent(x float64) string { return fmt.Sprintf("%.0f%%", 100*x) }

@@ -1,4 +1,4 @@
-package cli
+package traffictext
 
 import (
 	"fmt"
@@ -25,8 +25,8 @@ func scale(x float64) (size float64, name string) {
 	return 1, ""
 }
 
-// rateText is bytes per second.
-func rateText(x float64) string {
+// Rate is bytes per second in words.
+func Rate(x float64) string {
 	size, unit := scale(x)
 	switch {
 	case x <= 0:
@@ -81,7 +81,8 @@ func money(s report.Site) string {
 	return fmt.Sprintf("%.4f", s.USDPerHour)
 }
 
-func topRecords(top api.TrafficTop, by string) (head []string, rows [][]any) {
+// TopRecords is Top as a table of numbers.
+func TopRecords(top api.TrafficTop, by string) (head []string, rows [][]any) {
 	switch by {
 	case "vms":
 		head = []string{"end", "site", "host", "sent_bytes_per_second", "got_bytes_per_second", "ends"}
@@ -104,7 +105,8 @@ func topRecords(top api.TrafficTop, by string) (head []string, rows [][]any) {
 	return head, rows
 }
 
-func groupRecords(groups []report.Group) (head []string, rows [][]any) {
+// GroupRecords are groups, a record each.
+func GroupRecords(groups []report.Group) (head []string, rows [][]any) {
 	head = []string{"group", "pattern", "shape", "confidence", "coverage", "bytes_per_second", "outside_per_second", "since", "sites", "members"}
 	for _, g := range groups {
 		rows = append(rows, []any{g.ID, g.Kind, strings.Trim(strings.ReplaceAll(fmt.Sprint(g.Shape), " ", "x"), "[]"), g.Confidence, g.Coverage,
@@ -113,7 +115,8 @@ func groupRecords(groups []report.Group) (head []string, rows [][]any) {
 	return head, rows
 }
 
-func diffRecords(d api.TrafficDiff) (head []string, rows [][]any) {
+// DiffRecords is what changed, a record for each pair.
+func DiffRecords(d api.TrafficDiff) (head []string, rows [][]any) {
 	head = []string{"src", "dst", "change", "before_bytes_per_second", "after_bytes_per_second", "least_bytes_per_second"}
 	for _, p := range d.Pairs {
 		rows = append(rows, []any{p.Src, p.Dst, p.Kind, p.Before, p.After, p.Least})

@@ -1,10 +1,11 @@
-package controller
+package world
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 
@@ -13,30 +14,30 @@ import (
 	"heliotrope/migration"
 )
 
-// syncWorld keeps the world's view at what the store holds until ctx ends.
-func (c *Controller) syncWorld(ctx context.Context) error {
-	for u := range c.store.Watch(ctx, "", 0) {
+// Sync keeps the view at what the store holds until ctx ends.
+func (w *World) Sync(ctx context.Context, s *store.Store, log *slog.Logger) error {
+	for u := range s.Watch(ctx, "", 0) {
 		var problem error
-		c.world.update(func(v *view) { problem = absorb(v, u) })
+		w.Update(func(v *View) { problem = v.Absorb(u) })
 		if problem != nil {
-			c.log.Error("store holds what cannot be read", "err", problem)
+			log.Error("store holds what cannot be read", "err", problem)
 		}
 	}
 	return context.Cause(ctx)
 }
 
-// absorb takes one update of the store into v. It goes on past a record that cannot be
+// Absorb takes one update of the store into v. It goes on past a record that cannot be
 // read: the others are right.
-func absorb(v *view, u store.Update) error {
+func (v *View) Absorb(u store.Update) error {
 	var problems []error
 	if u.Reset {
-		v.topology, v.topologyAt = heliotrope.Topology{}, 0
-		v.placements, v.tombstones, v.moves, v.members, v.underway, v.concerned = nil, nil, nil, nil, nil, nil
-		v.fabric++
+		v.Topology, v.TopologyAt = heliotrope.Topology{}, 0
+		v.Placements, v.Tombstones, v.Moves, v.Members, v.Underway, v.Concerned = nil, nil, nil, nil, nil, nil
+		v.Fabric++
 	}
 	before := *v
-	placements, tombstones := maps.Clone(v.placements), maps.Clone(v.tombstones)
-	moves, members := maps.Clone(v.moves), maps.Clone(v.members)
+	placements, tombstones := maps.Clone(v.Placements), maps.Clone(v.Tombstones)
+	moves, members := maps.Clone(v.Moves), maps.Clone(v.Members)
 	for _, ch := range u.Changes {
 		kind, name, _ := strings.Cut(ch.Key, "/")
 		var err error
@@ -44,16 +45,16 @@ func absorb(v *view, u store.Update) error {
 		case "topology":
 			var a store.Applied
 			if err = json.Unmarshal(ch.Value, &a); err == nil {
-				v.topology, v.topologyAt = a.Full(), ch.Rev
-				v.fabric++
+				v.Topology, v.TopologyAt = a.Full(), ch.Rev
+				v.Fabric++
 			}
 		case "placements":
 			placements, err = take(placements, heliotrope.VMID(name), ch, func(p heliotrope.Placement) heliotrope.Placement { return p })
-			v.fabric++
+			v.Fabric++
 		case "tombstones":
 			tombstones, err = take(tombstones, heliotrope.VMID(name), ch, func(p heliotrope.Placement) heliotrope.Placement { return p })
 		case "moves":
-			moves, err = take(moves, heliotrope.MoveID(name), ch, func(m migration.Move) storedMove { return storedMove{m, ch.Rev} })
+			moves, err = take(moves, heliotrope.MoveID(name), ch, func(m migration.Move) Move { return Move{m, ch.Rev} })
 		case "hosts":
 			members, err = take(members, heliotrope.HostID(name), ch, func(h store.Host) store.Host { return h })
 		}
@@ -61,8 +62,8 @@ func absorb(v *view, u store.Update) error {
 			problems = append(problems, fmt.Errorf("read %s: %w", ch.Key, err))
 		}
 	}
-	v.placements, v.tombstones, v.moves, v.members = placements, tombstones, moves, members
-	v.revision = u.Rev
+	v.Placements, v.Tombstones, v.Moves, v.Members = placements, tombstones, moves, members
+	v.Revision = u.Rev
 	v.digest(u, before)
 	return errors.Join(problems...)
 }

@@ -1,4 +1,6 @@
-package cli
+// Package traffictext writes what was counted of traffic for those who ask at a terminal:
+// tables for people, records for spreadsheets, and a screen that is drawn over.
+package traffictext
 
 import (
 	"cmp"
@@ -17,7 +19,8 @@ import (
 	"heliotrope/scheduler/traffic/report"
 )
 
-func reportTable(t *output.Table, r report.Report) {
+// Report is everything on one page.
+func Report(t *output.Table, r report.Report) {
 	t.Line("%s", windowText(r.From, r.To, r.Total))
 	if s := sparkline(r.History); s != "" {
 		t.Line("%s", s)
@@ -29,13 +32,13 @@ func reportTable(t *output.Table, r report.Report) {
 	section(t, len(r.Sites), func() {
 		t.Head("FROM SITE", "TO SITE", "RATE", "USD/HOUR")
 		for _, s := range r.Sites {
-			t.Row(s.From, s.To, rateText(s.Rate), money(s))
+			t.Row(s.From, s.To, Rate(s.Rate), money(s))
 		}
 	})
 	section(t, len(r.Savings), func() {
 		t.Head("MOVE", "FROM", "TO", "SAVES USD/HOUR", "KEEPS AT HOME", "WHY")
 		for _, s := range r.Savings {
-			t.Row(output.Join(s.VMs), s.From, s.To, fmt.Sprintf("%.4f", s.USDPerHour), rateText(s.Bytes), s.Why)
+			t.Row(output.Join(s.VMs), s.From, s.To, fmt.Sprintf("%.4f", s.USDPerHour), Rate(s.Bytes), s.Why)
 		}
 		t.Line("an estimate: the scheduler decides")
 	})
@@ -48,10 +51,35 @@ func reportTable(t *output.Table, r report.Report) {
 	section(t, len(r.Sources), func() {
 		t.Head("HOST", "COUNTS BY", "LOOKS AT", "PORTS", "CPU", "SHED", "CROWDED", "MISSING", "LAST")
 		for _, s := range r.Sources {
-			t.Row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, percent(s.Missing), s.LastBin)
+			t.Row(s.Host, s.Source, samplingText(s.Sampling), s.Ports, fmt.Sprintf("%.1f%%", 100*s.CPU), s.Shed, s.Crowded, output.Percent(s.Missing), s.LastBin)
 		}
 	})
 	notes(t, r.Notes)
+}
+
+// Top is the pairs, VMs or services with most traffic.
+func Top(t *output.Table, top api.TrafficTop, by string) {
+	t.Line("%s", windowText(top.From, top.To, top.Total))
+	switch by {
+	case "vms":
+		talkersTable(t, top.Talkers)
+	case "services":
+		servicesTable(t, top.Services)
+	default:
+		pairsTable(t, top.Pairs)
+	}
+	notes(t, top.Notes)
+}
+
+// Patterns are the groups of VMs; explained, each says why, and what its VMs do.
+func Patterns(t *output.Table, p api.TrafficPatterns, explained bool) {
+	groupsTable(t, p.Groups)
+	for _, g := range p.Groups {
+		if explained {
+			explainGroup(t, g)
+		}
+	}
+	notes(t, p.Notes)
 }
 
 // section is a table with an empty line before it, where it has rows.
@@ -73,7 +101,7 @@ func windowText(from, to time.Time, total report.Total) string {
 	if total.Pairs == 0 {
 		return s + "no traffic"
 	}
-	s += fmt.Sprintf("%s, %s packets/s, %s new flows/s; ", rateText(total.BytesPerSecond), countText(total.PacketsPerSecond), countText(total.FlowsPerSecond))
+	s += fmt.Sprintf("%s, %s packets/s, %s new flows/s; ", Rate(total.BytesPerSecond), countText(total.PacketsPerSecond), countText(total.FlowsPerSecond))
 	s += fmt.Sprintf("%s of %s", output.Plural(total.Pairs, "pair"), output.Plural(total.VMs, "VM"))
 	if total.Outside > 0 {
 		s += fmt.Sprintf(" and %s outside", map[bool]string{true: "1 prefix", false: fmt.Sprintf("%d prefixes", total.Outside)}[total.Outside == 1])
@@ -119,7 +147,7 @@ func sparkline(history []report.Volume) string {
 		b.WriteRune(bars[min(max(int(v.Rate/peak*float64(len(bars))), 0), len(bars)-1)])
 	}
 	span := history[len(history)-1].At.Sub(history[0].At)
-	return fmt.Sprintf("%s  %s, peak %s", b.String(), durationText(span), rateText(peak))
+	return fmt.Sprintf("%s  %s, peak %s", b.String(), durationText(span), Rate(peak))
 }
 
 // pairsTable has a column for intervals only where packets were sampled.
@@ -131,7 +159,7 @@ func pairsTable(t *output.Table, pairs []report.Pair) {
 	}
 	t.Head(head...)
 	for _, p := range pairs {
-		row := []any{p.Src, p.Dst, rateText(p.Rate), intervalText(p.Low, p.High), countText(p.Packets), serviceText(p.Service, p.Reply),
+		row := []any{p.Src, p.Dst, Rate(p.Rate), intervalText(p.Low, p.High), countText(p.Packets), serviceText(p.Service, p.Reply),
 			sitesText(p), output.Milliseconds(p.RTTMs), burstText(p.Burst)}
 		if !sampled {
 			row = slices.Delete(row, 3, 4)
@@ -168,14 +196,14 @@ func burstText(x float64) string {
 func talkersTable(t *output.Table, talkers []report.Talker) {
 	t.Head("END", "SITE", "HOST", "SENDS", "GETS", "TALKS TO")
 	for _, x := range talkers {
-		t.Row(x.End, x.Site, x.Host, rateText(x.Sent), rateText(x.Got), x.Ends)
+		t.Row(x.End, x.Site, x.Host, Rate(x.Sent), Rate(x.Got), x.Ends)
 	}
 }
 
 func servicesTable(t *output.Table, services []report.Service) {
 	t.Head("SERVICE", "RATE", "CLIENTS", "SERVERS")
 	for _, s := range services {
-		t.Row(serviceText(s.Service, false), rateText(s.Rate), s.Clients, endsText(s.Servers, 8))
+		t.Row(serviceText(s.Service, false), Rate(s.Rate), s.Clients, endsText(s.Servers, 8))
 	}
 }
 
@@ -186,7 +214,7 @@ func groupsTable(t *output.Table, groups []report.Group) {
 	}
 	t.Head("GROUP", "PATTERN", "RATE", "OUTSIDE", "SITES", "SINCE", "VMS")
 	for _, g := range groups {
-		t.Row(g.ID, patternText(g.Group), rateText(g.Bytes), rateText(g.Outside), output.Join(g.Sites), g.Since, endsText(g.Ends, 4))
+		t.Row(g.ID, patternText(g.Group), Rate(g.Bytes), Rate(g.Outside), output.Join(g.Sites), g.Since, endsText(g.Ends, 4))
 	}
 }
 
@@ -212,7 +240,7 @@ func patternText(g pattern.Group) string {
 	default:
 		s = fmt.Sprintf("%s of %d", g.Kind, n)
 	}
-	return fmt.Sprintf("%s (%s)", s, percent(g.Confidence))
+	return fmt.Sprintf("%s (%s)", s, output.Percent(g.Confidence))
 }
 
 // endsText lists n ends at most, and how many more there are.
@@ -235,20 +263,20 @@ func explainGroup(t *output.Table, g report.Group) {
 	for _, e := range g.Evidence {
 		t.Row("  why", e)
 	}
-	t.Row("  explains", fmt.Sprintf("%s of its %s", percent(g.Coverage), rateText(g.Bytes)))
+	t.Row("  explains", fmt.Sprintf("%s of its %s", output.Percent(g.Coverage), Rate(g.Bytes)))
 	if g.Second != "" {
 		t.Row("  else", string(g.Second))
 	}
 	for _, tier := range g.Tiers {
-		t.Row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, percent(tier.Confidence), endsText(tier.Members, 16)))
+		t.Row("  tier", fmt.Sprintf("%s (%s): %s", tier.Name, output.Percent(tier.Confidence), endsText(tier.Members, 16)))
 	}
 	for _, p := range slices.Backward(g.Phases) {
 		t.Row("  before", fmt.Sprintf("%s, %s", patternText(p.Group), spanText(p.From, p.To)))
 	}
 }
 
-// matrixTable is a grid where that fits on a screen, and a list of the top cells.
-func matrixTable(t *output.Table, m traffic.Matrix, top int) {
+// Matrix is a grid where that fits on a screen, and a list of the top cells.
+func Matrix(t *output.Table, m traffic.Matrix, top int) {
 	seconds := max(m.To.Sub(m.From).Seconds(), 1e-9)
 	rates := map[[2]traffic.End]float64{}
 	var ends []traffic.End
@@ -268,7 +296,7 @@ func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 			row := []any{src}
 			for _, dst := range ends {
 				rate, ok := rates[[2]traffic.End{src, dst}]
-				row = append(row, map[bool]string{true: rateText(rate), false: "·"}[ok])
+				row = append(row, map[bool]string{true: Rate(rate), false: "·"}[ok])
 			}
 			t.Row(row...)
 		}
@@ -278,14 +306,14 @@ func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 	slices.SortStableFunc(cells, func(a, b traffic.Cell) int { return cmp.Compare(b.Bytes, a.Bytes) })
 	t.Head("SOURCE", "DESTINATION", "BYTES", "RATE", "PACKETS", "FLOWS", "SERVICES")
 	for _, c := range cells[:min(top, len(cells))] {
-		t.Row(c.Src, c.Dst, output.Bytes(uint64(math.Round(c.Bytes))), rateText(c.Bytes/seconds), countText(c.Packets), countText(c.Flows), sharesText(c))
+		t.Row(c.Src, c.Dst, output.Bytes(uint64(math.Round(c.Bytes))), Rate(c.Bytes/seconds), countText(c.Packets), countText(c.Flows), sharesText(c))
 	}
 	t.Line("%s: %d of %s between %s", spanText(m.From, m.To), min(top, len(cells)), output.Plural(len(cells), "cell"), output.Plural(len(ends), "end"))
 	if m.Shed > 0 {
 		t.Line("note: %s packets were not looked at", countText(float64(m.Shed)))
 	}
 	for _, h := range slices.Sorted(maps.Keys(m.Missing)) {
-		t.Line("note: %s of what %s was to count is missing", percent(m.Missing[h]), h)
+		t.Line("note: %s of what %s was to count is missing", output.Percent(m.Missing[h]), h)
 	}
 }
 
@@ -293,18 +321,19 @@ func matrixTable(t *output.Table, m traffic.Matrix, top int) {
 func sharesText(c traffic.Cell) string {
 	var all []string
 	for _, s := range c.Services[:min(3, len(c.Services))] {
-		all = append(all, fmt.Sprintf("%s %s", serviceText(s.Service, s.Reply), percent(s.Bytes/max(c.Bytes, 1))))
+		all = append(all, fmt.Sprintf("%s %s", serviceText(s.Service, s.Reply), output.Percent(s.Bytes/max(c.Bytes, 1))))
 	}
 	return strings.Join(all, ", ")
 }
 
-func diffTable(t *output.Table, d api.TrafficDiff) {
+// Diff is what changed from one window to another.
+func Diff(t *output.Table, d api.TrafficDiff) {
 	t.Line("before  %s", windowText(d.Before.From, d.Before.To, d.Before.Total))
 	t.Line("after   %s", windowText(d.After.From, d.After.To, d.After.Total))
 	section(t, len(d.Pairs), func() {
 		t.Head("SOURCE", "DESTINATION", "BEFORE", "AFTER", "CHANGE", "AT LEAST")
 		for _, p := range d.Pairs {
-			t.Row(p.Src, p.Dst, rateText(p.Before), rateText(p.After), changeText(p), rateText(p.Least))
+			t.Row(p.Src, p.Dst, Rate(p.Before), Rate(p.After), changeText(p), Rate(p.Least))
 		}
 	})
 	section(t, len(d.Groups), func() {

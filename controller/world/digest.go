@@ -1,4 +1,4 @@
-package controller
+package world
 
 import (
 	"maps"
@@ -10,14 +10,14 @@ import (
 )
 
 // digest works out what an update means, once for the loops of all hosts.
-func (v *view) digest(u store.Update, before view) {
-	v.underway = make(map[heliotrope.VMID]heliotrope.MoveID)
-	for id, m := range v.moves {
+func (v *View) digest(u store.Update, before View) {
+	v.Underway = make(map[heliotrope.VMID]heliotrope.MoveID)
+	for id, m := range v.Moves {
 		if !m.Phase.Ended() {
-			v.underway[m.VM] = id
+			v.Underway[m.VM] = id
 		}
 	}
-	concerned := maps.Clone(v.concerned)
+	concerned := maps.Clone(v.Concerned)
 	if concerned == nil {
 		concerned = make(map[heliotrope.HostID]int64)
 	}
@@ -31,20 +31,20 @@ func (v *view) digest(u store.Update, before view) {
 		case "placements":
 			vm := heliotrope.VMID(name)
 			placed = append(placed, vm)
-			for _, p := range []heliotrope.Placement{before.placements[vm], v.placements[vm]} {
+			for _, p := range []heliotrope.Placement{before.Placements[vm], v.Placements[vm]} {
 				concerned[p.Host], concerned[p.Incoming] = u.Rev, u.Rev
 			}
 		case "moves":
-			if m := v.moves[heliotrope.MoveID(name)]; before.underway[m.VM] != v.underway[m.VM] {
+			if m := v.Moves[heliotrope.MoveID(name)]; before.Underway[m.VM] != v.Underway[m.VM] {
 				concerned[m.From], concerned[m.To] = u.Rev, u.Rev
 			}
 		}
 	}
-	v.concerned = concerned
+	v.Concerned = concerned
 	if rewired {
-		v.recent = recently{since: v.fabric}
+		v.recent = recently{since: v.Fabric}
 	} else {
-		v.recent = v.recent.with(placed, v.fabric)
+		v.recent = v.recent.with(placed, v.Fabric)
 	}
 }
 
@@ -60,8 +60,8 @@ type placedAt struct {
 	vm     heliotrope.VMID
 }
 
-// recentKept is how many changes a host may be behind without starting anew.
-const recentKept = 128
+// RecentKept is how many changes a host may be behind without starting anew.
+const RecentKept = 128
 
 // with returns r and changes at fabric.
 func (r recently) with(vms []heliotrope.VMID, fabric uint64) recently {
@@ -72,7 +72,7 @@ func (r recently) with(vms []heliotrope.VMID, fabric uint64) recently {
 	for _, vm := range vms {
 		placed = append(placed, placedAt{fabric, vm})
 	}
-	if over := len(placed) - recentKept; over > 0 {
+	if over := len(placed) - RecentKept; over > 0 {
 		r.since = placed[over-1].fabric
 		placed = placed[over:]
 	}
@@ -80,13 +80,13 @@ func (r recently) with(vms []heliotrope.VMID, fabric uint64) recently {
 	return r
 }
 
-// after returns the VMs whose placements changed after fabric; ok is false when more than
-// that did, or when it is too long ago.
-func (r recently) after(fabric uint64) (vms []heliotrope.VMID, ok bool) {
-	for _, p := range r.placed {
+// PlacedSince returns the VMs whose placements changed after fabric; ok is false when more
+// than that did, or when it is too long ago.
+func (v *View) PlacedSince(fabric uint64) (vms []heliotrope.VMID, ok bool) {
+	for _, p := range v.recent.placed {
 		if p.fabric > fabric {
 			vms = append(vms, p.vm)
 		}
 	}
-	return vms, fabric >= r.since
+	return vms, fabric >= v.recent.since
 }
