@@ -18,7 +18,11 @@ import (
 // peers has the guest in web begin or end a connection, and returns those that it has.
 func peers(ctx context.Context, t *testing.T, verb, address string) (connected map[string]bool, err error) {
 	t.Helper()
-	page := "http://" + vm(t).NICs[0].Public.String() + "/peer?" + url.Values{verb: {address}}.Encode()
+	v, err := world.client.VM(ctx, web)
+	if err != nil {
+		return nil, err
+	}
+	page := "http://" + v.NICs[0].Public.String() + "/peer?" + url.Values{verb: {address}}.Encode()
 	out, err := in(ctx, visitor, world.self, "get", page)
 	if err != nil {
 		return nil, err
