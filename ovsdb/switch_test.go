@@ -303,3 +303,26 @@ func TestFrozenServerIsNoticed(t *testing.T) {
 		t.Logf("noticed after %v: %v", took, s.Err())
 	}
 }
+
+// A device that is not there is told by name and tried again; what is no longer wanted is
+// unplugged, and everything else stands.
+func TestDevices(t *testing.T) {
+	o := startOVS(t)
+	s := o.connect(Options{Term: 1})
+	w := mesh(1)
+	w.Devices = map[string]string{"scan0": "c0ffee"}
+	if _, err := round(t, s, w); err == nil || !strings.Contains(err.Error(), "make port scan0: ") {
+		t.Fatalf("a device that is not there: %v", err)
+	}
+	if got := o.vsctl("get", "interface", "scan0", "external_ids:iface-id"); got != "c0ffee" {
+		t.Errorf("its interface ID is %s", got)
+	}
+	have, err := s.Target().Observe(t.Context())
+	if err != nil || have["scan0"].Settings["error"] == "" || have["vx-eu-1"].Settings["error"] != "" {
+		t.Errorf("%v, %v", have, err)
+	}
+	converge(t, s, mesh(1))
+	if got := o.vsctl("list-ports", "br-int"); strings.Contains(got, "scan0") {
+		t.Errorf("br-int still has %s", got)
+	}
+}
