@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -154,12 +155,16 @@ func TestAutopilotFollowsPrices(t *testing.T) {
 	}
 }
 
-// Clients that come and go by chance, for six windows, move nothing.
+// noisy is how many windows of traffic the noise lasts. A window is 10 s here and 10 min by
+// default, so 144 of them are a day.
+var noisy = flag.Int("noisy", 6, "windows of noise")
+
+// Clients that come and go by chance, window after window, move nothing.
 func TestAutopilotIgnoresNoise(t *testing.T) {
 	calm(t)
 	steer(t, heliotrope.AutopilotAuto, "closest", nil)
 	before, node, again := moves(t), "west", 0
-	for begin := time.Now(); time.Since(begin) < 6*window; {
+	for begin := time.Now(); time.Since(begin) < time.Duration(*noisy)*window; {
 		// Some time here, some there; never for a whole window at one.
 		if again++; rand.IntN(2) == 0 || again > 2 {
 			node, again = map[string]string{"west": "east", "east": "west"}[node], 1
