@@ -65,6 +65,7 @@ func (c *checker) check() {
 	c.capture()
 	c.pools()
 	c.rules()
+	c.demand()
 }
 
 // say reports a problem with the value at a path.
