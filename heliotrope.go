@@ -34,6 +34,7 @@ type Topology struct {
 	Pools      map[PoolID]Pool       `yaml:"pools,omitempty" json:"pools,omitempty"`
 	Rules      map[RuleID]Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
 	Stubs      map[StubID]Stub       `yaml:"stubs,omitempty" json:"stubs,omitempty"`
+	Demand     map[RegionID]Demand   `yaml:"demand,omitempty" json:"demand,omitempty"`
 }
 
 // Controller says where the controller stands and as whom it speaks BGP.
@@ -54,6 +55,7 @@ type Site struct {
 
 	PricePerVCPUHour float64 `yaml:"price_per_vcpu_hour,omitempty" json:"price_per_vcpu_hour,omitempty"` // USD that a VM's vCPU costs here
 	PricePerGiBHour  float64 `yaml:"price_per_gib_hour,omitempty" json:"price_per_gib_hour,omitempty"`   // USD that a GiB of its memory costs
+	PricePerGB       float64 `yaml:"price_per_gb,omitempty" json:"price_per_gb,omitempty"`               // USD per 10^9 bytes to clients in regions of Topology.Demand
 }
 
 // Link is the WAN between two sites, the same in both directions.

@@ -69,7 +69,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 	for i := range sites {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
 			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
-			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"),
+			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"), PricePerGB: share.Draw(t, "egress price"),
 			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
 		}
 		if i > 0 {
@@ -135,6 +135,12 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 			Quiet: []heliotrope.Quiet{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
 				To: heliotrope.DayTime(draw(1440, "to")), Zone: rapid.SampledFrom([]heliotrope.Zone{"", "UTC", "Asia/Tokyo"}).Draw(t, "zone")}},
 		}})
+	demand := heliotrope.Demand{Zone: "Asia/Tokyo", RTT: map[heliotrope.SiteID]heliotrope.Duration{}, Prefixes: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+		Asks: []heliotrope.Ask{{VMs: ids, Bytes: []float64{float64(draw(1e6, "bytes")) / 8}}, {VMs: ids[:1], Days: []heliotrope.Weekday{0, 6}, Requests: make([]float64, hoursOfDay)}}}
+	for id := range topo.Sites {
+		demand.RTT[id] = span("rtt to a site") / 1000
+	}
+	mapSet(&topo.Demand, "r", demand)
 	rule := heliotrope.Rule{VMs: ids}
 	switch kind := draw(4, "rule"); {
 	case kind == 0:

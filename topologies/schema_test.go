@@ -55,6 +55,10 @@ var limits = map[string]object{
 	"Site.Longitude":        {"minimum": -180, "maximum": 180},
 	"Site.PricePerVCPUHour": {"minimum": 0},
 	"Site.PricePerGiBHour":  {"minimum": 0},
+	"Site.PricePerGB":       {"minimum": 0},
+	"Ask.VMs":               {"minItems": 1},
+	"Ask.Requests":          {"minItems": 1, "maxItems": hoursOfDay},
+	"Ask.Bytes":             {"minItems": 1, "maxItems": hoursOfDay},
 	"Link.Loss":             {"minimum": 0, "maximum": 1},
 	"Link.PricePerGB":       {"minimum": 0},
 	"Host.CPUs":             {"minimum": 0, "maximum": maxCPUs},
@@ -96,6 +100,16 @@ var said = map[string]string{
 	"Topology.Pools":       "VMs that are placed in one way",
 	"Topology.Rules":       "constraints on where VMs may be",
 	"Topology.Stubs":       "resources bound to a place that appear in a network as an address",
+	"Topology.Demand":      "what clients ask that nobody counts, or not yet, by region",
+	"Site.PricePerGB":      "USD per 10^9 bytes to clients in regions of demand",
+	"Demand.Zone":          "time zone of the hours; default: UTC",
+	"Demand.Prefixes":      "of the clients' addresses; what is counted of these counts in place of what is asked here",
+	"Demand.RTT":           "round trip to each site that has hosts",
+	"Demand.Asks":          "what VMs are asked",
+	"Ask.VMs":              "names of VMs, each of which is asked as much",
+	"Ask.Days":             "days on which it is asked; default: each",
+	"Ask.Requests":         "one number for each hour of the day, or one for all",
+	"Ask.Bytes":            "from the VM to clients; one number for each hour of the day, or one for all",
 	"Pool.Autopilot":       "what is done with what ought to move",
 	"Pool.Policy":          "what matters",
 	"Pool.Window":          "of traffic that decides; default: 10m",
@@ -284,7 +298,7 @@ func comments(t *testing.T, files ...string) map[string]string {
 func oneLine(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }
 
 func TestSchemaIsGenerated(t *testing.T) {
-	g := generator{comments: comments(t, "../heliotrope.go", "../values.go", "../pool.go", "../stub.go", "defaults.go"), defs: object{}}
+	g := generator{comments: comments(t, "../heliotrope.go", "../values.go", "../pool.go", "../demand.go", "../stub.go", "defaults.go"), defs: object{}}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -323,7 +337,7 @@ func TestSchemaAgrees(t *testing.T) {
 			t.Errorf("%s: %v", name, bad)
 		}
 	}
-	for _, name := range []string{"unknown-keys", "missing-fields", "wrong-types", "names", "vni", "mtu", "links", "version-2", "nothing", "latitude", "capture", "pools"} {
+	for _, name := range []string{"unknown-keys", "missing-fields", "wrong-types", "names", "vni", "mtu", "links", "version-2", "nothing", "latitude", "capture", "pools", "demand"} {
 		if bad := check("testdata/wrong/" + name + ".yaml"); len(bad) == 0 {
 			t.Errorf("%s: conforms", name)
 		}

@@ -65,6 +65,7 @@ func (c *checker) check() {
 	c.capture()
 	c.pools()
 	c.rules()
+	c.demand()
 	c.stubs()
 }
 

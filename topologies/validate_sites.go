@@ -17,6 +17,7 @@ func (c *checker) sites() {
 		number(c, at.key("longitude"), s.Longitude, -180, 180)
 		number(c, at.key("price_per_vcpu_hour"), s.PricePerVCPUHour, 0, 1e6)
 		number(c, at.key("price_per_gib_hour"), s.PricePerGiBHour, 0, 1e6)
+		number(c, at.key("price_per_gb"), s.PricePerGB, 0, 1e6)
 	}
 }
 

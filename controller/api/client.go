@@ -249,6 +249,11 @@ func (c *Client) ApplyTopology(ctx context.Context, yaml []byte, ifMatch int64) 
 	return out, err
 }
 
+// Demand is what the topology says that clients ask, by region.
+func (c *Client) Demand(ctx context.Context) ([]Demand, error) {
+	return list[Demand](ctx, c, nil, "/v1/demand")
+}
+
 // Sites are all sites.
 func (c *Client) Sites(ctx context.Context) ([]Site, error) {
 	return list[Site](ctx, c, nil, "/v1/sites")

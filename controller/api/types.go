@@ -108,6 +108,14 @@ type Site struct {
 	VMs   []heliotrope.VMID   `json:"vms" doc:"Those whose owner is a host of this site."`
 }
 
+// Demand is what clients of a region ask, and what that is now.
+type Demand struct {
+	Region heliotrope.RegionID `json:"region"`
+	heliotrope.Demand
+	LocalTime time.Time                            `json:"local_time" doc:"By the region's clocks."`
+	Now       map[heliotrope.VMID]heliotrope.Asked `json:"now" doc:"What each VM is asked in this hour, where nothing is counted."`
+}
+
 // HostState is what the controller knows of a host.
 type HostState string
 

@@ -429,29 +429,3 @@ func TestTrim(t *testing.T) {
 		}
 	})
 }
-
-// far is a world in which web talks to db, which stays at eu-1; the topology says that the
-// sites are 2 ms apart, which no move would pay for.
-func far(rtt func(time.Duration) time.Duration) *planet {
-	p := newPlanet("web", "db")
-	l := p.topology.Links["us-eu"]
-	l.Delay, l.PricePerGB = heliotrope.Duration(time.Millisecond), 0
-	p.topology.Links["us-eu"] = l
-	p.placements["db"] = heliotrope.Placement{VM: "db", Host: "eu-1", Epoch: 1}
-	p.topology.Pools["all"] = heliotrope.Pool{VMs: []heliotrope.VMID{"web"}, Autopilot: heliotrope.AutopilotAuto, Window: heliotrope.Duration(time.Minute), Interval: heliotrope.Duration(2 * time.Minute)}
-	p.traffic = func(from, to time.Time) []traffic.Cell {
-		bytes := 1e6 * to.Sub(from).Seconds()
-		return []traffic.Cell{{Src: traffic.VM("web"), Dst: traffic.VM("db"), Bytes: bytes, Low: bytes, High: bytes}}
-	}
-	var began time.Time
-	p.rtt = func(from, to heliotrope.HostID) time.Duration {
-		if began.IsZero() {
-			began = time.Now()
-		}
-		if p.topology.Hosts[from].Site == p.topology.Hosts[to].Site {
-			return time.Millisecond
-		}
-		return rtt(time.Since(began))
-	}
-	return p
-}

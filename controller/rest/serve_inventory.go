@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -45,6 +46,7 @@ type (
 func (h *handler) registerInventory(routes huma.API) {
 	handle(h, routes, operation("GET", "/v1/sites", "list-sites", "All sites"), h.listSites)
 	handle(h, routes, operation("GET", "/v1/sites/{site}", "get-site", "One site", 404), h.getSite)
+	handle(h, routes, operation("GET", "/v1/demand", "list-demand", "What clients ask by what the topology says, region by region, and now"), h.listDemand)
 	handle(h, routes, operation("GET", "/v1/networks", "list-networks", "All networks"), h.listNetworks)
 	handle(h, routes, operation("GET", "/v1/networks/{network}", "get-network", "One network", 404), h.getNetwork)
 	handle(h, routes, operation("GET", "/v1/vms", "list-vms", "All VMs, with where they are and how they do"), h.listVMs)
@@ -122,6 +124,20 @@ func (h *handler) getSite(ctx context.Context, in *siteRef) (*body[api.Site], er
 		return nil, err
 	}
 	return one(sites, "site", string(in.Site), func(s api.Site) bool { return s.Name == in.Site })
+}
+
+func (h *handler) listDemand(ctx context.Context, _ *nothing) (*body[api.List[api.Demand]], error) {
+	t, _, err := h.Topologies.Topology(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	var all []api.Demand
+	for _, id := range slices.Sorted(maps.Keys(t.Demand)) {
+		d := t.Demand[id]
+		all = append(all, api.Demand{Region: id, Demand: d, LocalTime: d.Local(now), Now: d.At(now)})
+	}
+	return listOf(all), nil
 }
 
 func (h *handler) networks(ctx context.Context) ([]api.Network, error) {

@@ -32,8 +32,10 @@ type Facts struct {
 
 // Take makes a snapshot of what a topology says and what is known besides. Prices are those
 // of the topology's links, and so are distances, in lieu of measured ones; each way of the
-// snapshot says which. Clients are at the site whose underlay their address is in: such a
-// site may have no hosts. Those elsewhere are left out, since nobody says how far they are.
+// snapshot says which. Clients are at the site whose underlay their address is in, which may
+// have no hosts, or in the region whose prefixes it is in. Those elsewhere are left out, since
+// nobody says how far they are. Of a VM's clients in a region what was counted counts; where
+// nothing was, what the topology says that they ask at that hour.
 // A VM on the move stays where it is going. A host has room for what it has now, also where
 // that is more than is said of it, or nothing is said. Rules are taken in, but for those of
 // distance: Limits.
@@ -64,9 +66,15 @@ func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 				return scheduler.RegionID(id), true
 			}
 		}
+		for id, d := range t.Demand {
+			if slices.ContainsFunc(d.Prefixes, func(c netip.Prefix) bool { return c.Contains(p.Addr()) }) {
+				return scheduler.RegionID(id), true
+			}
+		}
 		return "", false
 	}
 	s.Flows, s.Demands = scheduler.Traffic(known(f.Traffic, t), region)
+	s.demand(t)
 	s.places(t, hosted, f.RTTMs)
 	for i, site := range s.Sites {
 		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, f.Speeds)
@@ -129,6 +137,28 @@ func known(m traffic.Matrix, t heliotrope.Topology) traffic.Matrix {
 	return m
 }
 
+// demand adds what a topology says that clients ask of a VM in a region, where nothing of them
+// was counted.
+func (s *snapshot) demand(t heliotrope.Topology) {
+	type asker struct {
+		vm     heliotrope.VMID
+		region scheduler.RegionID
+	}
+	counted := map[asker]bool{}
+	for _, d := range s.Demands {
+		counted[asker{d.VM, d.Region}] = true
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.Demand)) {
+		asked := t.Demand[id].At(s.At)
+		for _, vm := range slices.Sorted(maps.Keys(asked)) {
+			region, a := scheduler.RegionID(id), asked[vm]
+			if !counted[asker{vm, region}] && a != (heliotrope.Asked{}) {
+				s.Demands = append(s.Demands, scheduler.Demand{VM: vm, Region: region, BytesPerSecond: a.Bytes / 3600, RequestsPerSecond: a.Requests / 3600})
+			}
+		}
+	}
+}
+
 // places adds the sites that have hosts, the ways between them, and how far clients are.
 func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bool, measured map[[2]heliotrope.SiteID]float64) {
 	ways := traffic.Ways(t)
@@ -144,6 +174,9 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
 			reach := scheduler.Reach{Region: r, Site: id}
 			reach.RTTMs, _ = distance(measured, id, heliotrope.SiteID(r), w)
+			if d, ok := t.Demand[heliotrope.RegionID(r)]; ok {
+				reach.RTTMs, w.PricePerGB = milliseconds(d.RTT[id]), t.Sites[id].PricePerGB
+			}
 			s.Reaches = append(s.Reaches, reach)
 			if sum > 0 { // the mean, by what they get
 				site.InternetUSDPerGB += w.PricePerGB * asked[r] / sum
@@ -166,8 +199,10 @@ func distance(measured map[[2]heliotrope.SiteID]float64, a, b heliotrope.SiteID,
 	if ms, ok := measured[pairOf(a, b)]; ok {
 		return ms, scheduler.Measured
 	}
-	return lanRTTMs + 2*w.Delay.Seconds()*1e3, scheduler.Stated
+	return lanRTTMs + 2*milliseconds(heliotrope.Duration(w.Delay)), scheduler.Stated
 }
+
+func milliseconds(d heliotrope.Duration) float64 { return time.Duration(d).Seconds() * 1e3 }
 
 // Ways are those that a plan's moves rest on: between the sites that VMs leave and go to, and
 // from these to the clients of VMs that move.

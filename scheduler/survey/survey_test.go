@@ -209,3 +209,47 @@ func TestSpeedsDoNoHarm(t *testing.T) {
 		}
 	})
 }
+
+// What the topology says that clients ask stands in where nothing of them was counted, by the
+// hour of their clocks; what was counted counts.
+func TestSurveyDemand(t *testing.T) {
+	top := near()
+	hours := make([]float64, 24)
+	hours[9] = 36000
+	top.Demand = map[heliotrope.RegionID]heliotrope.Demand{
+		"tokyo": {Zone: "Asia/Tokyo", Prefixes: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+			RTT: map[heliotrope.SiteID]heliotrope.Duration{"us": heliotrope.Duration(160 * time.Millisecond), "eu": heliotrope.Duration(240 * time.Millisecond)},
+			Asks: []heliotrope.Ask{{VMs: []heliotrope.VMID{"web"}, Days: []heliotrope.Weekday{1, 2, 3, 4, 5}, Requests: hours},
+				{VMs: []heliotrope.VMID{"web", "db"}, Days: []heliotrope.Weekday{0, 6}, Bytes: []float64{3600}}}},
+	}
+	us := top.Sites["us"]
+	us.PricePerGB = 0.09
+	top.Sites["us"] = us
+	facts := survey.Facts{Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"})}
+	for when, want := range map[string][]scheduler.Demand{
+		"2026-11-27T00:30:00Z": {{VM: "web", Region: "tokyo", RequestsPerSecond: 10}}, // Friday, 9:30 there
+		"2026-11-27T09:30:00Z": nil,
+		"2026-11-27T16:00:00Z": {{VM: "db", Region: "tokyo", BytesPerSecond: 1}, {VM: "web", Region: "tokyo", BytesPerSecond: 1}}, // Saturday there
+	} {
+		now, err := time.Parse(time.RFC3339, when)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := survey.Take(now, top, facts)
+		if !slices.Equal(s.Demands, want) {
+			t.Errorf("%s: got %+v, want %+v", when, s.Demands, want)
+		}
+		if len(want) > 0 && (len(s.Reaches) != 2 || s.Reaches[0].RTTMs != 240 || s.Reaches[1].RTTMs != 160) {
+			t.Errorf("%s: %+v", when, s.Reaches)
+		}
+		if len(want) == 2 && (s.Sites[0].InternetUSDPerGB != 0 || s.Sites[1].InternetUSDPerGB != 0.09) {
+			t.Errorf("%s: %+v", when, s.Sites)
+		}
+	}
+	facts.Traffic = minute(traffic.Cell{Src: traffic.VM("web"), Dst: traffic.Outside(netip.MustParsePrefix("198.18.7.0/24")), Bytes: 600})
+	saturday := time.Date(2026, 11, 27, 16, 0, 0, 0, time.UTC)
+	want := []scheduler.Demand{{VM: "web", Region: "tokyo", BytesPerSecond: 10}, {VM: "db", Region: "tokyo", BytesPerSecond: 1}}
+	if s := survey.Take(saturday, top, facts); !slices.Equal(s.Demands, want) {
+		t.Errorf("got %+v, want %+v", s.Demands, want)
+	}
+}
