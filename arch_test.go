@@ -19,6 +19,7 @@ var rows = map[string]int{
 	".": 0, // the nouns
 
 	"internal/reconcile": 1, // the one loop
+	"internal/axis":      1, // what pictures share
 
 	// Pure: no I/O, no clock, no locks.
 	"flows":     2,
@@ -28,6 +29,7 @@ var rows = map[string]int{
 	"scheduler":           2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
+	"scheduler/atlas":     2,
 	"scheduler/forecast":  2,
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,

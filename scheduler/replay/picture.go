@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"heliotrope/internal/axis"
 )
 
 // Curve is what one choice had cost until each moment.
@@ -101,8 +103,7 @@ func frameOf(curves []Curve) frame {
 			f.most = max(f.most, finite(p.USD))
 		}
 	}
-	f.step = niceStep(f.most / 6)
-	f.most = f.step * max(1, math.Ceil(f.most/f.step))
+	f.step, f.most = axis.Scale(f.most, 6)
 	return f
 }
 
@@ -120,38 +121,10 @@ func (f frame) axes(b *strings.Builder) {
 	for v := 0.0; v <= f.most*1.001; v += f.step {
 		fmt.Fprintf(b, `<path class="rule" d="M%s %sH%s"/><text class="end" x="%s" y="%s">%s</text>`, px(left), px(f.y(v)), px(right), px(left-8), px(f.y(v)+4), dollars(v))
 	}
-	if !f.from.Before(f.to) {
-		return
-	}
-	for _, t := range f.ticks() {
-		layout := "2 Jan 15:04"
-		if f.to.Sub(f.from) > long {
-			layout = "Jan 2006"
-		} else if f.to.Sub(f.from) > 3*24*time.Hour {
-			layout = "2 Jan"
-		}
+	ticks, layout := axis.Times(f.from, f.to)
+	for _, t := range ticks {
 		fmt.Fprintf(b, `<path class="rule" d="M%s %sv5"/><text class="mid" x="%s" y="%s">%s</text>`, px(f.x(t)), px(bottom), px(f.x(t)), px(bottom+22), t.Format(layout))
 	}
-}
-
-const long = 400 * 24 * time.Hour // from which on time is told by half years
-
-// ticks are six parts of the time, or the beginnings of half years.
-func (f frame) ticks() []time.Time {
-	var list []time.Time
-	if f.to.Sub(f.from) <= long {
-		for i := range 7 {
-			list = append(list, f.from.Add(f.to.Sub(f.from)*time.Duration(i)/6).UTC())
-		}
-		return list
-	}
-	months := 6 * (1 + int(f.to.Sub(f.from)/(8*long)))
-	for t := time.Date(f.from.Year(), 1, 1, 0, 0, 0, 0, time.UTC); !t.After(f.to); t = t.AddDate(0, months, 0) {
-		if !t.Before(f.from) {
-			list = append(list, t)
-		}
-	}
-	return list
 }
 
 // label is a name at the end of a curve.
@@ -233,20 +206,6 @@ func (f frame) names(b *strings.Builder, labels []label) {
 	for _, l := range labels {
 		fmt.Fprintf(b, `<text class="%s" x="%s" y="%s">%s</text>`, l.class, px(right+10), px(l.y+4), text(l.text))
 	}
-}
-
-// niceStep is v or a little more: 1, 2 or 5 times a power of ten.
-func niceStep(v float64) float64 {
-	if v <= 0 {
-		return 1
-	}
-	power := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, k := range []float64{1, 2, 5} {
-		if v <= k*power*1.0001 {
-			return k * power
-		}
-	}
-	return 10 * power
 }
 
 func finite(v float64) float64 {
