@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/scheduler/atlas"
 )
 
 // Plan says what to move where, in which order, and why. It is a value that can be printed,
@@ -33,6 +34,7 @@ type Plan struct {
 
 	Broken []Violation `json:"broken,omitempty"` // constraints that are not kept after it
 	Ways   []Path      `json:"ways,omitempty"`   // that its moves rest on, where whoever made the snapshot says
+	Map    *atlas.Map  `json:"map,omitempty"`    // to draw it, where whoever made the snapshot tells (survey.Map)
 }
 
 // Move is one VM's way to another host.

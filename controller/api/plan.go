@@ -8,6 +8,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/atlas"
 )
 
 // PlanRequest says what a plan is to rest on. Without a pool it is about all VMs.
@@ -105,6 +106,15 @@ type Pool struct {
 	Plan         heliotrope.PlanID   `json:"plan,omitempty" doc:"The one that waits or runs."`
 	Pace         scheduler.Allowance `json:"pace" doc:"What may move now."`
 	Newest       *scheduler.Plan     `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
+	History      []Look              `json:"history,omitempty" doc:"What its autopilot saw, oldest first, when asked for one pool."`
+}
+
+// Look is what a pool's autopilot saw at one moment: what all VMs cost by its policy, and
+// how far their traffic goes.
+type Look struct {
+	At    time.Time      `json:"at"`
+	Cost  scheduler.Cost `json:"cost"`
+	Means atlas.Means    `json:"mean_rtt"`
 }
 
 // CreatePlan makes a plan and keeps it. The same key gives the same plan; it may be empty.

@@ -71,13 +71,13 @@ func (a *Autopilot) answer(ctx context.Context, r api.PlanRequest) (scheduler.Pl
 	return plan, policy, window, nil
 }
 
-// solve makes the plan of a snapshot, with the ways that it rests on.
+// solve makes the plan of a snapshot, with its map and the ways that it rests on.
 func solve(ctx context.Context, s scheduler.Snapshot, policy scheduler.Policy, seed uint64) (scheduler.Plan, error) {
 	plan, err := scheduler.Solve(s, policy, effort(ctx, s, seed))
 	if err != nil {
 		return plan, fmt.Errorf("make plan: %w", err)
 	}
-	plan.Ways = survey.Ways(s, plan)
+	plan.Ways, plan.Map = survey.Ways(s, plan), survey.Map(s, plan)
 	return plan, nil
 }
 

@@ -27,6 +27,7 @@ type pool struct {
 	at     time.Time // when it last looked
 	says   string
 	newest scheduler.Plan
+	looks  []api.Look // oldest first
 }
 
 func windowOf(p heliotrope.Pool) time.Duration { return cmp.Or(time.Duration(p.Window), defaultWindow) }
@@ -60,7 +61,7 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 	a.mu.Lock()
 	seen := a.pools[id]
 	if seen == nil {
-		seen = &pool{}
+		seen = &pool{looks: a.looksOf(id)}
 		a.pools[id] = seen
 	}
 	now := time.Now()
@@ -81,6 +82,9 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 	a.mu.Lock()
 	before := seen.newest
 	seen.at, seen.says, seen.newest = now, says, plan
+	if err == nil {
+		seen.looks = remember(seen.looks, lookOf(now, plan))
+	}
 	a.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("look at pool %s: %w", id, err)
@@ -133,7 +137,9 @@ func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliot
 			return plan, policy, says(plan.Reason, allowance, restless), nil
 		}
 		if try == mostTries {
-			return scheduler.Plan{At: s.At, Policy: policy.Name, Reason: plan.Reason}, policy, says("nothing moves", allowance, restless), nil
+			still := scheduler.Plan{At: s.At, Policy: policy.Name, Reason: plan.Reason, Before: plan.Before, After: plan.Before}
+			still.Map = survey.Map(s, still)
+			return still, policy, says("nothing moves", allowance, restless), nil
 		}
 	}
 }
@@ -210,7 +216,7 @@ func (a *Autopilot) Pools(ctx context.Context) ([]api.Pool, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Newest = nil
+		p.Newest, p.History = nil, nil
 		list = append(list, p)
 	}
 	return list, nil
@@ -242,7 +248,7 @@ func (a *Autopilot) poolView(ctx context.Context, t heliotrope.Topology, id heli
 	defer a.mu.Unlock()
 	if seen := a.pools[id]; seen != nil && !seen.at.IsZero() {
 		newest := seen.newest
-		p.ConsideredAt, p.Says, p.Newest = seen.at.UTC(), seen.says, &newest
+		p.ConsideredAt, p.Says, p.Newest, p.History = seen.at.UTC(), seen.says, &newest, slices.Clone(seen.looks)
 	}
 	return p, err
 }

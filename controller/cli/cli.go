@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,28 +123,32 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 		return usagef("%w\n  see: %s --help", err, cmd.CommandPath())
 	})
 	f := root.PersistentFlags()
-	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml; of traffic also csv")
+	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml; of traffic also csv, of plans and pools also html")
 	f.StringVar(&a.place.Server, "server", "", "controller: unix:///path/api.sock or https://host:port (default: found by itself)")
 	f.StringVar(&a.place.Lab, "lab", "", "use the controller of this lab on this machine")
 	f.StringVar(&a.place.TokenFile, "token-file", "", "file with the bearer token, for https")
 	f.StringVar(&a.place.CAFile, "ca-file", "", "file with the CA's certificate, for https")
 	root.AddCommand(a.topology(), a.site(), a.demand(), a.host(), a.network(), a.vm(), a.migration(), a.route(), a.mesh(), a.flows(),
 		a.traffic(), a.plan(), a.pool(), a.stub(), a.events(), a.status(), a.versionCommand())
-	complete(root, "output", "table", "json", "yaml", "csv")
+	complete(root, "output", "table", "json", "yaml", "csv", "html")
 	return root
 }
 
-// hasCSV is the annotation of commands that know -o csv as well.
-const hasCSV = "csv"
+// Annotations of commands that know -o csv or -o html as well.
+const (
+	hasCSV  = "csv"
+	hasHTML = "html"
+)
 
 func (a *app) printer(cmd *cobra.Command) (*output.Printer, error) {
-	_, csv := cmd.Annotations[hasCSV]
-	switch {
-	case a.output == "table", a.output == "json", a.output == "yaml", a.output == "csv" && csv:
-	case csv:
-		return nil, usagef("-o %s: there are table, json, yaml and csv", a.output)
-	default:
-		return nil, usagef("-o %s: there are table, json and yaml", a.output)
+	formats := []string{"table", "json", "yaml"}
+	for _, more := range []string{hasCSV, hasHTML} {
+		if _, ok := cmd.Annotations[more]; ok {
+			formats = append(formats, more)
+		}
+	}
+	if last := len(formats) - 1; !slices.Contains(formats, a.output) {
+		return nil, usagef("-o %s: there are %s and %s", a.output, strings.Join(formats[:last], ", "), formats[last])
 	}
 	return output.New(a.output, cmd.OutOrStdout(), cmd.ErrOrStderr()), nil
 }

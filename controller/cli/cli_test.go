@@ -119,6 +119,7 @@ plan create
 plan list
 plan show p-1
 plan show p-2
+plan show p-2 -o csv
 plan explain p-2
 plan diff p-1 p-2
 plan diff p-1 p-9

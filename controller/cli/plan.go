@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/controller/webreport"
 	"heliotrope/scheduler"
 )
 
@@ -61,14 +63,15 @@ func (f *planFlags) request() (api.PlanRequest, error) {
 
 func (a *app) planSimulate() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "simulate", Short: "Say what a plan would be, also if prices were others or a site failed; keeps nothing", Args: args(),
+		Use: "simulate", Short: "Say what a plan would be, also if prices were others or a site failed; keeps nothing", Args: args(), Annotations: map[string]string{hasHTML: ""},
 		Long: `Say which VMs ought to move where, in which order, what that gains in USD an hour, and
 how far from the best that is at most. It rests on the topology's prices, distances and rules and
 on the traffic that was counted. Nothing is moved, and nothing is kept.`,
 		Example: `  heliotrope plan simulate                                money and distance, by the last ten minutes
   heliotrope plan simulate --policy cheapest --window 24h
   heliotrope plan simulate --at 6h --window 1h             by the traffic of an hour, six hours ago
-  heliotrope plan simulate --down us --price eu=0.02       without us, and with another price of a vCPU-hour`,
+  heliotrope plan simulate --down us --price eu=0.02       without us, and with another price of a vCPU-hour
+  heliotrope plan simulate -o html > plan.html             a page with a map, that needs nothing else`,
 	}
 	f := a.planFlags(cmd)
 	var at string
@@ -95,7 +98,8 @@ on the traffic that was counted. Nothing is moved, and nothing is kept.`,
 		if err != nil {
 			return err
 		}
-		return out.Show(p, func(t *output.Table) { t.Line("%s", strings.TrimSuffix(p.String(), "\n")) })
+		return out.ShowPage(p, func(w io.Writer) error { return webreport.RenderPlan(w, api.Plan{Plan: p}) },
+			func(t *output.Table) { t.Line("%s", strings.TrimSuffix(p.String(), "\n")) })
 	})
 	return cmd
 }
@@ -197,13 +201,16 @@ func (a *app) aPlan(use, short string, show func(t *output.Table, p api.Plan)) *
 			if err != nil {
 				return err
 			}
-			return out.Show(p, func(t *output.Table) { show(t, p) })
+			return out.ShowPage(p, func(w io.Writer) error { return webreport.RenderPlan(w, p) }, func(t *output.Table) { show(t, p) })
 		}),
 	}
 }
 
 func (a *app) planShow() *cobra.Command {
-	return a.aPlan("show", "Show a plan, how far it is, and what it gained", placementTable)
+	cmd := a.aPlan("show", "Show a plan, how far it is, and what it gained", placementTable)
+	cmd.Annotations = map[string]string{hasHTML: ""}
+	cmd.Example = "  heliotrope plan show p-4t7a\n  heliotrope plan show p-4t7a -o html > plan.html    a page with a map, that needs nothing else"
+	return cmd
 }
 
 func placementTable(t *output.Table, p api.Plan) {
@@ -379,13 +386,21 @@ func (a *app) pool() *cobra.Command {
 		}),
 	}
 	show := &cobra.Command{
-		Use: "show POOL", Short: "Show a pool, and the plan that its autopilot found last", Args: args("POOL"), ValidArgsFunction: names,
+		Use: "show POOL", Short: "Show a pool, and the plan that its autopilot found last", Args: args("POOL"), ValidArgsFunction: names, Annotations: map[string]string{hasHTML: ""},
+		Example: "  heliotrope pool show shop\n  heliotrope pool show shop -o html > shop.html    cost and distance over time, that needs nothing else",
 		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			p, err := c.Pool(ctx, heliotrope.PoolID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.Show(p, func(t *output.Table) {
+			page := func(w io.Writer) error {
+				plans, err := c.Plans(ctx)
+				if err != nil {
+					return err
+				}
+				return webreport.RenderPool(w, p, plans)
+			}
+			return out.ShowPage(p, page, func(t *output.Table) {
 				t.Row("pool", p.Name)
 				t.Row("autopilot", p.Autopilot)
 				t.Row("policy", p.Policy)

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"net/netip"
+	"strings"
+	"testing"
 	"time"
 
 	"heliotrope"
@@ -112,4 +114,22 @@ func (f *fake) Pool(ctx context.Context, name heliotrope.PoolID) (api.Pool, erro
 		return api.Pool{}, api.NotFound("pool", string(name))
 	}
 	return all[0], err
+}
+
+// Plans and pools can be had as pages, and other things not.
+func TestPages(t *testing.T) {
+	root := shortDir(t)
+	serve(t, &fake{}, root)
+	if r := execute(t.Context(), root, "", "topology", "apply", "testdata/small.yaml"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	for _, line := range []string{"plan show p-2 -o html", "plan simulate -o html", "pool show shop -o html"} {
+		r := execute(t.Context(), root, "", strings.Fields(line)...)
+		if r.code != 0 || !strings.HasPrefix(r.out, "<!doctype html>") || !strings.HasSuffix(r.out, "</html>\n") {
+			t.Errorf("%s: %d, %s%.80s", line, r.code, r.err, r.out)
+		}
+	}
+	if r := execute(t.Context(), root, "", "plan", "list", "-o", "html"); r.code != codeUsage || !strings.Contains(r.err, "there are table, json and yaml") {
+		t.Errorf("%d, %s", r.code, r.err)
+	}
 }

@@ -1,8 +1,11 @@
 package rest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -12,10 +15,17 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/webreport"
 	"heliotrope/scheduler"
 )
 
 type (
+	// AsPage asks for a page that needs nothing else, in place of JSON. It has capitals since
+	// huma passes over embedded types that have none.
+	AsPage struct {
+		Accept string `header:"Accept" doc:"application/json or text/html."`
+		Format string `query:"format" enum:"json,html" doc:"The same, where a header is hard to send."`
+	}
 	planRef struct {
 		ID heliotrope.PlanID `path:"id"`
 	}
@@ -27,12 +37,14 @@ type (
 		ID    heliotrope.PlanID `path:"id"`
 		Wait  bool              `query:"wait" doc:"Answer when its revision is above after, or after 30 s."`
 		After int64             `query:"after" minimum:"0" doc:"Revision that the caller has seen."`
+		AsPage
 	}
 	stubRef struct {
 		Stub heliotrope.StubID `path:"stub"`
 	}
 	poolRef struct {
 		Pool heliotrope.PoolID `path:"pool"`
+		AsPage
 	}
 )
 
@@ -53,7 +65,9 @@ func (h *handler) registerPlans(routes huma.API) {
 		all, err := h.Plans.Plans(ctx)
 		return listOf(all), err
 	})
-	handle(h, routes, operation("GET", "/v1/plans/{id}", "get-plan", "One plan, now or when it changed", 404, 422), h.getPlan)
+	plan := operation("GET", "/v1/plans/{id}", "get-plan", "One plan, now or when it changed", 404, 422)
+	plan.Responses = pageOr(schemaOf[api.Plan](schemas))
+	handle(h, routes, plan, h.getPlan)
 	for verb, act := range map[string]struct {
 		summary string
 		do      func(context.Context, heliotrope.PlanID) (api.Plan, error)
@@ -78,13 +92,9 @@ func (h *handler) registerPlans(routes huma.API) {
 		all, err := h.Plans.Pools(ctx)
 		return listOf(all), err
 	})
-	handle(h, routes, operation("GET", "/v1/pools/{pool}", "get-pool", "One pool, and the plan that its autopilot found last", 404), func(ctx context.Context, in *poolRef) (*body[api.Pool], error) {
-		if err := h.planned(); err != nil {
-			return nil, err
-		}
-		p, err := h.Plans.Pool(ctx, in.Pool)
-		return &body[api.Pool]{p}, err
-	})
+	pool := operation("GET", "/v1/pools/{pool}", "get-pool", "One pool, what it was like, and the plan that its autopilot found last", 404, 422)
+	pool.Responses = pageOr(schemaOf[api.Pool](schemas))
+	handle(h, routes, pool, h.getPool)
 	handle(h, routes, operation("GET", "/v1/stubs", "list-stubs", "Stubs, and the VMs that use them"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Stub]], error) {
 		if err := h.planned(); err != nil {
 			return nil, err
@@ -99,6 +109,25 @@ func (h *handler) registerPlans(routes huma.API) {
 		s, err := h.Plans.Stub(ctx, in.Stub)
 		return &body[api.Stub]{s}, err
 	})
+}
+
+// pageOr are the answers of what can be had as a page as well.
+func pageOr(schema *huma.Schema) map[string]*huma.Response {
+	return map[string]*huma.Response{"200": {Description: "It, as JSON or as a page", Content: map[string]*huma.MediaType{
+		api.MediaJSON: {Schema: schema},
+		api.MediaHTML: {Schema: &huma.Schema{Type: huma.TypeString}},
+	}}}
+}
+
+// answer is v, or its page where that is asked for.
+func (p AsPage) answer(v any, page func(io.Writer) error) (*content, error) {
+	if p.Format == "html" || p.Format == "" && prefers(p.Accept, "html") {
+		var b bytes.Buffer
+		err := page(&b)
+		return &content{ContentType: api.MediaHTML + "; charset=utf-8", Body: b.Bytes()}, err
+	}
+	data, err := json.Marshal(v)
+	return &content{ContentType: api.MediaJSON, Body: data}, err
 }
 
 // planned says that plans are not made, where they are not.
@@ -167,7 +196,7 @@ func (h *handler) checkPlan(ctx context.Context, r api.PlanRequest) error {
 	return nil
 }
 
-func (h *handler) getPlan(ctx context.Context, in *waitPlan) (*body[api.Plan], error) {
+func (h *handler) getPlan(ctx context.Context, in *waitPlan) (*content, error) {
 	if err := h.planned(); err != nil {
 		return nil, err
 	}
@@ -178,5 +207,23 @@ func (h *handler) getPlan(ctx context.Context, in *waitPlan) (*body[api.Plan], e
 	ctx, cancel := context.WithTimeout(ctx, longPoll)
 	defer cancel()
 	p, err := h.Plans.WaitPlan(ctx, in.ID, after)
-	return &body[api.Plan]{p}, err
+	if err != nil {
+		return nil, err
+	}
+	return in.answer(p, func(w io.Writer) error { return webreport.RenderPlan(w, p) })
+}
+
+func (h *handler) getPool(ctx context.Context, in *poolRef) (*content, error) {
+	if err := h.planned(); err != nil {
+		return nil, err
+	}
+	p, err := h.Plans.Pool(ctx, in.Pool)
+	if err != nil {
+		return nil, err
+	}
+	plans, err := h.Plans.Plans(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return in.answer(p, func(w io.Writer) error { return webreport.RenderPool(w, p, plans) })
 }

@@ -124,6 +124,34 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// A plan and a pool are pages for who asks for one, and JSON for all others.
+func TestPlanPages(t *testing.T) {
+	s := serve(t, Options{})
+	s.example(t)
+	p, err := s.client(t).CreatePlan(t.Context(), api.PlanRequest{MaxMoves: 1}, "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+	for _, path := range []string{"/v1/plans/" + string(p.ID), "/v1/pools/shop"} {
+		for _, c := range []struct {
+			query, accept string
+			page          bool
+		}{{"", "", false}, {"", "*/*", false}, {"", browser, true}, {"?format=html", "", true}, {"?format=json", browser, false}, {"", "application/json, text/html", false}} {
+			a := s.ask(t, "GET", path+c.query, map[string]string{"Accept": c.accept}, nil)
+			kind, begins := a.Header.Get("Content-Type"), "{"
+			if c.page {
+				begins = "<!doctype html>"
+			}
+			if a.StatusCode != 200 || strings.HasPrefix(kind, "text/html") != c.page || !strings.HasPrefix(string(a.body), begins) {
+				t.Errorf("%s%s, accepting %q: %d, %s: %.60s", path, c.query, c.accept, a.StatusCode, kind, a.body)
+			}
+		}
+		wantProblem(t, s.ask(t, "GET", path+"?format=pdf", nil, nil), 422, "")
+	}
+	wantProblem(t, s.ask(t, "GET", "/v1/plans/p-none?format=html", nil, nil), 404, "")
+}
+
 // What cannot be planned for is said field by field, with how to mend it.
 func TestWrongPlans(t *testing.T) {
 	s := serve(t, Options{})

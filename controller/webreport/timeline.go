@@ -4,20 +4,52 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
-	"math"
 	"slices"
 	"time"
 
+	"heliotrope/internal/axis"
 	"heliotrope/scheduler/traffic/report"
 )
 
-// The time line, in pixels.
 const (
-	lineWide, lineHigh  = 1080.0, 250.0
-	lineLeft, lineRight = 72.0, 1056.0
-	lineTop, lineBottom = 64.0, 218.0
-	linePoints          = 500 // that are drawn; of more, the largest of each few
+	lineWide, lineHigh = 1080.0, 250.0
+	linePoints         = 500 // of a line that are drawn; of more, the largest of each few
 )
+
+// frame is what time and values are drawn in, in pixels: a time line.
+type frame struct {
+	left, right, high, low float64
+	from, to               time.Time
+	step, top              float64 // of the values' rules
+}
+
+// newFrame is a frame for values from 0 to most.
+func newFrame(low float64, from, to time.Time, most float64) frame {
+	f := frame{left: 72, right: 1056, high: 64, low: low, from: from, to: to}
+	f.step, f.top = axis.Scale(finite(most), 4)
+	return f
+}
+
+func (f frame) x(t time.Time) float64 {
+	return f.left + (f.right-f.left)*float64(t.Sub(f.from))/float64(f.to.Sub(f.from))
+}
+
+func (f frame) y(v float64) float64 {
+	return f.low - (f.low-f.high)*min(f.top, max(0, finite(v)))/f.top
+}
+
+// draw draws rules of values and ticks of time.
+func (f frame) draw(d *drawing, label func(float64) string) {
+	for v := 0.0; v <= f.top*1.001; v += f.step {
+		d.put(`<path class="rule" d="M%v %vH%v"/>`, f.left, f.y(v), f.right)
+		d.text("end small", f.left-8, f.y(v)+4, label(v))
+	}
+	ticks, layout := axis.Times(f.from, f.to)
+	for _, t := range ticks {
+		d.put(`<path class="tick" d="M%v %vv5"/>`, f.x(t), f.low)
+		d.text("mid small", f.x(t), f.low+20, t.Format(layout))
+	}
+}
 
 // mark is an event with its number on the time line.
 type mark struct {
@@ -42,129 +74,107 @@ func drawTimeline(history []report.Volume, events []report.Event) (template.HTML
 	for _, v := range history {
 		top = max(top, finite(v.Rate))
 	}
-	step := niceStep(top / 4)
-	top = step * max(1, math.Ceil(top/step))
-	x := func(t time.Time) float64 {
-		return lineLeft + (lineRight-lineLeft)*float64(t.Sub(from))/float64(to.Sub(from))
-	}
-	y := func(v float64) float64 { return lineBottom - (lineBottom-lineTop)*min(top, max(0, finite(v)))/top }
+	f := newFrame(218, from, to, top)
 	var d drawing
 	d.open("line", lineWide, lineHigh, "Bytes per second over time",
-		fmt.Sprintf("From %s to %s, at most %s; %d events are marked with their numbers in the list below.", clock(from), clock(to), rate(top), len(marks)))
-	for v := 0.0; v <= top*1.001; v += step {
-		d.put(`<path class="rule" d="M%v %vH%v"/>`, lineLeft, y(v), lineRight)
-		d.text("end small", lineLeft-8, y(v)+4, roundRate(v))
-	}
-	drawTimes(&d, from, to, x)
-	drawVolume(&d, thin(history), x, y)
-	drawMarks(&d, marks, from, to, x)
+		fmt.Sprintf("From %s to %s, at most %s; %d events are marked with their numbers in the list below.", clock(from), clock(to), rate(f.top), len(marks)))
+	f.draw(&d, roundRate)
+	drawVolume(&d, f, thin(history, func(v report.Volume) float64 { return v.Rate }))
+	f.drawMarks(&d, marks)
 	d.put(`</svg>`)
 	return d.html(), marks
 }
 
-// niceStep is v or a little more: 1, 2 or 5 times a power of ten.
-func niceStep(v float64) float64 {
-	if v <= 0 {
-		return 1
-	}
-	power := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, k := range []float64{1, 2, 5} {
-		if v <= k*power*1.0001 {
-			return k * power
-		}
-	}
-	return 10 * power
-}
-
-var timeSteps = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second,
-	time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute,
-	time.Hour, 2 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour}
-
-func drawTimes(d *drawing, from, to time.Time, x func(time.Time) float64) {
-	const most = 9
-	step := timeSteps[0]
-	for i := 1; to.Sub(from)/step >= most; i++ {
-		if step *= 2; i < len(timeSteps) {
-			step = timeSteps[i]
-		}
-	}
-	layout := "15:04"
-	if step < time.Minute {
-		layout = time.TimeOnly
-	} else if step >= 24*time.Hour {
-		layout = "2 Jan"
-	}
-	t := from.UTC().Truncate(step)
-	if t.Before(from) {
-		t = t.Add(step)
-	}
-	for ; !t.After(to); t = t.Add(step) {
-		d.put(`<path class="tick" d="M%v %vv5"/>`, x(t), lineBottom)
-		d.text("mid small", x(t), lineBottom+20, t.Format(layout))
-	}
-}
-
 // thin keeps the largest of each few points: a peak stays.
-func thin(all []report.Volume) []report.Volume {
+func thin[T any](all []T, value func(T) float64) []T {
 	few := (len(all) + linePoints - 1) / linePoints
 	if few < 2 {
 		return all
 	}
-	var kept []report.Volume
+	var kept []T
 	for part := range slices.Chunk(all, few) {
-		kept = append(kept, slices.MaxFunc(part, func(a, b report.Volume) int {
-			return cmp.Compare(finite(a.Rate), finite(b.Rate))
+		kept = append(kept, slices.MaxFunc(part, func(a, b T) int {
+			return cmp.Compare(finite(value(a)), finite(value(b)))
 		}))
 	}
 	return kept
 }
 
-// drawVolume draws the line and the area under it. Where points are missing it breaks off.
-func drawVolume(d *drawing, all []report.Volume, x func(time.Time) float64, y func(float64) float64) {
+// unbroken are the parts of all between which points are missing.
+func unbroken[T any](all []T, at func(T) time.Time) [][]T {
 	steps := make([]time.Duration, 0, len(all))
 	for i := 1; i < len(all); i++ {
-		steps = append(steps, all[i].At.Sub(all[i-1].At))
+		steps = append(steps, at(all[i]).Sub(at(all[i-1])))
+	}
+	if len(steps) == 0 {
+		return [][]T{all}
 	}
 	slices.Sort(steps)
 	gap := 4 * steps[len(steps)/2]
-	for first := 0; first < len(all); {
-		end := first + 1
-		for end < len(all) && all[end].At.Sub(all[end-1].At) <= gap {
-			end++
+	var parts [][]T
+	first := 0
+	for end := 1; end <= len(all); end++ {
+		if end == len(all) || at(all[end]).Sub(at(all[end-1])) > gap {
+			parts = append(parts, all[first:end])
+			first = end
 		}
-		var line drawing
-		for i, v := range all[first:end] {
-			line.put("L%v %v", x(v.At), y(v.Rate))
-			if i == 0 && end == first+1 { // alone: a dot
-				line.put("h1")
-			}
+	}
+	return parts
+}
+
+// drawLine draws values, of which there is at least one; alone it is a dot. Under is the
+// area under the line, down to what base says of each, nil for nothing.
+func drawLine[T any](d *drawing, f frame, line, under string, all []T, at func(T) time.Time, value, base func(T) float64) {
+	var points drawing
+	for i, v := range all {
+		points.put("L%v %v", f.x(at(v)), f.y(value(v)))
+		if i == 0 && len(all) == 1 {
+			points.put("h1")
 		}
-		points := line.b.String()[1:]
-		d.put(`<path class="area" d="M%v %vL`, x(all[first].At), lineBottom)
-		d.b.WriteString(points)
-		d.put(`L%v %vz"/><path class="volume" d="M`, x(all[end-1].At), lineBottom)
-		d.b.WriteString(points)
+	}
+	path := points.b.String()[1:]
+	if under != "" {
+		d.put(`<path class="%v" d="M`, under)
+		d.b.WriteString(path)
+		if base == nil {
+			base, all = func(T) float64 { return 0 }, []T{all[0], all[len(all)-1]}
+		}
+		for _, v := range slices.Backward(all) {
+			d.put("L%v %v", f.x(at(v)), f.y(base(v)))
+		}
+		d.put(`z"/>`)
+	}
+	if line != "" {
+		d.put(`<path class="%v" d="M`, line)
+		d.b.WriteString(path)
 		d.put(`"/>`)
-		first = end
+	}
+}
+
+// drawVolume draws the line and the area under it. Where points are missing it breaks off.
+func drawVolume(d *drawing, f frame, all []report.Volume) {
+	at := func(v report.Volume) time.Time { return v.At }
+	for _, part := range unbroken(all, at) {
+		drawLine(d, f, "volume", "area", part, at, func(v report.Volume) float64 { return v.Rate }, nil)
 	}
 }
 
 // drawMarks puts the numbers of events in three rows, so that none covers another; where
 // there are more, only their lines are drawn.
-func drawMarks(d *drawing, marks []mark, from, to time.Time, x func(time.Time) float64) {
+func (f frame) drawMarks(d *drawing, marks []mark) {
 	const size, apart = 8.0, 19.0
 	free := [3]float64{}
 	for _, m := range marks {
-		if m.At.Before(from) || m.At.After(to) {
+		if m.At.Before(f.from) || m.At.After(f.to) {
 			continue
 		}
-		at, high := x(m.At), lineTop-6
-		row := slices.IndexFunc(free[:], func(f float64) bool { return at >= f })
+		at, high := f.x(m.At), f.high-6
+		row := slices.IndexFunc(free[:], func(free float64) bool { return at >= free })
 		if row >= 0 {
-			high = lineTop - 14 - float64(row)*apart
+			high = f.high - 14 - float64(row)*apart
 			free[row] = at + apart
 		}
-		d.put(`<path class="event" d="M%v %vV%v"/>`, at, high, lineBottom)
+		d.put(`<path class="event" d="M%v %vV%v"/>`, at, high, f.low)
 		if row >= 0 {
 			d.put(`<circle class="eventdot" cx="%v" cy="%v" r="%v"><title>%v: %v</title></circle>`, at, high, size, clock(m.At), m.What)
 			d.put(`<text class="mid eventno" x="%v" y="%v">%v</text>`, at, high+3.5, m.Number)

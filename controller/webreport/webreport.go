@@ -1,24 +1,29 @@
-// Package webreport writes a traffic report as one HTML file that can be mailed, archived,
-// printed, and read without a network, a script or a controller.
+// Package webreport writes a traffic report, a plan or a pool over time as one HTML file
+// that can be mailed, archived, printed, and read without a network, a script or a
+// controller.
 //
-// The page is page.html with style.css inside; its pictures are SVG that is drawn here:
+// A page is page.html, plan.html or pool.html with style.css inside; its pictures are SVG
+// that is drawn here:
 //
 //   - heat.go: the matrix, sorted by group, on a logarithmic scale
 //   - graph.go: the same as a circle of nodes, by site, with edges inside
 //   - pictogram.go: the pattern of a group, in the group's own order
 //   - timeline.go: bytes per second with the events, and the phases of a group
+//   - sitemap.go: sites by their distances, traffic before and after a plan, its moves
+//   - siteheat.go: traffic from site to site, before and after it
+//   - pool.go: cost and distance over time, with the moves
 //
 // Names come from users. Text reaches the page through html/template or drawing.put, which
 // both escape it, and clean makes what cannot be printed visible. A content security policy
 // forbids every load and script, and every style but ours, which it knows by its hash. The
-// same report always makes the same bytes: layouts are computed, not relaxed, and nothing
+// same values always make the same bytes: layouts are computed, not relaxed, and nothing
 // reads the clock.
 package webreport
 
 import (
 	"bytes"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"fmt"
 	"html/template"
@@ -42,28 +47,52 @@ const (
 	gapLimit   = 8   // sentences on what is not known, before one has to ask for more
 )
 
-//go:embed page.html
-var pageText string
+//go:embed *.html
+var pageFiles embed.FS
 
 //go:embed style.css
 var styleText string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"bar": bar, "caption": caption, "clean": clean, "clock": clock, "dash": dash, "day": day, "endName": endName,
-	"endNames": endNames, "ms": millis, "part": part, "percent": percent, "rate": rate, "shape": shape,
+var pages = template.Must(template.New("pages").Funcs(template.FuncMap{
+	"bar": bar, "bytes": bytesText, "caption": caption, "clean": clean, "clock": clock, "dash": dash, "day": day, "endName": endName,
+	"endNames": endNames, "money": money, "moveWay": moveWay, "moves": movesText, "ms": millis, "near": near, "part": part, "percent": percent, "rate": rate, "seconds": seconds, "sentence": sentence, "shape": shape, "signed": signed,
 	"siteNames": names[heliotrope.SiteID], "sum": sum, "usd": usd, "vmNames": names[heliotrope.VMID], "whole": whole[uint64],
-}).Parse(pageText))
+}).ParseFS(pageFiles, "*.html"))
 
-// page is what the template reads.
+// sheet is what every page has.
+type sheet struct {
+	CSP   string // what may be loaded: nothing
+	Style template.CSS
+	Title string
+}
+
+func newSheet(title string) sheet {
+	hash := sha256.Sum256([]byte(styleText))
+	return sheet{"default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
+		"'; img-src data:; base-uri 'none'; form-action 'none'", template.CSS(styleText), title}
+}
+
+// execute writes a page, or nothing.
+func execute(w io.Writer, file string, data any) error {
+	var b bytes.Buffer // half a page is worse than none
+	if err := pages.ExecuteTemplate(&b, file, data); err != nil {
+		return fmt.Errorf("execute %s: %w", file, err)
+	}
+	if _, err := b.WriteTo(w); err != nil {
+		return fmt.Errorf("write page: %w", err)
+	}
+	return nil
+}
+
+// page is what page.html reads.
 type page struct {
 	report.Report
-	Policy string
-	Style  template.CSS
-	Lead   string   // the report in one sentence
-	Tiles  []tile   // the totals
-	Gaps   []string // what is not known
-	More   []string // of it, beyond what fits
-	Whole  bool     // nothing is known to be missing
+	sheet
+	Lead  string   // the report in one sentence
+	Tiles []tile   // the totals
+	Gaps  []string // what is not known
+	More  []string // of it, beyond what fits
+	Whole bool     // nothing is known to be missing
 
 	Heat, Scale, Graph, Line template.HTML
 	HeatLumped, GraphLumped  bool // there are too many ends to draw each
@@ -91,26 +120,12 @@ type tile struct{ Value, Label string }
 // from r.Talkers and r.Pairs: make r with Options.Top as large as the number of ends, and
 // every VM is drawn at its site; tables are cut here. The error is w's.
 func Render(w io.Writer, r report.Report, m traffic.Matrix) error {
-	p := newPage(r, m)
-	var b bytes.Buffer // half a page is worse than none
-	if err := pageTemplate.Execute(&b, p); err != nil {
-		return fmt.Errorf("execute report page: %w", err)
-	}
-	if _, err := b.WriteTo(w); err != nil {
-		return fmt.Errorf("write report page: %w", err)
-	}
-	return nil
+	return execute(w, "page.html", newPage(r, m))
 }
 
 func newPage(r report.Report, m traffic.Matrix) *page {
-	hash := sha256.Sum256([]byte(styleText))
-	p := &page{
-		Report: r,
-		Policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
-			"'; img-src data:; base-uri 'none'; form-action 'none'",
-		Style:      template.CSS(styleText),
-		AllTalkers: len(r.Talkers), AllPairs: len(r.Pairs), AllServices: len(r.Services),
-	}
+	p := &page{Report: r, AllTalkers: len(r.Talkers), AllPairs: len(r.Pairs), AllServices: len(r.Services)}
+	p.sheet = newSheet(p.title())
 	v := newView(r, m)
 	p.Ends = len(v.ends)
 	p.HeatLumped, p.GraphLumped = p.Ends > heatLimit, p.Ends > graphLimit
@@ -141,6 +156,13 @@ func newPage(r report.Report, m traffic.Matrix) *page {
 	}
 	p.head(m)
 	return p
+}
+
+func (p *page) title() string {
+	if p.Topology == "" {
+		return "Traffic, " + p.Window()
+	}
+	return "Traffic of " + p.Topology + ", " + p.Window()
 }
 
 func cut[T any](all []T, most int) ([]T, int) {

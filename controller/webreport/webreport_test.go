@@ -65,7 +65,7 @@ func inert(t testing.TB, page string) (text string) {
 		t.Fatal(err)
 	}
 	elements := strings.Fields("html head meta link title style body header main footer nav section article h1 h2 h3 p div span a ul ol li dl dt dd " +
-		"em strong small details summary time table caption thead tbody tr th td svg g path rect circle text desc")
+		"em strong small details summary time figure figcaption table caption thead tbody tr th td svg g path rect circle text desc")
 	var b strings.Builder
 	for n := range root.Descendants() {
 		switch n.Type {

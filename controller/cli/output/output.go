@@ -1,5 +1,5 @@
 // Package output writes what a command answers: tables for people, aligned and in colours
-// where a terminal takes them, JSON, YAML and CSV for programs.
+// where a terminal takes them, JSON, YAML and CSV for programs, pages for browsers.
 package output
 
 import (
@@ -21,7 +21,7 @@ import (
 // Printer writes a command's result in the format that was asked for.
 type Printer struct {
 	Out, Err io.Writer
-	Format   string // table, json, yaml or csv
+	Format   string // table, json, yaml, csv or html
 	Terminal bool   // progress is drawn over itself
 	Screen   bool   // Out can be drawn over
 	color    bool
@@ -62,6 +62,14 @@ func (p *Printer) Show(v any, table func(t *Table)) error {
 	t := Table{color: p.color}
 	table(&t)
 	return t.Write(p.Out)
+}
+
+// ShowPage is Show, and where a page was asked for writes that.
+func (p *Printer) ShowPage(v any, page func(io.Writer) error, table func(t *Table)) error {
+	if p.Format == "html" {
+		return page(p.Out)
+	}
+	return p.Show(v, table)
 }
 
 // CSV writes records for spreadsheets: numbers without units, nothing as nothing.
