@@ -59,6 +59,7 @@ func (p *packer) polish(least float64, o Options) {
 
 // loose says whether a VM may go on by itself, to any host of a site that it may be at.
 func (p *packer) loose(vm int) bool {
-	return p.at[vm] != none && !p.fixed(p.itemOf[vm]) &&
+	home := p.m.siteAt(p.m.home[vm])
+	return p.at[vm] != none && !p.fixed(p.itemOf[vm]) && (home == none || p.m.soon(vm, home, home)) &&
 		!slices.ContainsFunc(p.m.apartOf[vm], func(g int) bool { return p.m.apart[g].scope == AtHost })
 }
