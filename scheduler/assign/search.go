@@ -20,7 +20,7 @@ type Options struct {
 const (
 	smallIterations   = 15_000_000
 	iterationsPerUnit = 5_200
-	mostIterations    = 15_000_000
+	mostIterations    = 12_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
