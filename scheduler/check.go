@@ -51,7 +51,7 @@ func (m *model) check(at []int) []Violation {
 		}
 		vcpus[h] += v.VCPUs
 		mib[h] += v.MemoryMiB
-		if pinned := v.Pinned && m.home[i] != none; pinned && h != m.home[i] || !pinned && (!m.allowed[i][m.site[h]] || m.s.Hosts[h].Drained) {
+		if !m.may(i, h) {
 			list = append(list, Violation{Kind: "place", Name: string(m.s.Hosts[h].ID), VMs: []heliotrope.VMID{v.ID}})
 		}
 	}

@@ -266,12 +266,12 @@ func (m *model) allow() {
 	for i, v := range m.s.VMs {
 		row := make([]bool, len(m.s.Sites))
 		for k, s := range m.s.Sites {
-			here := m.siteAt(m.home[i]) == k
+			from := m.siteAt(m.home[i])
 			row[k] = (len(v.Allowed) == 0 || slices.Contains(v.Allowed, s.ID)) &&
 				!slices.Contains(v.Forbidden, s.ID) && !slices.Contains(m.p.ForbiddenSites, s.ID) &&
-				(here || m.p.MaxPauseMs == 0 || m.home[i] == none || m.pauseMs(i, k) <= m.p.MaxPauseMs)
+				(from == k || from == none || m.soon(i, from, k))
 			if v.Pinned && m.home[i] != none {
-				row[k] = here
+				row[k] = from == k
 			}
 		}
 		m.allowed = append(m.allowed, row)
@@ -286,15 +286,19 @@ func (m *model) siteAt(host int) int {
 	return m.site[host]
 }
 
-// pauseMs predicts the pause of a VM that goes from where it is now to a site.
-func (m *model) pauseMs(vm, site int) float64 {
-	return m.s.VMs[vm].PauseMs + pauseRoundTrips*m.rttMs[m.site[m.home[vm]]][site]
+// pauseMs predicts the pause of a VM that goes from a host of a site to another of a site.
+func (m *model) pauseMs(vm, from, to int) float64 {
+	return m.s.VMs[vm].PauseMs + pauseRoundTrips*m.rttMs[from][to]
 }
 
 // moveSeconds predicts how long that move takes.
 func (m *model) moveSeconds(vm, from, to int) float64 {
-	v := m.s.VMs[vm]
-	return v.CopyBytes*8/m.bits[from][to] + m.s.VMs[vm].PauseMs/1e3 + pauseRoundTrips*m.rttMs[from][to]/1e3
+	return m.s.VMs[vm].CopyBytes*8/m.bits[from][to] + m.pauseMs(vm, from, to)/1e3
+}
+
+// soon says whether the pause of that move may be as long as it is.
+func (m *model) soon(vm, from, to int) bool {
+	return m.p.MaxPauseMs == 0 || m.pauseMs(vm, from, to) <= m.p.MaxPauseMs
 }
 
 // mustLeave says whether a VM may not stay where it is.

@@ -14,7 +14,9 @@ type packer struct {
 	s      *assign.State
 	items  [][]int   // VMs that share a host
 	itemOf []int     // of each VM
-	size   []float64 // of each item
+	vcpus  []float64 // of each item
+	mib    []float64
+	size   []float64 // share of all room, of what it needs more of
 	bySite [][]int   // hosts
 	now    *rack     // what stands where now, with what was seated since: at both ends
 	stuck  []int     // VMs for which there is no host
@@ -38,7 +40,8 @@ func (f *field) settle(s *assign.State, least float64, o Options) *packer {
 	var out []int
 	for k, items := range over {
 		if len(items) > 0 {
-			out = append(out, p.squeeze(k, items, f.m.p.MaxMoves > 0 || o.Iterations < 0)...)
+			few := f.m.p.MaxMoves > 0 || o.Iterations < 0
+			out = append(out, s.Squeeze(p.shelf(k, few), items)...)
 		}
 	}
 	for _, it := range out {
@@ -121,34 +124,26 @@ func (p *packer) stay() []int {
 	return arrivals
 }
 
-// measure fills in each item's size: its share of all room, of what it needs more of.
+// measure fills in how large each item is.
 func (p *packer) measure() {
 	var allVCPUs, allMiB float64
 	for _, h := range p.m.s.Hosts {
 		allVCPUs += h.VCPUs
 		allMiB += h.MemoryMiB
 	}
-	for it := range p.items {
-		vcpus, mib := p.needs(it)
+	for _, vms := range p.items {
+		var vcpus, mib float64
+		for _, v := range vms {
+			vcpus += p.m.s.VMs[v].VCPUs
+			mib += p.m.s.VMs[v].MemoryMiB
+		}
+		p.vcpus, p.mib = append(p.vcpus, vcpus), append(p.mib, mib)
 		p.size = append(p.size, max(vcpus/max(allVCPUs, 1), mib/max(allMiB, 1)))
 	}
 }
 
-// needs is the room that an item takes.
-func (p *packer) needs(item int) (vcpus, mib float64) {
-	for _, v := range p.items[item] {
-		vcpus += p.m.s.VMs[v].VCPUs
-		mib += p.m.s.VMs[v].MemoryMiB
-	}
-	return vcpus, mib
-}
-
 func (p *packer) fits(item, host int) bool {
-	if !p.suits(item, host) {
-		return false
-	}
-	vcpus, mib := p.needs(item)
-	return vcpus <= p.freeVCPUs[host]+slack && mib <= p.freeMiB[host]+slack
+	return p.vcpus[item] <= p.freeVCPUs[host]+slack && p.mib[item] <= p.freeMiB[host]+slack && p.suits(item, host)
 }
 
 // suits says whether an item may be at a host, room aside.
@@ -247,6 +242,31 @@ func (p *packer) elsewhere(item int) bool {
 		}
 	}
 	return false
+}
+
+// shelf is a site's hosts with what may be moved there: where few moves are wanted, not what
+// is where it was.
+func (p *packer) shelf(site int, few bool) *assign.Shelf {
+	n := len(p.items)
+	b := &assign.Shelf{Site: site, FreeVCPUs: p.freeVCPUs, FreeMiB: p.freeMiB, VCPUs: p.vcpus, MiB: p.mib,
+		Unit: make([]int, n), At: slices.Repeat([]int{none}, n), Home: slices.Repeat([]int{none}, n),
+		Suits: p.suits, Seat: p.seat, Unseat: p.unseat}
+	for _, h := range p.bySite[site] {
+		if !p.m.s.Hosts[h].Drained {
+			b.Bins = append(b.Bins, h)
+		}
+	}
+	for it, vms := range p.items {
+		if len(vms) == 0 {
+			continue
+		}
+		at, home := p.at[vms[0]], p.m.home[vms[0]]
+		b.Unit[it], b.Home[it] = p.f.unitOf[vms[0]], home
+		if p.m.siteAt(at) == site && !p.fixed(it) && !(few && at == home) {
+			b.At[it] = at
+		}
+	}
+	return b
 }
 
 // placeAll puts all of some items at a site, or none.

@@ -58,10 +58,11 @@ func (r *rack) room(vm, host int) bool {
 
 // may says whether a VM may be at a host, room and others aside.
 func (m *model) may(vm, host int) bool {
-	if m.s.VMs[vm].Pinned && m.home[vm] != none {
-		return host == m.home[vm]
+	home := m.home[vm]
+	if m.s.VMs[vm].Pinned && home != none {
+		return host == home
 	}
-	return !m.s.Hosts[host].Drained && m.allowed[vm][m.site[host]]
+	return !m.s.Hosts[host].Drained && m.allowed[vm][m.site[host]] && (host == home || home == none || m.soon(vm, m.site[home], m.site[host]))
 }
 
 // lonely says whether a VM at a host is apart from those of its groups that stand there.

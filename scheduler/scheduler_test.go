@@ -141,6 +141,11 @@ func TestConstraints(t *testing.T) {
 		{"residency", func(s *Snapshot, _ *Policy) { s.VMs[0].Forbidden = []heliotrope.SiteID{"cheap"} }, "db>dear", "gain"},
 		{"forbidden site", func(_ *Snapshot, p *Policy) { p.ForbiddenSites = []heliotrope.SiteID{"cheap"} }, "db>dear", "constraints"},
 		{"long pause", func(_ *Snapshot, p *Policy) { p.MaxPauseMs = 200 }, "", "no beneficial move"},
+		{"too long a pause within the site", func(s *Snapshot, p *Policy) {
+			*p = presets[4]
+			p.MaxPauseMs = 50
+			s.Hosts[0].Drained = true
+		}, "", "no move helps"},
 		{"apart", func(s *Snapshot, _ *Policy) {
 			s.Apart = []Group{{"ha", []heliotrope.VMID{"web", "db"}, AtSite}}
 		}, "", "no beneficial move"},

@@ -96,7 +96,7 @@ func (m *model) fill(plan *Plan, o *orderer) {
 			} else {
 				move.From, move.FromSite = m.s.Hosts[from].ID, m.s.Hosts[from].Site
 				move.Seconds = m.moveSeconds(v, m.site[from], m.site[to])
-				move.PauseMs = m.s.VMs[v].PauseMs + pauseRoundTrips*m.rttMs[m.site[from]][m.site[to]]
+				move.PauseMs = m.pauseMs(v, m.site[from], m.site[to])
 				move.Why, move.Evidence = m.why(v, m.home[v], o.at[v], reasons[v])
 			}
 			switch {

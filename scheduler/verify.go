@@ -54,10 +54,10 @@ func (m *model) verifyStep(at []int, step []Move) error {
 		switch {
 		case !ok || !ok2 || at[v] != from:
 			return fmt.Errorf("%s is not at %q, or there is no %q", move.VM, move.From, move.To)
-		case m.s.VMs[v].Pinned && m.home[v] != none:
-			return fmt.Errorf("%s is pinned", move.VM)
-		case m.s.Hosts[to].Drained || !m.allowed[v][m.site[to]]:
+		case !m.may(v, to):
 			return fmt.Errorf("%s may not be at %s", move.VM, move.To)
+		case from != none && !m.soon(v, m.site[from], m.site[to]):
+			return fmt.Errorf("%s would pause for too long on its way from %s to %s", move.VM, move.From, move.To)
 		}
 		hold(v, to)
 		at[v] = to

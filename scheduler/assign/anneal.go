@@ -25,8 +25,7 @@ func (r *random) below(n int) int { return int((r.next() >> 32) * uint64(n) >> 3
 type annealer struct {
 	*State
 	r        random
-	chances  []float64 // -ln of evenly spread chances: how many temperatures worse is taken
-	mark     []int     // of each unit: the cluster that it was last in
+	mark     []int // of each unit: the cluster that it was last in
 	clusters int
 	group    []int
 	back     []int // what goes the other way
@@ -38,12 +37,22 @@ type annealer struct {
 	late       func() bool
 }
 
+// chances are -ln of evenly spread chances: how many temperatures worse is taken.
+var chances = func() (table [1 << chanceBits]float64) {
+	for i := range table {
+		table[i] = -math.Log((float64(i) + 0.5) / (1 << chanceBits))
+	}
+	return table
+}()
+
 const (
 	chanceBits   = 12
 	stepsAtOnce  = 1024 // between two looks at the temperature
 	coldFraction = 1e-3 // of the first temperature: the last one
 
 	mostTemperatures = 10 // that worse is taken with any chance
+	bondScales       = 7  // doublings of the temperature at which units stay together in a cluster
+	clusterBits      = 3  // of a step's chance, all of which are 0 where it is one of a cluster
 
 	// In the first part a site may hold more than it has room for, at a toll that rises, as a
 	// multiple of what a vCPU costs in all: without it nothing large gets into a full site.
@@ -54,9 +63,6 @@ const (
 
 func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {
 	a := &annealer{State: newState(f, at), r: random(seed), mark: make([]int, len(at)), late: late}
-	for i := range 1 << chanceBits {
-		a.chances = append(a.chances, -math.Log((float64(i)+0.5)/(1<<chanceBits)))
-	}
 	a.keep()
 	return a
 }
@@ -161,17 +167,17 @@ func (a *annealer) relieveAll() {
 
 // taken says whether a change is taken.
 func (a *annealer) taken(usd, temperature float64) bool {
-	return usd < 0 || usd < temperature*a.chances[a.r.next()>>(64-chanceBits)]
+	return usd < 0 || usd < temperature*chances[a.r.next()>>(64-chanceBits)]
 }
 
 func (a *annealer) step(temperature float64) {
 	x := a.r.next()
 	u := int((x >> 32) * uint64(len(a.At)) >> 32)
 	k := a.target(u, x&1 == 0)
-	if k == a.At[u] {
+	if k == a.At[u] || a.f.Linear[u*a.f.Sites+k] >= Never/2 {
 		return
 	}
-	if x>>1&15 == 0 {
+	if x>>1&(1<<clusterBits-1) == 0 {
 		a.cluster(u, k, temperature)
 		return
 	}
@@ -244,22 +250,22 @@ func (a *annealer) chain(u, k int, temperature float64) {
 // cluster tries a unit with some of those around it at its site, against others of as much
 // room where a site is full.
 func (a *annealer) cluster(u, k int, temperature float64) {
-	home := a.At[u]
-	a.group = a.grow(a.group[:0], u, 2<<a.r.below(5), math.Inf(1))
+	home, bond := a.At[u], temperature*float64(int(1)<<a.r.below(bondScales))
+	a.group = a.grow(a.group[:0], u, k, 2<<a.r.below(5), math.Inf(1), bond)
 	fits, vcpus, mib := a.groupFits(a.group, k)
 	if !a.permitsGroup(a.group, k) {
 		return
 	}
-	usd := a.groupGain(a.group, a.inGroup, k)
+	usd := a.groupGain(a.group, a.mark, a.clusters, k)
 	a.back = a.back[:0]
 	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.r.next()&1 == 0) && usd < Never/2 {
-		a.back = a.grow(a.back, a.here[k][a.r.below(len(a.here[k]))], 64, vcpus)
+		a.back = a.grow(a.back, a.here[k][a.r.below(len(a.here[k]))], home, 64, vcpus, bond)
 		_, less, lessMiB := a.groupFits(a.back, home)
 		vcpus, mib = vcpus-less, mib-lessMiB
 		if a.toll == 0 && (!a.holds(k, vcpus, mib) || !a.holds(home, -vcpus, -mib)) || a.maxMoves < math.MaxInt {
 			return
 		}
-		usd += a.groupGain(a.back, a.inGroup, home)
+		usd += a.groupGain(a.back, a.mark, a.clusters, home)
 	} else if !fits && a.toll == 0 {
 		return
 	}
@@ -277,16 +283,19 @@ func (a *annealer) cluster(u, k int, temperature float64) {
 }
 
 // grow makes a group of a unit and some of those around it at its site, breadth first, up to
-// a number of units, or of vCPUs.
-func (a *annealer) grow(group []int, u, size int, vcpus float64) []int {
+// a number of units, or of vCPUs, for them to go to another site k. Who talks so much that one
+// of two would hardly go without the other at a temperature comes along (after Wolff's
+// clusters, of spins): what is cut is little.
+func (a *annealer) grow(group []int, u, k, size int, vcpus, temperature float64) []int {
 	home := a.At[u]
+	out, in := a.f.Price[k*a.f.Sites+home], a.f.Back[k*a.f.Sites+home]
 	a.clusters++
 	group = append(group, u)
 	a.mark[u] = a.clusters
 	vcpus -= a.f.VCPUs[u]
 	for i := 0; i < len(group) && len(group) < size; i++ {
 		for _, e := range a.f.Edges[group[i]] {
-			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && a.r.next()&7 != 0 {
+			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && !a.taken(e.Out*out+e.In*in, temperature) {
 				a.mark[e.To] = a.clusters
 				group = append(group, e.To)
 				vcpus -= a.f.VCPUs[e.To]
@@ -295,8 +304,6 @@ func (a *annealer) grow(group []int, u, size int, vcpus float64) []int {
 	}
 	return group
 }
-
-func (a *annealer) inGroup(u int) bool { return a.mark[u] == a.clusters }
 
 // descend takes what is better, unit by unit, those first that gain most, until no single
 // move is.

@@ -126,7 +126,11 @@ func TestTableIsExact(t *testing.T) {
 					continue
 				}
 				group := slices.Clone(s.here[s.At[u]])
-				said = s.groupGain(group, func(w int) bool { return slices.Contains(group, w) }, k)
+				mark := make([]int, len(f.Home))
+				for _, w := range group {
+					mark[w] = 1
+				}
+				said = s.groupGain(group, mark, 1, k)
 				for _, w := range group {
 					s.Move(w, k)
 				}

@@ -241,6 +241,7 @@ func (d *dual) cheapest(e Edge, give, row []float64) {
 	}
 	for k, usd := range give {
 		out, in := d.Price[k*n:k*n+n], d.Back[k*n:k*n+n]
+		in, row := in[:len(out)], row[:len(out)]
 		for l, x := range out {
 			if x = usd + e.Out*x + e.In*in[l]; x < row[l] {
 				row[l] = x

@@ -36,11 +36,15 @@ type Edge struct {
 
 // PairUSD is what an edge costs with its unit at a and the other at b.
 func (f *Field) PairUSD(e Edge, a, b int) float64 {
-	usd := e.Out*f.Price[a*f.Sites+b] + e.In*f.Back[a*f.Sites+b]
+	return e.Out*f.Price[a*f.Sites+b] + e.In*f.Back[a*f.Sites+b] + f.ruleUSD(e, a, b)
+}
+
+// ruleUSD is what of that the edge's rule is.
+func (f *Field) ruleUSD(e Edge, a, b int) float64 {
 	if e.Rule != None && f.Rules[e.Rule][a*f.Sites+b] {
-		usd += Never
+		return Never
 	}
-	return usd
+	return 0
 }
 
 // USD is what an assignment of units to sites costs.

@@ -23,24 +23,24 @@ func (s *State) displaced(u int) bool {
 }
 
 func (s *State) pruneGroups(least float64) bool {
-	seen := make([]bool, len(s.At))
+	mark := make([]int, len(s.At)) // the group that a unit is in, by one more than its first unit
 	changed := false
 	for first := range s.At {
-		if seen[first] || !s.displaced(first) {
+		if mark[first] > 0 || !s.displaced(first) {
 			continue
 		}
-		seen[first] = true
-		group, in := []int{first}, map[int]bool{first: true}
+		mark[first] = first + 1
+		group := []int{first}
 		for i := 0; i < len(group); i++ {
 			for _, e := range s.f.Edges[group[i]] {
-				if !seen[e.To] && s.displaced(e.To) && s.At[e.To] == s.At[first] && s.f.Home[e.To] == s.f.Home[first] {
-					seen[e.To], in[e.To] = true, true
+				if mark[e.To] == 0 && s.displaced(e.To) && s.At[e.To] == s.At[first] && s.f.Home[e.To] == s.f.Home[first] {
+					mark[e.To] = first + 1
 					group = append(group, e.To)
 				}
 			}
 		}
 		home := s.f.Home[first]
-		if len(group) > 1 && s.groupMay(group, home) && s.groupGain(group, func(u int) bool { return in[u] }, home) < least {
+		if len(group) > 1 && s.groupMay(group, home) && s.groupGain(group, mark, first+1, home) < least {
 			for _, u := range group {
 				s.Move(u, home)
 			}

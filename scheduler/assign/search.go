@@ -19,8 +19,8 @@ type Options struct {
 
 const (
 	smallIterations   = 15_000_000
-	iterationsPerUnit = 6_500
-	mostIterations    = 15_000_000
+	iterationsPerUnit = 5_200
+	mostIterations    = 12_000_000
 	quickSteps        = 200_000
 	quickStepsPerUnit = 50
 
@@ -127,6 +127,7 @@ func (f *Field) Search(o Options) (*State, float64) {
 	}
 	steps := cmp.Or(o.Iterations, f.iterations())
 	starts := f.starts(read)
+	starts = starts[:min(len(starts), max(1, steps/stepsAtOnce))]
 	for _, from := range starts {
 		at := best.best
 		if from.messages {

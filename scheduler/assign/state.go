@@ -194,20 +194,25 @@ func (s *State) swap(u, v int) {
 	s.Move(v, a)
 }
 
-// groupGain is what it adds to the cost when units of one site, of which in says which
-// they are, move to another together.
-func (s *State) groupGain(group []int, in func(int) bool, k int) float64 {
-	var usd float64
+// groupGain is what it adds to the cost when units of one site, which have a mark, move to
+// another together.
+func (s *State) groupGain(group, mark []int, m, k int) float64 {
+	f, n := s.f, s.f.Sites
 	a := s.At[group[0]]
+	apart := f.Price[k*n+a] + f.Price[a*n+k] - f.Price[k*n+k] - f.Price[a*n+a] // of a GB, either way
+	var usd, gb float64
 	for _, u := range group {
 		usd += s.Gain(u, k)
-		for _, e := range s.f.Edges[u] {
-			if u < e.To && in(e.To) {
-				usd += s.f.PairUSD(e, k, k) + s.f.PairUSD(e, a, a) - s.f.PairUSD(e, k, a) - s.f.PairUSD(e, a, k)
+		for _, e := range f.Edges[u] {
+			if u >= e.To || mark[e.To] != m {
+				continue
+			}
+			if gb += e.Out + e.In; e.Rule != None {
+				usd += f.ruleUSD(e, k, k) + f.ruleUSD(e, a, a) - f.ruleUSD(e, k, a) - f.ruleUSD(e, a, k)
 			}
 		}
 	}
-	return usd
+	return usd - gb*apart
 }
 
 func (s *State) groupFits(group []int, k int) (fits bool, vcpus, mib float64) {

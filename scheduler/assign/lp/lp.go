@@ -159,6 +159,15 @@ func (p *programme) edges() {
 	})
 }
 
+// Start is an assignment as CBC reads one to begin with.
+func Start(f *assign.Field, at []int) []byte {
+	text := fmt.Appendf(nil, "Start - objective value %.15g\n", f.USD(at))
+	for u, k := range at {
+		text = fmt.Appendf(text, "%d %s 1 0\n", u, x(u, k))
+	}
+	return text
+}
+
 // Answer is what a solver found.
 type Answer struct {
 	Status string

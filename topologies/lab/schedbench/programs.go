@@ -35,8 +35,8 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 	return out, nil
 }
 
-// cbc solves a field, for at most so long.
-func cbc(ctx context.Context, f *assign.Field, limit time.Duration) (lp.Answer, error) {
+// cbc solves a field from a start, which may be nil, for at most so much processor time.
+func cbc(ctx context.Context, f *assign.Field, start []int, limit time.Duration) (lp.Answer, error) {
 	dir, err := os.MkdirTemp("", "schedbench")
 	if err != nil {
 		return lp.Answer{}, fmt.Errorf("make directory: %w", err)
@@ -49,7 +49,15 @@ func cbc(ctx context.Context, f *assign.Field, limit time.Duration) (lp.Answer, 
 	if err := os.WriteFile(filepath.Join(dir, "in.lp"), text.Bytes(), 0o600); err != nil {
 		return lp.Answer{}, fmt.Errorf("write programme: %w", err)
 	}
-	log, err := run(ctx, dir, "cbc", "in.lp", "-sec", strconv.Itoa(int(math.Ceil(limit.Seconds()))), "-ratioGap", "0", "-allowableGap", "1e-7", "-solve", "-solution", "out")
+	args := []string{"in.lp"}
+	if start != nil {
+		if err := os.WriteFile(filepath.Join(dir, "start"), lp.Start(f, start), 0o600); err != nil {
+			return lp.Answer{}, fmt.Errorf("write start: %w", err)
+		}
+		args = append(args, "-mipstart", "start")
+	}
+	args = append(args, "-sec", strconv.Itoa(int(math.Ceil(limit.Seconds()))), "-ratioGap", "0", "-allowableGap", "1e-7", "-solve", "-solution", "out")
+	log, err := run(ctx, dir, "cbc", args...)
 	if err != nil {
 		return lp.Answer{}, err
 	}

@@ -35,7 +35,7 @@ type Bench struct {
 	claim.Bench
 	Data      string // directory of real prices and distances
 	Seed      uint64
-	Instances int    // of exact
+	Instances int    // proven ones of exact
 	Plans     int    // of fuzz
 	Picture   string // file for what spot prices came to; none: it is not drawn
 
@@ -78,7 +78,7 @@ is claimed held.`,
 	}
 	cmd.Flags().StringSliceVar(&b.Only, "only", nil, "parts to run: "+b.Names())
 	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile, requestFile}, ", "))
-	cmd.Flags().IntVar(&b.Instances, "instances", 210, "instances of exact")
+	cmd.Flags().IntVar(&b.Instances, "instances", 200, "proven optima of exact")
 	cmd.Flags().IntVar(&b.Plans, "plans", 1_000_000, "plans of fuzz")
 	cmd.Flags().StringVar(&b.Picture, "picture", "", "SVG file for what was paid at spot prices")
 	cmd.Flags().Uint64Var(&b.Seed, "seed", 1, "of what is generated")
