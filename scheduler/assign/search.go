@@ -132,7 +132,7 @@ func (f *Field) Search(o Options) (*State, float64) {
 		if from.messages {
 			at = read.At
 		}
-		a := newAnnealer(leased, at, best.r.next(), late)
+		a := newAnnealer(leased, at, best.Next(), late)
 		if leased == f {
 			a.cool(from.hot, steps/len(starts))
 		} else {
