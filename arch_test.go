@@ -27,6 +27,7 @@ var rows = map[string]int{
 
 	"scheduler":           2,
 	"scheduler/anneal":    2,
+	"scheduler/reassign":  2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/forecast":  2,
@@ -105,6 +106,7 @@ var beside = map[string][]string{
 	"scheduler":                  {"scheduler/assign", "scheduler/traffic"},
 	"scheduler/survey":           {"scheduler", "scheduler/traffic"},
 	"scheduler/assign":           {"scheduler/anneal"},
+	"scheduler/reassign":         {"scheduler/anneal"},
 	"scheduler/assign/lp":        {"scheduler/assign"},
 	"scheduler/replay":           {"scheduler", "scheduler/forecast"},
 	"scheduler/traffic/pattern":  {"scheduler/traffic"},
