@@ -27,6 +27,8 @@ var rows = map[string]int{
 	"migration": 2,
 
 	"scheduler":           2,
+	"scheduler/anneal":    2,
+	"scheduler/reassign":  2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/atlas":     2,
@@ -105,6 +107,8 @@ var beside = map[string][]string{
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/survey":           {"scheduler", "scheduler/atlas", "scheduler/traffic"},
+	"scheduler/assign":           {"scheduler/anneal"},
+	"scheduler/reassign":         {"scheduler/anneal"},
 	"scheduler/assign/lp":        {"scheduler/assign"},
 	"scheduler/replay":           {"scheduler", "scheduler/forecast"},
 	"scheduler/traffic/pattern":  {"scheduler/traffic"},

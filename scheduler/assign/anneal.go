@@ -4,27 +4,15 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"heliotrope/scheduler/anneal"
 )
-
-// random is a small generator of its own, so that a seed means the same for ever (splitmix64).
-type random uint64
-
-func (r *random) next() uint64 {
-	*r += 0x9e3779b97f4a7c15
-	z := uint64(*r)
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
-}
-
-// below returns a number from 0 to n-1.
-func (r *random) below(n int) int { return int((r.next() >> 32) * uint64(n) >> 32) }
 
 // annealer improves a state step by step, and takes what is worse with a chance that falls
 // as it cools.
 type annealer struct {
 	*State
-	r        random
+	anneal.Walk
 	mark     []int // of each unit: the cluster that it was last in
 	clusters int
 	group    []int
@@ -34,20 +22,9 @@ type annealer struct {
 	bestUSD    float64
 	bestExcess float64    // of what is asked for over the room there is
 	scale      [2]float64 // the first and the last, or none: no site is ever overfull
-	late       func() bool
 }
 
-// chances are -ln of evenly spread chances: how many temperatures worse is taken.
-var chances = func() (table [1 << chanceBits]float64) {
-	for i := range table {
-		table[i] = -math.Log((float64(i) + 0.5) / (1 << chanceBits))
-	}
-	return table
-}()
-
 const (
-	chanceBits   = 12
-	stepsAtOnce  = 1024 // between two looks at the temperature
 	coldFraction = 1e-3 // of the first temperature: the last one
 
 	mostTemperatures = 10 // that worse is taken with any chance
@@ -62,7 +39,7 @@ const (
 )
 
 func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {
-	a := &annealer{State: newState(f, at), r: random(seed), mark: make([]int, len(at)), late: late}
+	a := &annealer{State: newState(f, at), Walk: anneal.New(seed, late), mark: make([]int, len(at))}
 	a.keep()
 	return a
 }
@@ -95,7 +72,7 @@ func (a *annealer) warmth() float64 {
 	var sum float64
 	n := 0
 	for range 1000 {
-		if usd := math.Abs(a.Gain(a.r.below(len(a.At)), a.r.below(a.f.Sites))); usd > 0 && usd < Never/2 {
+		if usd := math.Abs(a.Gain(a.Below(len(a.At)), a.Below(a.f.Sites))); usd > 0 && usd < Never/2 {
 			sum += usd
 			n++
 		}
@@ -119,7 +96,7 @@ func (a *annealer) cede(to *Field, hot float64, steps int) *annealer {
 	a.scale = leasedScale
 	hot *= a.warmth()
 	a.run(hot, steps*leasedPart/100)
-	b := newAnnealer(to, a.best, a.r.next(), a.late)
+	b := newAnnealer(to, a.best, a.Next(), a.Late)
 	b.descend()
 	b.run(hot*coldFraction, steps*(100-leasedPart)/100)
 	return b
@@ -131,23 +108,18 @@ func (a *annealer) run(hot float64, steps int) {
 		return
 	}
 	usual := a.usualUSD()
-	for done := 0; done < steps; done += stepsAtOnce {
-		share := float64(done) / float64(steps)
-		temperature := hot * math.Pow(coldFraction, share)
+	a.Cool(hot, coldFraction, steps, func(share, temperature float64) {
 		a.toll = 0
 		if share < softFraction && a.scale[0] > 0 {
 			a.toll = usual * a.scale[0] * math.Pow(a.scale[1]/a.scale[0], share/softFraction)
 		} else if a.excess() > 0 {
 			a.relieveAll()
 		}
-		for range stepsAtOnce {
+		for range anneal.AtOnce {
 			a.step(temperature)
 		}
 		a.note()
-		if a.late() {
-			break
-		}
-	}
+	})
 	a.toll = 0
 	a.relieveAll()
 	a.refresh()
@@ -165,13 +137,8 @@ func (a *annealer) relieveAll() {
 	}
 }
 
-// taken says whether a change is taken.
-func (a *annealer) taken(usd, temperature float64) bool {
-	return usd < 0 || usd < temperature*chances[a.r.next()>>(64-chanceBits)]
-}
-
 func (a *annealer) step(temperature float64) {
-	x := a.r.next()
+	x := a.Next()
 	u := int((x >> 32) * uint64(len(a.At)) >> 32)
 	k := a.target(u, x&1 == 0)
 	if k == a.At[u] || a.f.Linear[u*a.f.Sites+k] >= Never/2 {
@@ -193,7 +160,7 @@ func (a *annealer) step(temperature float64) {
 	if a.toll > 0 && usd < temperature*mostTemperatures {
 		usd += a.relocating(u, k)
 	}
-	if a.taken(usd, temperature) {
+	if a.Takes(usd, temperature) {
 		a.Move(u, k)
 	}
 }
@@ -201,9 +168,9 @@ func (a *annealer) step(temperature float64) {
 // target chooses a site: a neighbour's, or any.
 func (a *annealer) target(u int, near bool) int {
 	if edges := a.f.Edges[u]; near && len(edges) > 0 {
-		return a.At[edges[a.r.below(len(edges))].To]
+		return a.At[edges[a.Below(len(edges))].To]
 	}
-	return a.r.below(a.f.Sites)
+	return a.Below(a.f.Sites)
 }
 
 // exchange tries a unit against one at a full site.
@@ -211,8 +178,8 @@ func (a *annealer) exchange(u, k int, temperature float64) {
 	if len(a.here[k]) == 0 {
 		return
 	}
-	v := a.here[k][a.r.below(len(a.here[k]))]
-	if a.canSwap(u, v) && a.taken(a.swapGain(u, v), temperature) {
+	v := a.here[k][a.Below(len(a.here[k]))]
+	if a.canSwap(u, v) && a.Takes(a.swapGain(u, v), temperature) {
 		a.swap(u, v)
 	}
 }
@@ -242,7 +209,7 @@ func (a *annealer) chain(u, k int, temperature float64) {
 	}
 	exchange()
 	room := a.holds(k, 0, 0) && a.holds(home, 0, 0)
-	if !room || a.moves > a.maxMoves || !a.taken(a.USD-usd, temperature) {
+	if !room || a.moves > a.maxMoves || !a.Takes(a.USD-usd, temperature) {
 		exchange()
 	}
 }
@@ -250,16 +217,16 @@ func (a *annealer) chain(u, k int, temperature float64) {
 // cluster tries a unit with some of those around it at its site, against others of as much
 // room where a site is full.
 func (a *annealer) cluster(u, k int, temperature float64) {
-	home, bond := a.At[u], temperature*float64(int(1)<<a.r.below(bondScales))
-	a.group = a.grow(a.group[:0], u, k, 2<<a.r.below(5), math.Inf(1), bond)
+	home, bond := a.At[u], temperature*float64(int(1)<<a.Below(bondScales))
+	a.group = a.grow(a.group[:0], u, k, 2<<a.Below(5), math.Inf(1), bond)
 	fits, vcpus, mib := a.groupFits(a.group, k)
 	if !a.permitsGroup(a.group, k) {
 		return
 	}
 	usd := a.groupGain(a.group, a.mark, a.clusters, k)
 	a.back = a.back[:0]
-	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.r.next()&1 == 0) && usd < Never/2 {
-		a.back = a.grow(a.back, a.here[k][a.r.below(len(a.here[k]))], home, 64, vcpus, bond)
+	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.Next()&1 == 0) && usd < Never/2 {
+		a.back = a.grow(a.back, a.here[k][a.Below(len(a.here[k]))], home, 64, vcpus, bond)
 		_, less, lessMiB := a.groupFits(a.back, home)
 		vcpus, mib = vcpus-less, mib-lessMiB
 		if a.toll == 0 && (!a.holds(k, vcpus, mib) || !a.holds(home, -vcpus, -mib)) || a.maxMoves < math.MaxInt {
@@ -272,7 +239,7 @@ func (a *annealer) cluster(u, k int, temperature float64) {
 	if a.toll > 0 {
 		usd += a.tolls(k, vcpus, mib) + a.tolls(home, -vcpus, -mib)
 	}
-	if a.taken(usd, temperature) {
+	if a.Takes(usd, temperature) {
 		for _, v := range a.group {
 			a.Move(v, k)
 		}
@@ -295,7 +262,7 @@ func (a *annealer) grow(group []int, u, k, size int, vcpus, temperature float64)
 	vcpus -= a.f.VCPUs[u]
 	for i := 0; i < len(group) && len(group) < size; i++ {
 		for _, e := range a.f.Edges[group[i]] {
-			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && !a.taken(e.Out*out+e.In*in, temperature) {
+			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && !a.Takes(e.Out*out+e.In*in, temperature) {
 				a.mark[e.To] = a.clusters
 				group = append(group, e.To)
 				vcpus -= a.f.VCPUs[e.To]
@@ -322,7 +289,7 @@ func (a *annealer) descend() {
 		u := queue[0]
 		queue = queue[1:]
 		queued[u] = false
-		if n%stepsAtOnce == 0 && a.late() {
+		if n%anneal.AtOnce == 0 && a.Late() {
 			break
 		}
 		if k := a.bestSite(u); k != None {

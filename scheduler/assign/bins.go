@@ -1,8 +1,9 @@
 package assign
 
 import (
-	"math"
 	"slices"
+
+	"heliotrope/scheduler/anneal"
 )
 
 // Bins are what the room of sites is made of, with where units are. A unit that is not alone
@@ -55,12 +56,11 @@ func (s *State) Polish(b *Bins, steps int, o Options) {
 	if o.Iterations >= 0 {
 		temperature = p.warmth() * polishHot
 	}
-	for done := 0; done < steps && !p.late(); done += stepsAtOnce {
-		t := temperature * math.Pow(polishCold, float64(done)/float64(steps))
-		for range stepsAtOnce {
+	p.Cool(temperature, polishCold, steps, func(_, t float64) {
+		for range anneal.AtOnce {
 			p.shake(t)
 		}
-	}
+	})
 	p.sink()
 	if p.total() < usd {
 		best, at = p.State.At, p.Bins.At
@@ -90,7 +90,7 @@ func (p *polisher) stir(u, n int) float64 {
 
 // shake tries one unit in another bin, or for a unit there where there is no room.
 func (p *polisher) shake(temperature float64) {
-	x := p.r.next()
+	x := p.Next()
 	u := int((x >> 32) * uint64(len(p.slot)) >> 32)
 	from := p.Bins.At[u]
 	if from == None {
@@ -100,7 +100,7 @@ func (p *polisher) shake(temperature float64) {
 	if len(p.bySite[k]) == 0 {
 		return
 	}
-	to := p.bySite[k][p.r.below(len(p.bySite[k]))]
+	to := p.bySite[k][p.Below(len(p.bySite[k]))]
 	if to == from {
 		return
 	}
@@ -112,7 +112,7 @@ func (p *polisher) shake(temperature float64) {
 		if k != p.Site[from] {
 			usd += p.Gain(u, k)
 		}
-		if usd <= 0 || p.taken(usd, temperature) {
+		if usd <= 0 || p.Takes(usd, temperature) {
 			p.carry(u, to)
 		}
 		return
@@ -120,7 +120,7 @@ func (p *polisher) shake(temperature float64) {
 	if len(p.here[to]) == 0 {
 		return
 	}
-	v := p.here[to][p.r.below(len(p.here[to]))]
+	v := p.here[to][p.Below(len(p.here[to]))]
 	if !p.mayGo(p.going(u, to) + p.going(v, from)) {
 		return
 	}
@@ -132,7 +132,7 @@ func (p *polisher) shake(temperature float64) {
 	if k != p.Site[from] {
 		usd += p.swapGain(u, v)
 	}
-	if usd <= 0 || p.taken(usd, temperature) {
+	if usd <= 0 || p.Takes(usd, temperature) {
 		p.carry(u, to)
 		p.carry(v, from)
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"heliotrope/scheduler/anneal"
 )
 
 // Polishing never makes an assignment dearer, and keeps the room of bins, those that are
@@ -31,7 +33,7 @@ func TestPolish(t *testing.T) {
 		b.Home = slices.Clone(b.At)
 		free := slices.Clone(b.FreeVCPUs)
 		before := s.USD
-		s.Polish(b, 5*stepsAtOnce, Options{Seed: 1, Iterations: rapid.IntRange(-1, 0).Draw(t, "iterations")})
+		s.Polish(b, 5*anneal.AtOnce, Options{Seed: 1, Iterations: rapid.IntRange(-1, 0).Draw(t, "iterations")})
 		away := 0
 		for u, n := range b.At {
 			if s.At[u] != b.Site[n] {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"heliotrope/scheduler/anneal"
 )
 
 // Options say how long to search. The zero value is a good search.
@@ -127,13 +129,13 @@ func (f *Field) Search(o Options) (*State, float64) {
 	}
 	steps := cmp.Or(o.Iterations, f.iterations())
 	starts := f.starts(read)
-	starts = starts[:min(len(starts), max(1, steps/stepsAtOnce))]
+	starts = starts[:min(len(starts), max(1, steps/anneal.AtOnce))]
 	for _, from := range starts {
 		at := best.best
 		if from.messages {
 			at = read.At
 		}
-		a := newAnnealer(leased, at, best.r.next(), late)
+		a := newAnnealer(leased, at, best.Next(), late)
 		if leased == f {
 			a.cool(from.hot, steps/len(starts))
 		} else {

@@ -13,10 +13,12 @@
 //	          future, and what do wrong forecasts cost?
 //	spot      three years of prices: what is paid, next to each region, the best of them, and to
 //	          who knows the future; is anything interrupted?
+//	roadef    the ROADEF/EURO challenge 2012, machine reassignment: how far above the best known costs?
 //	fuzz      plans of small worlds with every kind of constraint: is any broken at any step?
 //
 // Prices, distances and the request series are real ones where --data has them, else
-// invented; applications and their traffic are always generated.
+// invented; the challenge's instances are its own, or nothing is said of them; applications and
+// their traffic are always generated.
 package schedbench
 
 import (
@@ -37,6 +39,7 @@ type Bench struct {
 	Seed      uint64
 	Instances int    // proven ones of exact
 	Plans     int    // of fuzz
+	Seconds   int    // of the processor, for each instance of roadef
 	Picture   string // file for what spot prices came to; none: it is not drawn
 
 	world *world
@@ -55,6 +58,7 @@ var parts = []struct {
 	{"forecast", forecasts},
 	{"sun", sun},
 	{"spot", spot},
+	{"roadef", roadef},
 	{"fuzz", fuzz},
 }
 
@@ -77,9 +81,10 @@ is claimed held.`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&b.Only, "only", nil, "parts to run: "+b.Names())
-	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile, requestFile}, ", "))
+	cmd.Flags().StringVar(&b.Data, "data", "", "directory of "+strings.Join([]string{rttFile, egressFile, priceFile, requestFile, roadefDir}, ", "))
 	cmd.Flags().IntVar(&b.Instances, "instances", 200, "proven optima of exact")
 	cmd.Flags().IntVar(&b.Plans, "plans", 1_000_000, "plans of fuzz")
+	cmd.Flags().IntVar(&b.Seconds, "seconds", 300, "CPU seconds for each instance of roadef")
 	cmd.Flags().StringVar(&b.Picture, "picture", "", "SVG file for what was paid at spot prices")
 	cmd.Flags().Uint64Var(&b.Seed, "seed", 1, "of what is generated")
 	return cmd
