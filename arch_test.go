@@ -27,6 +27,7 @@ var rows = map[string]int{
 	"migration": 2,
 
 	"scheduler":           2,
+	"scheduler/ahead":     2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/atlas":     2,
@@ -104,6 +105,7 @@ var beside = map[string][]string{
 	"hostagent": {"hostagent/bench", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
+	"scheduler/ahead":            {"scheduler", "scheduler/forecast"},
 	"scheduler/survey":           {"scheduler", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/assign/lp":        {"scheduler/assign"},
 	"scheduler/replay":           {"scheduler", "scheduler/forecast"},

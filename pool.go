@@ -32,6 +32,12 @@ type Pool struct {
 	MinGain   float64  `yaml:"min_gain_usd_per_hour,omitempty" json:"min_gain_usd_per_hour,omitempty"` // of a plan; zero: as the policy has it
 	MaxPause  Duration `yaml:"max_pause,omitempty" json:"max_pause,omitempty"`                         // of a VM, predicted; zero: any
 	Pace      `yaml:",inline"`
+
+	// Forecast is how many hours ahead demand is expected and planned for; zero: as it is now.
+	// It is a time and no switch, since how early a VM goes depends on it. ForecastLoss is what
+	// that may cost more than without, in any 24 hours.
+	Forecast     Duration `yaml:"forecast,omitempty" json:"forecast,omitempty"`
+	ForecastLoss float64  `yaml:"forecast_loss_usd_per_day,omitempty" json:"forecast_loss_usd_per_day,omitempty"`
 }
 
 // Pace says how much may be on the move, and when. It is for moves that are made because

@@ -15,6 +15,7 @@ const (
 	maxCoolDown = heliotrope.Duration(30 * 24 * time.Hour)
 	maxMoves    = 1_000_000
 	maxPause    = heliotrope.Duration(time.Hour)
+	maxForecast = heliotrope.Duration(24 * time.Hour)
 )
 
 var (
@@ -52,6 +53,11 @@ func (c *checker) pools() {
 		number(c, at.key("cool_down"), p.CoolDownPerVM, 0, maxCoolDown)
 		number(c, at.key("max_moves_per_hour"), p.MaxMovesPerHour, 0, maxMoves)
 		number(c, at.key("max_moves_per_day"), p.MaxMovesPerDay, 0, maxMoves)
+		number(c, at.key("forecast"), p.Forecast, 0, maxForecast)
+		number(c, at.key("forecast_loss_usd_per_day"), p.ForecastLoss, 0, 1e6)
+		if (p.Forecast != 0) != (p.ForecastLoss != 0) {
+			c.say(at, "forecast and forecast_loss_usd_per_day go together", "says only one of how far ahead to plan, and what it may cost to be wrong")
+		}
 	}
 }
 
