@@ -31,6 +31,7 @@ var rows = map[string]int{
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/atlas":     2,
+	"scheduler/budget":    2,
 	"scheduler/forecast":  2,
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,
@@ -106,6 +107,7 @@ var beside = map[string][]string{
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast"},
+	"scheduler/budget":           {"scheduler"},
 	"scheduler/survey":           {"scheduler", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/assign/lp":        {"scheduler/assign"},
 	"scheduler/replay":           {"scheduler", "scheduler/forecast"},

@@ -49,6 +49,8 @@ func (c *checker) pools() {
 		}
 		number(c, at.key("interval"), p.Interval, 0, maxWindow)
 		number(c, at.key("min_gain_usd_per_hour"), p.MinGain, 0, 1e6)
+		number(c, at.key("budget_usd_per_hour"), p.Budget, 0, 1e6)
+		number(c, at.key("move_budget_usd_per_day"), p.MoveUSD, 0, 1e6)
 		number(c, at.key("max_pause"), p.MaxPause, 0, maxPause)
 		number(c, at.key("cool_down"), p.CoolDownPerVM, 0, maxCoolDown)
 		number(c, at.key("max_moves_per_hour"), p.MaxMovesPerHour, 0, maxMoves)

@@ -151,7 +151,7 @@ func (a *Autopilot) guarded(ctx context.Context, id heliotrope.PoolID, s *seer, 
 	d := decided[follow]
 	if !d.here {
 		d.plan, err = follow.Plan(m.s, m.policy)
-		d.plan.Ways = survey.Ways(m.s, d.plan)
+		d.plan.Ways, d.plan.Map = survey.Ways(m.s, d.plan), survey.Map(m.s, d.plan)
 	}
 	if !follows {
 		d.says += fmt.Sprintf("; forecasts are not followed: they have cost USD %.4g of the USD %.4g that they may in 24 hours", lost, m.pool.ForecastLoss)

@@ -13,6 +13,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/budget"
 	"heliotrope/scheduler/survey"
 )
 
@@ -117,6 +118,7 @@ type matter struct {
 	policy scheduler.Policy
 	s      scheduler.Snapshot // in which only the pool's VMs may move
 	seen   *sight
+	limits budget.Limits
 	now    time.Time
 }
 
@@ -127,8 +129,32 @@ func (a *Autopilot) matter(ctx context.Context, t heliotrope.Topology, id heliot
 		return m, err
 	}
 	s, seen, err := a.snapshot(ctx, time.Time{}, windowOf(m.pool), nil)
+	if err != nil {
+		return m, err
+	}
 	m.s, m.seen = bind(s, a.bound(t)).Only(survey.Members(t, id)), seen
+	m.limits, err = a.limits(ctx, t, id, s, now)
 	return m, err
+}
+
+// limits are what a pool's VMs may cost, and their moves, those of the last day counted.
+func (a *Autopilot) limits(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, s scheduler.Snapshot, now time.Time) (budget.Limits, error) {
+	l := budget.Limits{VMs: survey.Members(t, id), USDPerHour: t.Pools[id].Budget, MovesUSD: t.Pools[id].MoveUSD}
+	if l.MovesUSD == 0 {
+		return l, nil
+	}
+	list, err := a.world.Migrations(ctx)
+	if err != nil {
+		return l, fmt.Errorf("list migrations: %w", err)
+	}
+	for _, m := range list {
+		if now.Sub(m.CreatedAt) < 24*time.Hour && slices.Contains(l.VMs, m.VM) {
+			way := []scheduler.Move{{VM: m.VM, FromSite: t.Hosts[m.From].Site, ToSite: t.Hosts[m.To].Site}}
+			sent := scheduler.Snapshot{Paths: s.Paths, VMs: []scheduler.VM{{ID: m.VM, CopyBytes: float64(m.Measured.Bytes)}}}
+			l.MovedUSD += budget.Copies(sent, scheduler.Plan{Moves: way})
+		}
+	}
+	return l, nil
 }
 
 // decide makes the plan of what a pool's autopilot would move now: what is no matter of
@@ -161,16 +187,21 @@ func (a *Autopilot) byWindow(ctx context.Context, m matter) judge {
 }
 
 // steady makes plans of a snapshot until a judge holds none of its VMs back. What breaks a
-// constraint does not wait for that.
+// constraint, or costs more than the budget, does not wait for that.
 func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, allowance scheduler.Allowance, by judge) (scheduler.Plan, string, error) {
 	s, paced := allowance.Hold(s, m.policy)
 	broken, err := scheduler.Check(s, paced, s.Placement())
 	if err != nil {
 		return scheduler.Plan{}, "", err
 	}
+	spends, err := m.limits.Spends(s, paced, s.Placement())
+	if err != nil {
+		return scheduler.Plan{}, "", err
+	}
+	must := len(broken) > 0 || m.limits.USDPerHour > 0 && spends > m.limits.USDPerHour
 	restless := 0
 	for try := 0; ; try++ {
-		plan, err := solve(ctx, s, paced, 0)
+		plan, err := within(ctx, m.limits, s, paced, 0)
 		if err != nil {
 			return plan, "", err
 		}
@@ -180,7 +211,7 @@ func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, 
 		}
 		s = pin(s, held)
 		restless += len(held)
-		if len(held) == 0 || len(broken) > 0 {
+		if len(held) == 0 || must {
 			return plan, says(plan.Reason, allowance, restless, by.but), nil
 		}
 		if try == mostTries {
