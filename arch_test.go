@@ -27,11 +27,13 @@ var rows = map[string]int{
 	"migration": 2,
 
 	"scheduler":           2,
+	"scheduler/ahead":     2,
 	"scheduler/anneal":    2,
 	"scheduler/reassign":  2,
 	"scheduler/assign":    2,
 	"scheduler/assign/lp": 2,
 	"scheduler/atlas":     2,
+	"scheduler/budget":    2,
 	"scheduler/forecast":  2,
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,
@@ -106,6 +108,8 @@ var beside = map[string][]string{
 	"hostagent": {"hostagent/bench", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
+	"scheduler/ahead":            {"scheduler", "scheduler/forecast"},
+	"scheduler/budget":           {"scheduler"},
 	"scheduler/survey":           {"scheduler", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/assign":           {"scheduler/anneal"},
 	"scheduler/reassign":         {"scheduler/anneal"},

@@ -24,14 +24,22 @@ const (
 
 // Pool is VMs that are placed in one way.
 type Pool struct {
-	VMs       []VMID   `yaml:"vms,omitempty" json:"vms,omitempty"`                                     // empty: all that are in no other pool
-	Autopilot string   `yaml:"autopilot,omitempty" json:"autopilot,omitempty"`                         // off, advise, confirm or auto; empty: off
-	Policy    string   `yaml:"policy,omitempty" json:"policy,omitempty"`                               // what matters; empty: balanced
-	Window    Duration `yaml:"window,omitempty" json:"window,omitempty"`                               // of traffic that decides; zero: 10m
-	Interval  Duration `yaml:"interval,omitempty" json:"interval,omitempty"`                           // from one plan to the next; zero: a tenth of Window
-	MinGain   float64  `yaml:"min_gain_usd_per_hour,omitempty" json:"min_gain_usd_per_hour,omitempty"` // of a plan; zero: as the policy has it
-	MaxPause  Duration `yaml:"max_pause,omitempty" json:"max_pause,omitempty"`                         // of a VM, predicted; zero: any
+	VMs       []VMID   `yaml:"vms,omitempty" json:"vms,omitempty"`                                         // empty: all that are in no other pool
+	Autopilot string   `yaml:"autopilot,omitempty" json:"autopilot,omitempty"`                             // off, advise, confirm or auto; empty: off
+	Policy    string   `yaml:"policy,omitempty" json:"policy,omitempty"`                                   // what matters; empty: balanced
+	Window    Duration `yaml:"window,omitempty" json:"window,omitempty"`                                   // of traffic that decides; zero: 10m
+	Interval  Duration `yaml:"interval,omitempty" json:"interval,omitempty"`                               // from one plan to the next; zero: a tenth of Window
+	MinGain   float64  `yaml:"min_gain_usd_per_hour,omitempty" json:"min_gain_usd_per_hour,omitempty"`     // of a plan; zero: as the policy has it
+	Budget    float64  `yaml:"budget_usd_per_hour,omitempty" json:"budget_usd_per_hour,omitempty"`         // of compute and egress; zero: any
+	MoveUSD   float64  `yaml:"move_budget_usd_per_day,omitempty" json:"move_budget_usd_per_day,omitempty"` // of the egress of copies, in any 24 hours; zero: any
+	MaxPause  Duration `yaml:"max_pause,omitempty" json:"max_pause,omitempty"`                             // of a VM, predicted; zero: any
 	Pace      `yaml:",inline"`
+
+	// Forecast is how many hours ahead demand is expected and planned for; zero: as it is now.
+	// It is a time and no switch, since how early a VM goes depends on it. ForecastLoss is what
+	// that may cost more than without, in any 24 hours.
+	Forecast     Duration `yaml:"forecast,omitempty" json:"forecast,omitempty"`
+	ForecastLoss float64  `yaml:"forecast_loss_usd_per_day,omitempty" json:"forecast_loss_usd_per_day,omitempty"`
 }
 
 // Pace says how much may be on the move, and when. It is for moves that are made because

@@ -73,14 +73,8 @@ type Path struct {
 	RTTMs         float64           `json:"rtt_ms"`
 	USDPerGB      float64           `json:"usd_per_gb"`
 	BitsPerSecond float64           `json:"bits_per_second,omitempty"` // for copies; 0: 10^9
-	Source        string            `json:"source,omitempty"`          // of RTTMs: Measured, Stated, or not said
+	Source        string            `json:"source,omitempty"`          // of RTTMs: measured, stated, or not said
 }
-
-// Where a distance is from.
-const (
-	Measured = "measured" // by hosts
-	Stated   = "stated"   // by the topology
-)
 
 // Flow is what one VM sends to another.
 type Flow struct {

@@ -130,7 +130,7 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 		return
 	}
 	mapSet(&topo.Pools, "p", heliotrope.Pool{VMs: ids[:1+draw(len(ids)-1, "pooled")], Policy: rapid.SampledFrom(scheduler.Presets()).Draw(t, "policy"),
-		Interval: span("interval"), MinGain: float64(draw(100, "gain")) / 8, MaxPause: span("pause"), Pace: heliotrope.Pace{
+		Interval: span("interval"), Forecast: 1 + span("forecast"), ForecastLoss: 0.5, Budget: float64(draw(100, "budget")) / 8, MoveUSD: float64(draw(100, "move budget")) / 8, MinGain: float64(draw(100, "gain")) / 8, MaxPause: span("pause"), Pace: heliotrope.Pace{
 			CoolDownPerVM: span("cool-down"), MaxMovesPerHour: draw(9, "hour"), MaxMovesPerDay: draw(9, "day"),
 			Quiet: []heliotrope.Quiet{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
 				To: heliotrope.DayTime(draw(1440, "to")), Zone: rapid.SampledFrom([]heliotrope.Zone{"", "UTC", "Asia/Tokyo"}).Draw(t, "zone")}},

@@ -15,6 +15,7 @@ const (
 	maxCoolDown = heliotrope.Duration(30 * 24 * time.Hour)
 	maxMoves    = 1_000_000
 	maxPause    = heliotrope.Duration(time.Hour)
+	maxForecast = heliotrope.Duration(24 * time.Hour)
 )
 
 var (
@@ -48,10 +49,17 @@ func (c *checker) pools() {
 		}
 		number(c, at.key("interval"), p.Interval, 0, maxWindow)
 		number(c, at.key("min_gain_usd_per_hour"), p.MinGain, 0, 1e6)
+		number(c, at.key("budget_usd_per_hour"), p.Budget, 0, 1e6)
+		number(c, at.key("move_budget_usd_per_day"), p.MoveUSD, 0, 1e6)
 		number(c, at.key("max_pause"), p.MaxPause, 0, maxPause)
 		number(c, at.key("cool_down"), p.CoolDownPerVM, 0, maxCoolDown)
 		number(c, at.key("max_moves_per_hour"), p.MaxMovesPerHour, 0, maxMoves)
 		number(c, at.key("max_moves_per_day"), p.MaxMovesPerDay, 0, maxMoves)
+		number(c, at.key("forecast"), p.Forecast, 0, maxForecast)
+		number(c, at.key("forecast_loss_usd_per_day"), p.ForecastLoss, 0, 1e6)
+		if (p.Forecast != 0) != (p.ForecastLoss != 0) {
+			c.say(at, "forecast and forecast_loss_usd_per_day go together", "says only one of how far ahead to plan, and what it may cost to be wrong")
+		}
 	}
 }
 

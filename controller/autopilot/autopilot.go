@@ -11,7 +11,8 @@
 //
 // What only varies is not followed: a pool's autopilot moves a VM only where that would have
 // gained in each tenth of the window, by itself (confidence.go), and what a move costs has
-// to be gained within the policy's hours.
+// to be gained within the policy's hours. A pool that goes by forecasts plans for the demand
+// of its next hours, as long as that costs no more than it may (forecast.go).
 //
 //	World ──► snapshot ──► scheduler.Solve ──► record ──advance──► migrations
 //	(topology, placements, hosts, traffic)        ▲                    │
@@ -86,6 +87,7 @@ type Autopilot struct {
 	since   time.Time                       // when it began to work
 	drained map[heliotrope.HostID]time.Time // when emptying each was last tried
 	sounded time.Time                       // when distances were last looked at
+	seers   map[heliotrope.PoolID]*seer     // of pools that go by forecasts
 
 	mu      sync.Mutex // guards all below
 	term    uint64     // 0: another controller leads
@@ -109,7 +111,7 @@ func (a *Autopilot) Run(ctx context.Context, term uint64) error {
 	}
 	a.mu.Lock()
 	a.since, a.drained, a.sounded = time.Now(), map[heliotrope.HostID]time.Time{}, time.Time{}
-	a.far = survey.Distances{}
+	a.far, a.seers = survey.Distances{}, map[heliotrope.PoolID]*seer{}
 	a.uses = nil
 	a.term, a.plans, a.pools = term, map[heliotrope.PlanID]*api.Plan{}, map[heliotrope.PoolID]*pool{}
 	for _, p := range list {

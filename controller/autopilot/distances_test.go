@@ -9,6 +9,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -50,7 +51,7 @@ func TestMeasuredDistances(t *testing.T) {
 		if at := p.at("web"); at != "eu-1" && at != "eu-2" {
 			t.Fatalf("web is at %s: %v", at, p.told)
 		}
-		want := []scheduler.Path{{From: "eu", To: "us", RTTMs: 160, BitsPerSecond: 4e8, Source: scheduler.Measured}}
+		want := []scheduler.Path{{From: "eu", To: "us", RTTMs: 160, BitsPerSecond: 4e8, Source: survey.Measured}}
 		if got := only(t, a).Plan.Ways; !slices.Equal(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

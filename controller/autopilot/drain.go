@@ -54,7 +54,7 @@ func (a *Autopilot) drain(ctx context.Context, t heliotrope.Topology) error {
 		return err
 	}
 	s = s.Only(leave)
-	plan, err := solve(ctx, s, policy, 0)
+	plan, err := maker(ctx, 0)(s, policy)
 	if err != nil {
 		return err
 	}

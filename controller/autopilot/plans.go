@@ -15,6 +15,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/budget"
 	"heliotrope/scheduler/survey"
 )
 
@@ -57,7 +58,13 @@ func (a *Autopilot) answer(ctx context.Context, r api.PlanRequest) (scheduler.Pl
 	if r.Pool != "" {
 		s = s.Only(survey.Members(t, r.Pool))
 	}
-	plan, err := solve(ctx, s, policy, r.Seed)
+	var limits budget.Limits
+	if r.Pool != "" {
+		if limits, err = a.limits(ctx, t, r.Pool, s, time.Now()); err != nil {
+			return scheduler.Plan{}, policy, window, err
+		}
+	}
+	plan, err := within(ctx, limits, s, policy, r.Seed)
 	if err != nil {
 		return plan, policy, window, err
 	}
@@ -71,14 +78,25 @@ func (a *Autopilot) answer(ctx context.Context, r api.PlanRequest) (scheduler.Pl
 	return plan, policy, window, nil
 }
 
-// solve makes the plan of a snapshot, with its map and the ways that it rests on.
-func solve(ctx context.Context, s scheduler.Snapshot, policy scheduler.Policy, seed uint64) (scheduler.Plan, error) {
-	plan, err := scheduler.Solve(s, policy, effort(ctx, s, seed))
-	if err != nil {
-		return plan, fmt.Errorf("make plan: %w", err)
+// maker makes plans of snapshots, with their maps and the ways that they rest on.
+func maker(ctx context.Context, seed uint64) budget.Maker {
+	return func(s scheduler.Snapshot, policy scheduler.Policy) (scheduler.Plan, error) {
+		plan, err := scheduler.Solve(s, policy, effort(ctx, s, seed))
+		if err != nil {
+			return plan, fmt.Errorf("make plan: %w", err)
+		}
+		plan.Ways, plan.Map = survey.Ways(s, plan), survey.Map(s, plan)
+		return plan, nil
 	}
-	plan.Ways, plan.Map = survey.Ways(s, plan), survey.Map(s, plan)
-	return plan, nil
+}
+
+// within makes the plan of a snapshot within limits. One that these refuse has a map too.
+func within(ctx context.Context, l budget.Limits, s scheduler.Snapshot, policy scheduler.Policy, seed uint64) (scheduler.Plan, error) {
+	plan, err := l.Solve(s, policy, maker(ctx, seed))
+	if err == nil && plan.Map == nil {
+		plan.Map = survey.Map(s, plan)
+	}
+	return plan, err
 }
 
 // effort is how long to search: less where few VMs may move. A search ends with ctx.

@@ -13,6 +13,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/budget"
 	"heliotrope/scheduler/survey"
 )
 
@@ -33,7 +34,11 @@ type pool struct {
 func windowOf(p heliotrope.Pool) time.Duration { return cmp.Or(time.Duration(p.Window), defaultWindow) }
 
 func intervalOf(p heliotrope.Pool) time.Duration {
-	return max(minInterval, cmp.Or(time.Duration(p.Interval), windowOf(p)/10))
+	least := minInterval
+	if p.Forecast > 0 {
+		least = accountEvery
+	}
+	return max(least, cmp.Or(time.Duration(p.Interval), windowOf(p)/10))
 }
 
 // consider looks at distances, empties drained hosts, brings VMs to the stubs that they use,
@@ -75,7 +80,16 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 	if len(running) > 0 {
 		return nil // what it would find now is half of what it is doing
 	}
-	plan, policy, says, err := a.decide(ctx, t, id, now)
+	var plan scheduler.Plan
+	var says string
+	m, err := a.matter(ctx, t, id, now)
+	switch {
+	case err != nil:
+	case spec.Forecast > 0:
+		plan, says, err = a.foresee(ctx, id, m)
+	default:
+		plan, says, err = a.decide(ctx, m)
+	}
 	if err != nil {
 		says = err.Error()
 	}
@@ -95,51 +109,115 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 		}
 		return nil
 	}
-	return a.follow(ctx, id, spec, api.Plan{Pool: id, By: "autopilot", WindowS: windowOf(spec).Seconds(), Plan: plan, Policy: policy})
+	return a.follow(ctx, id, spec, api.Plan{Pool: id, By: "autopilot", WindowS: windowOf(spec).Seconds(), Plan: plan, Policy: m.policy})
+}
+
+// matter is what a decision about a pool rests on.
+type matter struct {
+	pool   heliotrope.Pool
+	policy scheduler.Policy
+	s      scheduler.Snapshot // in which only the pool's VMs may move
+	seen   *sight
+	limits budget.Limits
+	now    time.Time
+}
+
+func (a *Autopilot) matter(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, now time.Time) (matter, error) {
+	m := matter{pool: t.Pools[id], now: now}
+	var err error
+	if m.policy, err = survey.Policy(t, id); err != nil {
+		return m, err
+	}
+	s, seen, err := a.snapshot(ctx, time.Time{}, windowOf(m.pool), nil)
+	if err != nil {
+		return m, err
+	}
+	m.s, m.seen = bind(s, a.bound(t)).Only(survey.Members(t, id)), seen
+	m.limits, err = a.limits(ctx, t, id, s, now)
+	return m, err
+}
+
+// limits are what a pool's VMs may cost, and their moves, those of the last day counted.
+func (a *Autopilot) limits(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, s scheduler.Snapshot, now time.Time) (budget.Limits, error) {
+	l := budget.Limits{VMs: survey.Members(t, id), USDPerHour: t.Pools[id].Budget, MovesUSD: t.Pools[id].MoveUSD}
+	if l.MovesUSD == 0 {
+		return l, nil
+	}
+	list, err := a.world.Migrations(ctx)
+	if err != nil {
+		return l, fmt.Errorf("list migrations: %w", err)
+	}
+	for _, m := range list {
+		if now.Sub(m.CreatedAt) < 24*time.Hour && slices.Contains(l.VMs, m.VM) {
+			way := []scheduler.Move{{VM: m.VM, FromSite: t.Hosts[m.From].Site, ToSite: t.Hosts[m.To].Site}}
+			sent := scheduler.Snapshot{Paths: s.Paths, VMs: []scheduler.VM{{ID: m.VM, CopyBytes: float64(m.Measured.Bytes)}}}
+			l.MovedUSD += budget.Copies(sent, scheduler.Plan{Moves: way})
+		}
+	}
+	return l, nil
 }
 
 // decide makes the plan of what a pool's autopilot would move now: what is no matter of
-// chance, as much as the pace allows. What breaks a constraint does not wait for that.
-func (a *Autopilot) decide(ctx context.Context, t heliotrope.Topology, id heliotrope.PoolID, now time.Time) (scheduler.Plan, scheduler.Policy, string, error) {
-	policy, err := survey.Policy(t, id)
+// chance, as much as the pace allows.
+func (a *Autopilot) decide(ctx context.Context, m matter) (scheduler.Plan, string, error) {
+	allowance, err := a.allowance(ctx, m.pool, m.now)
 	if err != nil {
-		return scheduler.Plan{}, policy, "", err
+		return scheduler.Plan{}, "", err
 	}
-	window := windowOf(t.Pools[id])
-	s, seen, err := a.snapshot(ctx, time.Time{}, window, nil)
-	if err != nil {
-		return scheduler.Plan{}, policy, "", err
-	}
-	allowance, err := a.allowance(ctx, t.Pools[id], now)
-	if err != nil {
-		return scheduler.Plan{}, policy, "", err
-	}
-	s, paced := allowance.Hold(bind(s, a.bound(t)).Only(survey.Members(t, id)), policy)
+	return a.steady(ctx, m, m.s, allowance, a.byWindow(ctx, m))
+}
+
+// judge tells which of a plan's VMs are held back, and why.
+type judge struct {
+	hold func(s scheduler.Snapshot, plan *scheduler.Plan) ([]heliotrope.VMID, error)
+	but  string
+}
+
+// byWindow is the judge of plans by traffic of now: it writes into a plan how sure its moves
+// are, and holds back the VMs whose moves may be chance.
+func (a *Autopilot) byWindow(ctx context.Context, m matter) judge {
+	return judge{but: "not in each tenth of the window", hold: func(s scheduler.Snapshot, plan *scheduler.Plan) ([]heliotrope.VMID, error) {
+		whole, trials, err := a.try(ctx, s, m.policy, *plan, windowOf(m.pool), m.seen)
+		if err != nil {
+			return nil, err
+		}
+		sure(plan, trials)
+		return chance(*plan, whole, trials), nil
+	}}
+}
+
+// steady makes plans of a snapshot until a judge holds none of its VMs back. What breaks a
+// constraint, or costs more than the budget, does not wait for that.
+func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, allowance scheduler.Allowance, by judge) (scheduler.Plan, string, error) {
+	s, paced := allowance.Hold(s, m.policy)
 	broken, err := scheduler.Check(s, paced, s.Placement())
 	if err != nil {
-		return scheduler.Plan{}, policy, "", err
+		return scheduler.Plan{}, "", err
 	}
+	spends, err := m.limits.Spends(s, paced, s.Placement())
+	if err != nil {
+		return scheduler.Plan{}, "", err
+	}
+	must := len(broken) > 0 || m.limits.USDPerHour > 0 && spends > m.limits.USDPerHour
 	restless := 0
 	for try := 0; ; try++ {
-		plan, err := solve(ctx, s, paced, 0)
+		plan, err := within(ctx, m.limits, s, paced, 0)
 		if err != nil {
-			return plan, policy, "", err
+			return plan, "", err
 		}
-		whole, trials, err := a.try(ctx, s, policy, plan, window, seen)
+		held, err := by.hold(s, &plan)
 		if err != nil {
-			return plan, policy, "", err
+			return plan, "", err
 		}
-		sure(&plan, trials)
-		held := chance(plan, whole, trials)
 		s = pin(s, held)
 		restless += len(held)
-		if len(held) == 0 || len(broken) > 0 {
-			return plan, policy, says(plan.Reason, allowance, restless), nil
+		if len(held) == 0 || must {
+			return plan, says(plan.Reason, allowance, restless, by.but), nil
 		}
 		if try == mostTries {
-			still := scheduler.Plan{At: s.At, Policy: policy.Name, Reason: plan.Reason, Before: plan.Before, After: plan.Before}
+			still := scheduler.Plan{At: s.At, Policy: m.policy.Name, Reason: plan.Reason, Before: plan.Before, After: plan.Before}
 			still.Map = survey.Map(s, still)
-			return still, policy, says("nothing moves", allowance, restless), nil
+			return still, says("nothing moves", allowance, restless, by.but), nil
 		}
 	}
 }
@@ -154,14 +232,14 @@ func pin(s scheduler.Snapshot, vms []heliotrope.VMID) scheduler.Snapshot {
 }
 
 // says adds to a plan's reason what holds VMs back.
-func says(reason string, allowed scheduler.Allowance, restless int) string {
+func says(reason string, allowed scheduler.Allowance, restless int, but string) string {
 	switch {
 	case allowed.Quiet:
 		return fmt.Sprintf("it is a quiet time until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
 	case allowed.Moves == 0:
 		return fmt.Sprintf("no more moves may begin until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
 	case restless > 0:
-		return fmt.Sprintf("%d VMs would gain elsewhere on average, but not in each tenth of the window, and stay; %s", restless, reason)
+		return fmt.Sprintf("%d VMs would gain elsewhere on average, but %s, and stay; %s", restless, but, reason)
 	}
 	return reason
 }

@@ -2,6 +2,7 @@ package autopilot
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/scheduler/ahead"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -227,6 +229,27 @@ type shelf struct {
 	rev   int64
 	term  uint64
 	plans map[heliotrope.PlanID]api.Plan
+	books map[heliotrope.PoolID][]byte
+}
+
+func (s *shelf) Books(_ context.Context, id heliotrope.PoolID) (*ahead.Books, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.books[id] == nil {
+		return nil, nil
+	}
+	var b ahead.Books
+	return &b, json.Unmarshal(s.books[id], &b)
+}
+
+func (s *shelf) KeepBooks(_ context.Context, _ uint64, id heliotrope.PoolID, b *ahead.Books) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.books == nil {
+		s.books = map[heliotrope.PoolID][]byte{}
+	}
+	s.books[id], err = json.Marshal(b)
+	return err
 }
 
 func (s *shelf) All(context.Context) ([]api.Plan, error) {

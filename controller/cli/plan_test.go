@@ -20,7 +20,7 @@ func (f *fake) plans() []api.Plan {
 		Evidence: []scheduler.Evidence{{USDPerHour: 0.36, Text: "clients in eu, who get 1 MB/s, are 80 ms nearer, for USD 0.36/h less"}, {USDPerHour: -0.0011, Text: "the move itself, spread over 24 hours, costs USD 0.0011/h"}}}
 	plan := scheduler.Plan{At: noon, Policy: "balanced", Moves: []scheduler.Move{move}, Reason: "the moves gain USD 0.359/h (85.3 %), what they cost included", Bounded: true, Bound: 0.062,
 		Before: scheduler.Cost{Compute: 0.06, Clients: 0.36}, After: scheduler.Cost{Compute: 0.06, Moves: 0.0011},
-		Ways:    []scheduler.Path{{From: "eu", To: "us", RTTMs: 80.31, Source: scheduler.Measured}},
+		Ways:    []scheduler.Path{{From: "eu", To: "us", RTTMs: 80.31, Source: survey.Measured}},
 		Blocked: []scheduler.Blocked{{VM: "db", To: "eu-1", Why: "eu-1 is full"}}}
 	waits := api.Plan{ID: "p-1", Revision: 4, Pool: "shop", By: "autopilot", State: api.PlanProposed, Note: plan.Reason, CreatedAt: noon, WindowS: 600, Plan: plan, Policy: scheduler.Policy{Name: "balanced"}}
 	done := waits

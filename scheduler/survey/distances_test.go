@@ -127,7 +127,7 @@ func TestSurveyMeasured(t *testing.T) {
 		Traffic: minute(traffic.Cell{Src: traffic.VM("web"), Dst: client, Bytes: 6000}, traffic.Cell{Src: traffic.VM("web"), Dst: there, Bytes: 6000}),
 		RTTMs:   map[[2]heliotrope.SiteID]float64{usEU: 120}})
 	for _, w := range s.Paths {
-		if w.RTTMs != 120 || w.Source != scheduler.Measured {
+		if w.RTTMs != 120 || w.Source != survey.Measured {
 			t.Errorf("%+v", w)
 		}
 	}
@@ -148,7 +148,7 @@ func TestSurveyMeasured(t *testing.T) {
 	for _, w := range ways {
 		told[string(w.From)+"-"+string(w.To)] = w.Source
 	}
-	if len(ways) != 3 || told["eu-us"] != scheduler.Measured || told["eu-internet"] != scheduler.Stated || told["us-internet"] != scheduler.Stated {
+	if len(ways) != 3 || told["eu-us"] != survey.Measured || told["eu-internet"] != survey.Stated || told["us-internet"] != survey.Stated {
 		t.Errorf("%+v", ways)
 	}
 }

@@ -22,6 +22,12 @@ const (
 	usualPauseMs = 500
 )
 
+// Where a distance of a snapshot is from.
+const (
+	Measured = "measured" // by hosts
+	Stated   = "stated"   // by the topology
+)
+
 // Facts are what is known besides a topology.
 type Facts struct {
 	Placements map[heliotrope.VMID]heliotrope.Placement
@@ -197,9 +203,9 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 // else the topology.
 func distance(measured map[[2]heliotrope.SiteID]float64, a, b heliotrope.SiteID, w traffic.Way) (ms float64, source string) {
 	if ms, ok := measured[pairOf(a, b)]; ok {
-		return ms, scheduler.Measured
+		return ms, Measured
 	}
-	return lanRTTMs + 2*milliseconds(heliotrope.Duration(w.Delay)), scheduler.Stated
+	return lanRTTMs + 2*milliseconds(heliotrope.Duration(w.Delay)), Stated
 }
 
 func milliseconds(d heliotrope.Duration) float64 { return time.Duration(d).Seconds() * 1e3 }
@@ -227,7 +233,7 @@ func Ways(s scheduler.Snapshot, p scheduler.Plan) []scheduler.Path {
 	}
 	for _, r := range s.Reaches {
 		if sites[r.Site] && regions[r.Region] && !hosted[heliotrope.SiteID(r.Region)] {
-			ways = append(ways, scheduler.Path{From: r.Site, To: heliotrope.SiteID(r.Region), RTTMs: r.RTTMs, Source: scheduler.Stated})
+			ways = append(ways, scheduler.Path{From: r.Site, To: heliotrope.SiteID(r.Region), RTTMs: r.RTTMs, Source: Stated})
 		}
 	}
 	return ways
