@@ -70,7 +70,7 @@ bench-fabric: deps-lab build
 bench-traffic: deps-lab build
 	@$(BIN)/heliotrope lab bench-traffic
 
-## bench-sched: plans against proven optima, METIS and the future (DATA=DIR: real prices, distances and requests); ends within 75 minutes
+## bench-sched: plans against proven optima, METIS and the future (DATA=DIR: real prices, distances, requests and the ROADEF instances); ends within 90 minutes
 bench-sched: deps-lab build
 	@$(BIN)/heliotrope lab bench-sched $(if $(DATA),--data $(DATA))
 

@@ -15,7 +15,7 @@ const (
 	lastRent     = 1000
 	forbidding   = 1e18
 
-	cold    = 1e-3 // of the first temperature: the last one
+	cold    = 1e-5 // of the first temperature: the last one
 	samples = 1000
 )
 

@@ -19,12 +19,12 @@ const (
 	roadefDir = "roadef2012" // in the directory of data: the challenge's files by their names
 
 	nearBest   = 0.01
-	nearEnough = 100_000 // a cost this near to the bound, as its part, ends a search
+	nearEnough = 10_000 // a cost this near to the bound, as its part, ends a search
 )
 
 // roadefBest are the lowest costs that were published of the challenge's instances A1: those of its
 // participants, as S. Gualandi lists them ("Challenging MIPs instances", 2012-12-03), where a1_4 is
-// at 252,728,589. For that one the lower cost that later work reports is held against.
+// at 252,728,589. For that one a lower cost is held against that later work is said to have reached.
 var roadefBest = []struct {
 	name string
 	best int64
