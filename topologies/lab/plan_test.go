@@ -3,6 +3,7 @@ package lab
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,14 +54,23 @@ func TestPlansOfThreeClouds(t *testing.T) {
 	}
 	for name, kind := range map[string]Kind{
 		"router-us": KindRouter, "router-internet": KindRouter, "controller": KindController,
-		"us-1": KindHost, "asia-1": KindHost, "visitor": KindClient,
+		"us-1": KindHost, "asia-1": KindHost, "visitor": KindClient, "scanner": KindVM,
 	} {
 		if byName[name].Kind != kind {
 			t.Errorf("node %s is a %q, want %s", name, byName[name].Kind, kind)
 		}
 	}
-	if len(ps) != 4+1+3+1 {
-		t.Errorf("%d nodes, want 9", len(ps))
+	if len(ps) != 4+1+3+1+1 {
+		t.Errorf("%d nodes, want 10", len(ps))
+	}
+	// What is behind a stub's port answers on port 7, and is no neighbour of its host.
+	s := byName["scanner"]
+	if s.Host != "asia-1" || s.VM != "scanner" || len(s.Daemons) != 1 || !slices.Equal(s.Daemons[0].Argv, []string{"/bin/heliotrope", "lab", "echo", "10.1.0.200:7"}) ||
+		strings.Contains(byName["asia-1"].Hosts, "scanner") {
+		t.Errorf("%+v", s)
+	}
+	if cards := vmCards(top, "scanner"); len(cards) != 1 || cards[0].Tap != "scan0" || cards[0].ID != heliotrope.InterfaceID("scanner", 0) {
+		t.Errorf("%+v", cards)
 	}
 	if r := byName["router-us"]; len(r.Routes) != 3 || len(r.Neighbors) != 3 {
 		t.Errorf("routes of router-us: %v, neighbours %v", r.Routes, r.Neighbors)
