@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,11 +90,10 @@ func TestAutoStub(t *testing.T) {
 	steer(t, heliotrope.AutopilotOff, "closest", nil)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	talked := make(chan error, 1)
-	go func() { // 500 times 1,400 bytes a second, each way
-		_, err := in(ctx, "tape", "ping", "-q", "-i", "0.002", "-s", "1400", vm(t).NICs[0].Address.String())
-		talked <- err
-	}()
+	var talk sync.WaitGroup
+	for range 6 { // each some 130 times 1,400 bytes a second, both ways
+		talk.Go(func() { in(ctx, "tape", "ping", "-q", "-i", "0.002", "-s", "1400", vm(t).NICs[0].Address.String()) })
+	}
 	goes(t, "right")
 	until(t, 10*time.Second, func(ctx context.Context) error {
 		events, err := world.client.Events(ctx, 0, 1000, "stub")
@@ -109,7 +109,7 @@ func TestAutoStub(t *testing.T) {
 		return fmt.Errorf("no event says that it was carried: %+v", events)
 	})
 	stop()
-	<-talked
+	talk.Wait()
 	if r := see(); r.UDP.Lost > 0 {
 		t.Errorf("%d probes were lost", r.UDP.Lost)
 	}
