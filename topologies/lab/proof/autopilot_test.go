@@ -82,10 +82,10 @@ func asks(ctx context.Context, t *testing.T, node string, times int) {
 	}
 }
 
-// goes waits until web runs at a site, and for the plan that brought it there.
-func goes(t *testing.T, site heliotrope.SiteID) {
+// goes waits until web runs at a site and is on no move.
+func goes(t *testing.T, site heliotrope.SiteID, limit time.Duration) {
 	t.Helper()
-	took := until(t, followed, func(ctx context.Context) error {
+	took := until(t, limit, func(ctx context.Context) error {
 		v, err := world.client.VM(ctx, web)
 		if err == nil && (v.Site != site || v.Migration != "") {
 			err = fmt.Errorf("web is at %s, in migration %q", v.Site, v.Migration)
@@ -111,7 +111,7 @@ func TestAutopilotFollowsClients(t *testing.T) {
 	see := watch(t)
 	steer(t, heliotrope.AutopilotAuto, "closest", nil)
 	stop := crowd(t, "east")
-	goes(t, "right")
+	goes(t, "right", followed)
 	var p api.Plan
 	until(t, followed, func(ctx context.Context) error {
 		all, err := world.client.Plans(ctx)
@@ -129,7 +129,7 @@ func TestAutopilotFollowsClients(t *testing.T) {
 	}
 	stop()
 	crowd(t, "west")
-	goes(t, "left")
+	goes(t, "left", followed)
 	if r := see(); r.UDP.Lost > 0 {
 		t.Errorf("%d probes were lost", r.UDP.Lost)
 	}
@@ -147,9 +147,9 @@ func TestAutopilotFollowsPrices(t *testing.T) {
 		}
 	}
 	steer(t, heliotrope.AutopilotAuto, "cheapest", price("left"))
-	goes(t, "right")
+	goes(t, "right", followed)
 	steer(t, heliotrope.AutopilotAuto, "cheapest", price("right"))
-	goes(t, "left")
+	goes(t, "left", followed)
 	if r := see(); r.UDP.Lost > 0 {
 		t.Errorf("%d probes were lost", r.UDP.Lost)
 	}
