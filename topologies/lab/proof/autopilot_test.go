@@ -83,9 +83,9 @@ func asks(ctx context.Context, t *testing.T, node string, times int) {
 }
 
 // goes waits until web runs at a site and is on no move.
-func goes(t *testing.T, site heliotrope.SiteID, limit time.Duration) {
+func goes(t *testing.T, site heliotrope.SiteID) {
 	t.Helper()
-	took := until(t, limit, func(ctx context.Context) error {
+	took := until(t, followed, func(ctx context.Context) error {
 		v, err := world.client.VM(ctx, web)
 		if err == nil && (v.Site != site || v.Migration != "") {
 			err = fmt.Errorf("web is at %s, in migration %q", v.Site, v.Migration)
@@ -111,7 +111,7 @@ func TestAutopilotFollowsClients(t *testing.T) {
 	see := watch(t)
 	steer(t, heliotrope.AutopilotAuto, "closest", nil)
 	stop := crowd(t, "east")
-	goes(t, "right", followed)
+	goes(t, "right")
 	var p api.Plan
 	until(t, followed, func(ctx context.Context) error {
 		all, err := world.client.Plans(ctx)
@@ -129,7 +129,7 @@ func TestAutopilotFollowsClients(t *testing.T) {
 	}
 	stop()
 	crowd(t, "west")
-	goes(t, "left", followed)
+	goes(t, "left")
 	if r := see(); r.UDP.Lost > 0 {
 		t.Errorf("%d probes were lost", r.UDP.Lost)
 	}
@@ -147,9 +147,9 @@ func TestAutopilotFollowsPrices(t *testing.T) {
 		}
 	}
 	steer(t, heliotrope.AutopilotAuto, "cheapest", price("left"))
-	goes(t, "right", followed)
+	goes(t, "right")
 	steer(t, heliotrope.AutopilotAuto, "cheapest", price("right"))
-	goes(t, "left", followed)
+	goes(t, "left")
 	if r := see(); r.UDP.Lost > 0 {
 		t.Errorf("%d probes were lost", r.UDP.Lost)
 	}
@@ -163,11 +163,11 @@ var noisy = flag.Int("noisy", 6, "windows of noise")
 func TestAutopilotIgnoresNoise(t *testing.T) {
 	calm(t)
 	steer(t, heliotrope.AutopilotAuto, "closest", nil)
-	before, node, again := moves(t), "west", 0
+	before, node, again, since := moves(t), "west", 0, time.Now()
 	for begin := time.Now(); time.Since(begin) < time.Duration(*noisy)*window; {
 		// Some time here, some there; never for a whole window at one, on a slow machine either.
-		if again++; rand.IntN(2) == 0 || again > 1 {
-			node, again = map[string]string{"west": "east", "east": "west"}[node], 1
+		if again++; rand.IntN(2) == 0 || again > 2 || time.Since(since) > window/2 {
+			node, again, since = map[string]string{"west": "east", "east": "west"}[node], 1, time.Now()
 		}
 		asks(t.Context(), t, node, 50+rand.IntN(200))
 	}
