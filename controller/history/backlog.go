@@ -93,7 +93,7 @@ func (h *History) upload(ctx context.Context, f stored) error {
 	if err != nil {
 		return err
 	}
-	if err := h.bucket.put(ctx, f.key, data); err != nil {
+	if err := h.bucket.Put(ctx, f.key, data); err != nil {
 		return err
 	}
 	return os.Remove(h.waits(f.name))

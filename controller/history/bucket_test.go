@@ -296,7 +296,7 @@ func TestALargeFileIsWhole(t *testing.T) {
 	}
 	h := mustOpen(t, s.url("lab"), Options{Journal: journal})
 	cut(t, h)
-	got, err := h.bucket.get(t.Context(), key(name, one))
+	got, err := h.bucket.Get(t.Context(), key(name, one))
 	if err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}

@@ -30,6 +30,7 @@ import (
 	"sync"
 	"time"
 
+	"heliotrope/internal/bucket"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -53,7 +54,7 @@ const (
 
 // History is a bucket with files, and the windows that are not in it yet. Make it with Open.
 type History struct {
-	bucket place
+	bucket bucket.Bucket
 	Options
 
 	cutting sync.Mutex         // one Cut at a time
@@ -90,13 +91,13 @@ func Open(ctx context.Context, url string, o Options) (*History, error) {
 	if o.Window < time.Second || o.Window%time.Second != 0 || time.Hour%o.Window != 0 {
 		return nil, fmt.Errorf("a window of %v does not divide an hour", o.Window)
 	}
-	bucket, err := open(ctx, url, &o)
+	b, err := open(ctx, url, &o)
 	if err != nil {
 		return nil, err
 	}
-	h := &History{bucket: bucket, Options: o, windows: map[int64]*window{}, seen: map[string]seqsets{}, dones: map[string]time.Time{}}
+	h := &History{bucket: b, Options: o, windows: map[int64]*window{}, seen: map[string]seqsets{}, dones: map[string]time.Time{}}
 	if err := h.resume(); err != nil {
-		return nil, errors.Join(err, bucket.Close())
+		return nil, errors.Join(err, b.Close())
 	}
 	return h, nil
 }
@@ -318,7 +319,7 @@ func (h *History) Expire(ctx context.Context, now time.Time) (n int, err error) 
 		if f.from.After(old) {
 			continue
 		}
-		if err := h.bucket.remove(ctx, f.key); err != nil {
+		if err := h.bucket.Remove(ctx, f.key); err != nil {
 			return n, fmt.Errorf("delete %s: %w", f.key, err)
 		}
 		n++

@@ -35,7 +35,7 @@ func (h *History) files(ctx context.Context) iter.Seq2[stored, error] {
 	return func(yield func(stored, error) bool) {
 		list := h.bucket.List(&blob.ListOptions{Prefix: "date="})
 		for {
-			o, err := h.bucket.next(ctx, list)
+			o, err := h.bucket.Next(ctx, list)
 			if errors.Is(err, io.EOF) {
 				return
 			}
@@ -95,7 +95,7 @@ func (h *History) Read(ctx context.Context, from, to time.Time, do func(Row) err
 		if noted[f.key] || !within(f.from, longest) {
 			continue
 		}
-		data, err := h.bucket.get(ctx, f.key)
+		data, err := h.bucket.Get(ctx, f.key)
 		if err := file(f.key, data, err); err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (h *History) Read(ctx context.Context, from, to time.Time, do func(Row) err
 	for _, f := range waiting {
 		data, err := os.ReadFile(h.waits(f.name))
 		if errors.Is(err, fs.ErrNotExist) { // the bucket has it by now
-			data, err = h.bucket.get(ctx, f.key)
+			data, err = h.bucket.Get(ctx, f.key)
 		}
 		if err := file(f.key, data, err); err != nil {
 			return err
