@@ -39,6 +39,10 @@ var rows = map[string]int{
 	"scheduler/perf":      2,
 	"scheduler/survey":    2,
 
+	"imagesync/manifest": 2,
+	"imagesync/delta":    2,
+	"imagesync/qcow2":    2,
+
 	"scheduler/traffic":         2,
 	"scheduler/traffic/pattern": 2,
 	"scheduler/traffic/phases":  2,
@@ -61,6 +65,12 @@ var rows = map[string]int{
 	"hostagent/capture":    3,
 	"hostagent/revocation": 3,
 	"internal/feed":        3,
+	"internal/bucket":      3,
+	"imagesync":            3,
+	"imagesync/depot":      3,
+	"imagesync/nbd":        3,
+	"imagesync/spread":     3,
+	"imagesync/volume":     3,
 	"controller/prices":    3,
 	"migration/relay":      3,
 	"topologies":           3,
@@ -83,6 +93,7 @@ var rows = map[string]int{
 	"controller/autopilot":  4,
 
 	"controller/cli":             5,
+	"controller/cli/images":      5,
 	"controller/cli/output":      4,
 	"controller/cli/traffictext": 4,
 	"topologies/lab/endpoints":   5,
@@ -96,6 +107,7 @@ var rows = map[string]int{
 
 	"topologies/lab/trafficbench": 6,
 	"topologies/lab/schedbench":   6,
+	"topologies/lab/imagebench":   6,
 
 	"cmd/heliotrope":       7,
 	"cmd/heliotrope-agent": 7,
@@ -123,7 +135,11 @@ var beside = map[string][]string{
 	"controller/rest":            {"controller/api", "controller/webreport"},
 	"controller/webreport":       {"controller/api"},
 	"controller/cli/traffictext": {"controller/cli/output"},
+	"controller/history":         {"internal/bucket"},
 	"controller/prices":          {"internal/feed"},
+	"imagesync":                  {"imagesync/depot"},
+	"imagesync/depot":            {"internal/bucket"},
+	"imagesync/delta":            {"imagesync/manifest"},
 	"hostagent/revocation":       {"internal/feed"},
 	"topologies/lab/endpoints":   {"topologies/lab"},
 }
@@ -142,10 +158,10 @@ var worlds = map[string][]string{
 	"github.com/prometheus/client_golang": {"controller"},
 	"github.com/gopacket/gopacket":        {"hostagent/capture"},
 	"github.com/cilium/ebpf":              {"hostagent/capture"},
-	"github.com/Azure/azure-sdk-for-go":   {"controller/history"},
-	"google.golang.org/api":               {"controller/history"},
+	"github.com/Azure/azure-sdk-for-go":   {"internal/bucket"},
+	"google.golang.org/api":               {"internal/bucket"},
 	"github.com/apache/arrow-go":          {"controller/history"},
-	"gocloud.dev":                         {"controller/history"},
+	"gocloud.dev":                         {"internal/bucket", "controller/history", "imagesync/depot"},
 	"github.com/vishvananda/netlink":      {"hostagent", "hostagent/libvirt", "topologies/lab", "topologies/lab/node", "topologies/lab/story"},
 }
 

@@ -1,0 +1,165 @@
+package imagesync
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/blake3"
+
+	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/manifest"
+)
+
+// A pack is a file of some hundred chunks, since a file for each would be sixteen thousand a
+// GiB, and a request each in a bucket. It is named by its own BLAKE3 hash and never changed:
+//
+//	magic, the chunks, each a zstd frame or as it is
+//	for each chunk: ID, where it begins u32, stored bytes u32, the top bit of which says zstd
+//	BLAKE3 of these entries, how many u32, magic
+const (
+	packMagic  = "heliotrope image pack 1\n"
+	packSize   = 32 << 20 // bytes, about, at which a pack is full
+	packLimit  = packSize + 2*manifest.ChunkSize + 1<<20
+	entrySize  = 32 + 4 + 4
+	packTail   = 32 + 4 + len(packMagic)
+	compressed = 1 << 31
+	packDir    = "packs"
+)
+
+// place is where a chunk is.
+type place struct {
+	pack   int32 // in Store.packs; open for one that is being filled
+	off    uint32
+	stored uint32 // bytes; with compressed
+}
+
+func (p place) length() int { return int(p.stored &^ compressed) }
+
+// packer fills a pack.
+type packer struct {
+	buf   bytes.Buffer
+	ids   []manifest.ID
+	where []place
+}
+
+// add takes a chunk as compress made it.
+func (p *packer) add(id manifest.ID, stored []byte, zstd bool) place {
+	if p.buf.Len() == 0 {
+		p.buf.Grow(packLimit)
+		p.buf.WriteString(packMagic)
+	}
+	at := place{pack: openPack, off: uint32(p.buf.Len()), stored: uint32(len(stored))}
+	if zstd {
+		at.stored |= compressed
+	}
+	p.buf.Write(stored)
+	p.ids, p.where = append(p.ids, id), append(p.where, at)
+	return at
+}
+
+// seal ends the pack and returns its name and content; the packer is empty then.
+func (p *packer) seal() (name string, content []byte, ids []manifest.ID, where []place) {
+	entries := make([]byte, 0, len(p.ids)*entrySize)
+	for i, id := range p.ids {
+		entries = append(entries, id[:]...)
+		entries = binary.BigEndian.AppendUint32(entries, p.where[i].off)
+		entries = binary.BigEndian.AppendUint32(entries, p.where[i].stored)
+	}
+	hash := blake3.Sum256(entries)
+	p.buf.Write(entries)
+	p.buf.Write(hash[:])
+	p.buf.Write(binary.BigEndian.AppendUint32(nil, uint32(len(p.ids))))
+	p.buf.WriteString(packMagic)
+	content, ids, where = p.buf.Bytes(), p.ids, p.where
+	*p = packer{}
+	return packName(content), content, ids, where
+}
+
+func packName(content []byte) string {
+	hash := blake3.Sum256(content)
+	return packDir + "/" + hex.EncodeToString(hash[:16])
+}
+
+// readPackIndex reads what is in a pack; one that is damaged is an error that says so.
+func readPackIndex(ctx context.Context, d depot.Depot, pack depot.Info) (ids []manifest.ID, where []place, err error) {
+	damaged := fmt.Errorf("read %s: %w", pack.Name, ErrDamaged)
+	if pack.Size < int64(packTail) || pack.Size > packLimit {
+		return nil, nil, damaged
+	}
+	tail := make([]byte, min(pack.Size, 64<<10)) // the entries of nearly all packs
+	if err := d.ReadAt(ctx, pack.Name, tail, pack.Size-int64(len(tail))); err != nil {
+		return nil, nil, err
+	}
+	end := tail[len(tail)-packTail:]
+	n := int64(binary.BigEndian.Uint32(end[32:]))
+	if string(end[36:]) != packMagic || n*entrySize > pack.Size-int64(packTail) {
+		return nil, nil, damaged
+	}
+	if all := n*entrySize + int64(packTail); all > int64(len(tail)) {
+		tail = make([]byte, all)
+		if err := d.ReadAt(ctx, pack.Name, tail, pack.Size-all); err != nil {
+			return nil, nil, err
+		}
+	}
+	entries := tail[len(tail)-packTail-int(n)*entrySize : len(tail)-packTail]
+	if hash := blake3.Sum256(entries); !bytes.Equal(hash[:], end[:32]) {
+		return nil, nil, damaged
+	}
+	chunks := pack.Size - int64(packTail) - int64(len(entries))
+	for e := entries; len(e) > 0; e = e[entrySize:] {
+		at := place{off: binary.BigEndian.Uint32(e[32:]), stored: binary.BigEndian.Uint32(e[36:])}
+		if int64(at.off)+int64(at.length()) > chunks || at.length() > manifest.ChunkSize {
+			return nil, nil, damaged
+		}
+		ids, where = append(ids, manifest.ID(e[:32])), append(where, at)
+	}
+	return ids, where, nil
+}
+
+// ErrDamaged is that of bytes in the store that are not what was written.
+var ErrDamaged = errors.New("damaged: not what was written")
+
+// The codecs keep a coder for each goroutine that wants one.
+var (
+	encoder = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(manifest.ChunkSize), zstd.WithEncoderCRC(false)))
+	decoder = must(zstd.NewReader(nil, zstd.WithDecoderMaxMemory(manifest.ChunkSize), zstd.WithDecoderConcurrency(0)))
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return v
+}
+
+// compress is a chunk as it is stored. What does not get an eighth smaller is left as it is: it
+// would cost each reader more than it saves.
+func compress(chunk, buf []byte) (stored []byte, zstd bool) {
+	stored = encoder.EncodeAll(chunk, buf[:0])
+	if len(stored) > len(chunk)*7/8 {
+		return chunk, false
+	}
+	return stored, true
+}
+
+// expand makes the chunk of what is stored, and checks that it is the one.
+func expand(id manifest.ID, stored []byte, zstd bool, dst []byte) error {
+	if zstd {
+		out, err := decoder.DecodeAll(stored, dst[:0])
+		if err != nil || len(out) != manifest.ChunkSize {
+			return fmt.Errorf("chunk %.16s: %w", id, ErrDamaged)
+		}
+		copy(dst, out) // nothing, if it is in dst already
+	} else if copy(dst, stored) != manifest.ChunkSize {
+		return fmt.Errorf("chunk %.16s: %w", id, ErrDamaged)
+	}
+	if manifest.Name(dst) != id {
+		return fmt.Errorf("chunk %.16s: %w", id, ErrDamaged)
+	}
+	return nil
+}
