@@ -1,0 +1,356 @@
+package volume
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+// Base is an image that volumes stand on, wherever it is. Chunk i is the ChunkSize bytes at
+// i*ChunkSize; the last one is as if zeros followed the image.
+type Base interface {
+	// Size is in bytes.
+	Size() int64
+	// Zero says whether a chunk is known to be zeros, and need not be fetched.
+	Zero(i int) bool
+	// Fetch fills dst, of ChunkSize bytes, with a chunk whose content has been checked. It may
+	// take as long as a way around the world, and is called by several goroutines.
+	Fetch(ctx context.Context, i int, dst []byte) error
+}
+
+type backgroundKey struct{}
+
+func withBackground(ctx context.Context) context.Context {
+	return context.WithValue(ctx, backgroundKey{}, true)
+}
+
+// IsBackground says of the context of a fetch whether nobody waited for it when it began. A
+// Base whose line is shared lets the others go before.
+func IsBackground(ctx context.Context) bool { return ctx.Value(backgroundKey{}) != nil }
+
+// ManyFetcher is a Base that fetches neighbours together for less.
+type ManyFetcher interface {
+	// FetchMany fills dst with the chunks from first on, as many as it has room for.
+	FetchMany(ctx context.Context, first int, dst []byte) error
+}
+
+// CacheOptions say how a cache is used.
+type CacheOptions struct {
+	// Identity names the base, at most 256 bytes: the root of its manifest. A cache and a volume
+	// of another base are refused.
+	Identity string
+	// Limit is asked after each background fetch of so many bytes, and returns when the next
+	// may begin. nil: at once.
+	Limit func(ctx context.Context, bytes int) error
+	// Workers is how many background fetches are under way at once; 0 for 4.
+	Workers int
+}
+
+// Names of a cache's files.
+const (
+	chunksFile  = "chunks"
+	presentFile = "present"
+)
+
+// Cache has what has come of a base to this host, for all volumes that stand on it: a sparse
+// file, and a bitmap of the chunks that are in it. A chunk is in the bitmap on the disk only
+// after its bytes were synced, so a crash forgets chunks at worst. What was checked when it came
+// is not checked again. Its methods may be called from several goroutines.
+type Cache struct {
+	dir      directory
+	lock     io.Closer
+	base     Base
+	size     int64
+	identity string
+	o        CacheOptions
+	chunks   file
+
+	ctx    context.Context // ends with the cache
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // demand fetches
+
+	// content is held for reading by who uses chunks, for writing by Drop.
+	content sync.RWMutex
+
+	syncing sync.Mutex // guards present and durable; before mu
+	present file
+	durable bitset // chunks that the bitmap on the disk has
+
+	mu       sync.Mutex // guards what follows; nobody does I/O with it
+	here     bitset     // chunks that can be read
+	unsynced bitset     // of these, those that a crash would forget
+	flights  map[int64]*flight
+	streams  []stream      // the last one read on last
+	demand   int           // demand fetches under way
+	quiet    chan struct{} // closed when demand is 0 again; nil while it is
+	closed   bool
+	stats    CacheStats
+}
+
+// CacheStats count since the cache was opened.
+type CacheStats struct {
+	Demand     int64 // chunks fetched because somebody waited
+	Background int64 // chunks fetched by Fill, or ahead of a reader
+}
+
+// OpenCache opens the cache of a base, or makes it. One process at a time has it open.
+func OpenCache(name string, base Base, o CacheOptions) (*Cache, error) {
+	if err := os.MkdirAll(name, 0o700); err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	c, err := openCache(osDirectory(name), base, o)
+	if err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", name, err)
+	}
+	return c, nil
+}
+
+func openCache(d directory, base Base, o CacheOptions) (*Cache, error) {
+	size := base.Size()
+	if size <= 0 || size > MaxSize {
+		return nil, fmt.Errorf("a base of %d bytes; it has between 1 and %d", size, int64(MaxSize))
+	}
+	if len(o.Identity) > identityLimit {
+		return nil, fmt.Errorf("a base's name of %d bytes; %d is the limit", len(o.Identity), identityLimit)
+	}
+	lock, err := d.lock(lockFile, false)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{dir: d, lock: lock, base: base, size: size, identity: o.Identity, o: o, flights: make(map[int64]*flight)}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if err := c.load(); err != nil {
+		c.closeFiles()
+		return nil, err
+	}
+	return c, nil
+}
+
+// load opens the files, and makes them if there are none.
+func (c *Cache) load() (err error) {
+	c.chunks, err = c.dir.open(chunksFile)
+	if errors.Is(err, os.ErrNotExist) {
+		// A bitmap without chunks cannot be: the chunks are made first.
+		if c.chunks, err = c.dir.create(chunksFile); err == nil {
+			if err = c.dir.sync(); err == nil {
+				err = c.dir.remove(presentFile)
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.chunks.Truncate(c.count() * ChunkSize); err != nil {
+		return err
+	}
+	c.present, err = c.dir.open(presentFile)
+	if errors.Is(err, os.ErrNotExist) {
+		c.present, err = c.newPresent()
+	}
+	if err != nil {
+		return err
+	}
+	return c.readPresent()
+}
+
+// count is how many chunks the base has.
+func (c *Cache) count() int64 { return (c.size + ChunkSize - 1) / ChunkSize }
+
+// zero says whether a chunk is zeros, and not in the cache. What is behind the base is.
+func (c *Cache) zero(i int64) bool { return i >= c.count() || c.base.Zero(int(i)) }
+
+// The bitmap's file has pages of a sector, which disks write whole or not at all: the first
+// says whose it is, each other one has a CRC-32C, its number, and the bits of presentBits chunks.
+const (
+	presentPage = 512
+	presentHead = 8
+	presentBits = (presentPage - presentHead) * 8
+)
+
+func (c *Cache) presentHeader() []byte {
+	page := make([]byte, presentPage)
+	binary.LittleEndian.PutUint64(page[4:], uint64(c.size))
+	binary.LittleEndian.PutUint16(page[12:], uint16(len(c.identity)))
+	copy(page[14:], c.identity)
+	return seal(page)
+}
+
+// newPresent makes an empty bitmap.
+func (c *Cache) newPresent() (file, error) {
+	return replace(c.dir, presentFile, func(f file) error {
+		_, err := f.WriteAt(c.presentHeader(), 0)
+		return err
+	})
+}
+
+// readPresent reads the bitmap. A page that is not whole is one that a crash has torn; its
+// chunks come again.
+func (c *Cache) readPresent() error {
+	page := make([]byte, presentPage)
+	if _, err := c.present.ReadAt(page, 0); err != nil {
+		return fmt.Errorf("read bitmap: %w", err)
+	}
+	if string(page) != string(c.presentHeader()) {
+		return fmt.Errorf("it is that of another base, or damaged; it can be deleted, and fills again")
+	}
+	size, err := c.present.Size()
+	if err != nil {
+		return err
+	}
+	in := io.NewSectionReader(c.present, presentPage, size-presentPage)
+	for n := int64(0); n*presentBits < c.count(); n++ {
+		if _, err := io.ReadFull(in, page); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				break
+			}
+			return fmt.Errorf("read bitmap: %w", err)
+		}
+		if !sealed(page) || binary.LittleEndian.Uint32(page[4:]) != uint32(n) {
+			continue
+		}
+		for bit := range min(presentBits, c.count()-n*presentBits) {
+			if page[presentHead+bit/8]>>(bit%8)&1 != 0 {
+				c.here.add(n*presentBits+bit, n*presentBits+bit+1)
+			}
+		}
+	}
+	c.durable = c.here.clone()
+	return nil
+}
+
+// Sync makes the cache remember what it has, whatever happens.
+func (c *Cache) Sync() error {
+	c.syncing.Lock()
+	defer c.syncing.Unlock()
+	return c.sync()
+}
+
+func (c *Cache) sync() error {
+	c.mu.Lock()
+	taken := c.unsynced
+	c.unsynced = bitset{}
+	c.mu.Unlock()
+	if !taken.any(0, c.count()) {
+		return nil
+	}
+	if err := c.chunks.Datasync(); err != nil {
+		// What was not synced is lost, or not; nobody may read it.
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.here.subtract(&taken)
+		return fmt.Errorf("sync cache: %w", err)
+	}
+	c.durable.union(&taken)
+	err := c.writePresent(&taken)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.unsynced.union(&taken)
+		return fmt.Errorf("sync cache: %w", err)
+	}
+	return nil
+}
+
+// writePresent writes the pages of the bitmap that have one of the chunks.
+func (c *Cache) writePresent(changed *bitset) error {
+	for n := int64(0); n*presentBits < c.count(); n++ {
+		first, end := n*presentBits, min((n+1)*presentBits, c.count())
+		if !changed.any(first, end) {
+			continue
+		}
+		page := make([]byte, presentPage)
+		binary.LittleEndian.PutUint32(page[4:], uint32(n))
+		for from, to := range c.durable.runs(first, end) {
+			for i := from - first; i < to-first; i++ {
+				page[presentHead+i/8] |= 1 << (i % 8)
+			}
+		}
+		if _, err := c.present.WriteAt(seal(page), (n+1)*presentPage); err != nil {
+			return err
+		}
+	}
+	return c.present.Datasync()
+}
+
+// Drop forgets everything, and gives the space back. Volumes go on; what they need comes again.
+func (c *Cache) Drop() error {
+	c.syncing.Lock()
+	defer c.syncing.Unlock()
+	c.content.Lock()
+	defer c.content.Unlock()
+	c.durable = bitset{}
+	c.mu.Lock()
+	c.here, c.unsynced = bitset{}, bitset{}
+	c.mu.Unlock()
+	// The bitmap goes first, for good; there may be no room for a new one before the chunks
+	// have gone.
+	err := c.dir.remove(presentFile)
+	if err == nil {
+		err = c.dir.sync()
+	}
+	if err == nil {
+		err = c.chunks.Truncate(0)
+	}
+	if err == nil {
+		err = c.chunks.Truncate(c.count() * ChunkSize)
+	}
+	if err != nil {
+		return fmt.Errorf("drop cache: %w", err)
+	}
+	present, err := c.newPresent()
+	if err != nil {
+		return fmt.Errorf("drop cache: %w", err)
+	}
+	c.present, present = present, c.present
+	return present.Close()
+}
+
+// Close ends fetches that are under way, and syncs. Volumes on the cache must be closed before.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.wg.Wait()
+	return errors.Join(c.Sync(), c.closeFiles())
+}
+
+func (c *Cache) closeFiles() error {
+	c.cancel()
+	var errs []error
+	if c.chunks != nil {
+		errs = append(errs, c.chunks.Close())
+	}
+	if c.present != nil {
+		errs = append(errs, c.present.Close())
+	}
+	return errors.Join(append(errs, c.lock.Close())...)
+}
+
+// Size is the base's, in bytes.
+func (c *Cache) Size() int64 { return c.size }
+
+// Used is how many bytes the cache takes of the disk.
+func (c *Cache) Used() (int64, error) { return c.dir.used() }
+
+// Present is how many chunks are here.
+func (c *Cache) Present() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int(c.here.count())
+}
+
+// Stats count.
+func (c *Cache) Stats() CacheStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats
+}

@@ -1,0 +1,269 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// A bit that flips in any acknowledged frame is found; one in the mark behind them costs
+// nothing.
+func TestFlippedBit(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	d := newSim()
+	check(t, create(d, geometry{16 << 20, ""}, 0))
+	v, err := openIn(d, Options{}, func() {})
+	check(t, err)
+	for i := range int64(20) {
+		check(t, v.WriteAt(ctx, bytes.Repeat([]byte{byte(i + 1)}, BlockSize), i*3*BlockSize, true))
+	}
+	frames := int(v.journal.seq)
+	journal := d.names[journalFile]
+	whole := slices.Clone(journal.data)
+	if len(whole) != (frames+1)*frameSize {
+		t.Fatalf("%d bytes are not %d frames and a mark", len(whole), frames)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		at := rng.IntN(len(whole) * 8)
+		journal.data = slices.Clone(whole)
+		journal.data[at/8] ^= 1 << (at % 8)
+		d.locks = make(map[string]bool)
+		v, err := openIn(d, Options{}, func() {})
+		if frame := at / 8 / frameSize; frame < frames {
+			if !errors.Is(err, ErrDamaged) {
+				t.Fatalf("bit %d of frame %d of %d: %v", at%(8*frameSize), frame, frames, err)
+			}
+			continue
+		}
+		check(t, err)
+		p := make([]byte, 1)
+		for i := range int64(20) {
+			check(t, v.ReadAt(ctx, p, i*3*BlockSize))
+			if p[0] != byte(i+1) {
+				t.Fatalf("write %d is gone", i)
+			}
+		}
+	}
+}
+
+// A tail that was not acknowledged is cut off wherever it was torn.
+func TestTornTail(t *testing.T) {
+	t.Parallel()
+	d := newSim()
+	j, err := writeJournal(d, 3, geometry{1 << 30, "x"}, new(batch))
+	check(t, err)
+	var want []run
+	b := new(batch)
+	for i := range int64(400) {
+		r := run{i * 100, i*100 + 1 + i%90, what(i % int64(whats))}
+		want = append(want, r)
+		b.run(r)
+	}
+	check(t, j.append(b))
+	safe := int(j.seq) * frameSize
+	mark := slices.Clone(d.names[journalFile].data[safe:])
+	more := new(batch)
+	for i := range int64(400) {
+		more.run(run{50_000 + i*3, 50_000 + i*3 + 1, dataDirty})
+	}
+	p := j.position
+	p.durable = p.seq - 1
+	tail := p.encode(more)
+	rng := rand.New(rand.NewPCG(2, 2))
+	for range 500 {
+		torn := slices.Clone(tail[:rng.IntN(len(tail))])
+		switch rng.IntN(4) {
+		case 0:
+			for at := range torn {
+				if at/frameSize%3 == 1 {
+					torn[at] = 0
+				}
+			}
+		case 1:
+			for at := max(0, len(torn)-700); at < len(torn); at++ {
+				torn[at] = byte(rng.Uint32())
+			}
+		case 2:
+			torn = append(slices.Clone(mark), torn[min(len(torn), frameSize):]...)
+		}
+		f := &simFile{d: newSim(), data: slices.Concat(d.names[journalFile].data[:safe], torn)}
+		var got []run
+		opened, g, err := openJournal(f, func(g geometry, kind frameKind, payload []byte) error {
+			return decodeRuns(payload, g.blocks(), func(r run) { got = append(got, r) })
+		})
+		if err != nil || g != (geometry{1 << 30, "x"}) {
+			t.Fatalf("%v, %+v", err, g)
+		}
+		if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+			t.Fatalf("%d runs of %d", len(got), len(want))
+		}
+		// And it goes on behind that.
+		again := new(batch)
+		again.run(run{1, 2, zeroDirty})
+		check(t, opened.append(again))
+		got = nil
+		_, _, err = openJournal(f, func(g geometry, kind frameKind, payload []byte) error {
+			return decodeRuns(payload, g.blocks(), func(r run) { got = append(got, r) })
+		})
+		if err != nil || got[len(got)-1] != (run{1, 2, zeroDirty}) {
+			t.Fatalf("after %d frames more: %v, the last is %+v", len(torn)/frameSize, err, got[len(got)-1])
+		}
+	}
+}
+
+func TestJournalOfAnother(t *testing.T) {
+	t.Parallel()
+	d := newSim()
+	check(t, create(d, geometry{16 << 20, "a"}, 0))
+	if _, err := openIn(d, Options{}, func() {}); err == nil {
+		t.Error("a volume was opened without its base")
+	}
+	if _, err := openIn(d, Options{Size: 1 << 20}, func() {}); err == nil {
+		t.Error("a volume was opened with another size")
+	}
+	if len(d.locks) != 0 {
+		t.Errorf("locks that stay: %v", d.locks)
+	}
+	d.names[epochFile].data[0]++
+	if _, err := openIn(d, Options{}, func() {}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a damaged epoch: %v", err)
+	}
+}
+
+// FuzzJournal: whatever the bytes, reading ends, and what it accepts is written again as it
+// was read.
+func FuzzJournal(f *testing.F) {
+	d := newSim()
+	b := new(batch)
+	for i := range int64(150) {
+		b.run(run{i * 7, i*7 + 3, what(i % int64(whats))})
+	}
+	b.addID(frameBegin, 1)
+	b.run(run{5, 9, zeroDirty})
+	b.addID(frameDone, 1)
+	_, err := writeJournal(d, 1, geometry{1 << 30, "identity"}, b)
+	check(f, err)
+	f.Add(d.names[journalFile].data, true)
+	f.Add(d.names[journalFile].data[:frameSize*2+17], false)
+	f.Add([]byte{}, false)
+	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
+		if sealed { // or hardly any frame would be looked into
+			data = slices.Clone(data)
+			p := position{}
+			for at := 0; at+frameSize <= len(data); at += frameSize {
+				frame := slices.Clone(data[at : at+frameSize])
+				n := min(int(frame[10])|int(frame[11])<<8, framePayload)
+				p.put(data[at:], frameKind(frame[8]), frame[frameHeader:][:n])
+			}
+		}
+		var s state
+		p := position{}
+		g, err := readFrames(bytes.NewReader(data), int64(len(data)), &p, func(g geometry, kind frameKind, payload []byte) error {
+			if g.size > 1<<30 {
+				return io.ErrShortBuffer // the overlay's size bounds it, elsewhere
+			}
+			return s.replay(g, kind, payload)
+		})
+		if err != nil {
+			return
+		}
+		s.recovered()
+		d := newSim()
+		_, err = writeJournal(d, 2, g, s.whole(g.blocks()))
+		check(t, err)
+		var again state
+		_, same, err := openJournal(d.names[journalFile], again.replay)
+		if err != nil || same != g {
+			t.Fatalf("%v, %+v", err, same)
+		}
+		again.recovered()
+		for name, sets := range map[string][2]*bitset{"data": {&s.data, &again.data}, "zero": {&s.zero, &again.zero},
+			"dirty": {&s.dirty, &again.dirty}, "frozen": {&s.frozen, &again.frozen}} {
+			if a, b := list(sets[0], g.blocks()), list(sets[1], g.blocks()); a != b {
+				t.Errorf("%s: %s is read again as %s", name, a, b)
+			}
+		}
+	})
+}
+
+func list(b *bitset, n int64) (all string) {
+	for from, to := range b.runs(0, n) {
+		all += fmt.Sprint(from, "-", to, " ")
+	}
+	return all
+}
+
+// A bitset is a set.
+func TestBitset(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const n = 3*pageBits + 100
+		var sets [2]bitset
+		var want [2][n]bool
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			k := rapid.IntRange(0, 1).Draw(t, "which")
+			from := rapid.Int64Range(0, n).Draw(t, "from")
+			to := rapid.Int64Range(from, n).Draw(t, "to")
+			if rapid.Bool().Draw(t, "pages") {
+				from, to = from/pageBits*pageBits, to/pageBits*pageBits
+			}
+			switch op := rapid.IntRange(0, 4).Draw(t, "op"); op {
+			case 0, 1:
+				if op == 0 {
+					sets[k].add(from, to)
+				} else {
+					sets[k].remove(from, to)
+				}
+				for i := from; i < to; i++ {
+					want[k][i] = op == 0
+				}
+			case 2:
+				sets[k].union(&sets[1-k])
+				for i, in := range want[1-k] {
+					want[k][i] = want[k][i] || in
+				}
+			case 3:
+				sets[k].subtract(&sets[1-k])
+				for i, in := range want[1-k] {
+					want[k][i] = want[k][i] && !in
+				}
+			case 4:
+				sets[k] = sets[1-k].clone()
+				want[k] = want[1-k]
+			}
+		}
+		for k := range sets {
+			count := int64(0)
+			for i := range int64(n) {
+				if sets[k].has(i) != want[k][i] {
+					t.Fatalf("set %d: %d is %t", k, i, !want[k][i])
+				}
+				if want[k][i] {
+					count++
+				}
+			}
+			if sets[k].count() != count {
+				t.Fatalf("set %d counts %d of %d", k, sets[k].count(), count)
+			}
+			end := int64(-1)
+			for from, to := range sets[k].runs(0, n) {
+				if from <= end || to <= from || !want[k][from] || !want[k][to-1] || to < n && want[k][to] {
+					t.Fatalf("set %d: run %d to %d after %d", k, from, to, end)
+				}
+				end, count = to, count-(to-from)
+			}
+			if count != 0 {
+				t.Fatalf("runs of set %d leave %d out", k, count)
+			}
+		}
+	})
+}
