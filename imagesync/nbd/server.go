@@ -1,0 +1,170 @@
+package nbd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxHandshakes    = 64 // at once; further connections wait
+	handshakeTimeout = 30 * time.Second
+	goodbye          = time.Second // for the last replies, once the server is to end
+	sendBuffer       = 1 << 20     // bytes, of a unix socket
+)
+
+// Server serves exports.
+type Server struct {
+	exports  Exports
+	tls      *tls.Config
+	log      *slog.Logger
+	starting chan struct{}
+}
+
+// NewServer returns a server of these exports. With a TLS configuration a client has to ask
+// for TLS before anything else; who it may be is for the configuration to say.
+func NewServer(exports Exports, config *tls.Config, log *slog.Logger) *Server {
+	return &Server{exports: exports, tls: config, log: log, starting: make(chan struct{}, maxHandshakes)}
+}
+
+// Listen opens a unix socket that only its owner may connect to, at any instant. A socket
+// that a process left behind when it was killed is replaced.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	// A socket's file gets the mode that the socket has when it is bound (unix(7) does not
+	// say so; the kernel's unix_bind does it since 2.6).
+	private := func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); e != nil {
+			return e
+		}
+		return err
+	}
+	lc := net.ListenConfig{Control: private}
+	l, err := lc.Listen(ctx, "unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) && abandoned(ctx, path) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("replace NBD socket: %w", err)
+		}
+		l, err = lc.Listen(ctx, "unix", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen for NBD clients: %w", err)
+	}
+	return l, nil
+}
+
+// abandoned says whether a path is a socket that nobody listens on.
+func abandoned(ctx context.Context, path string) bool {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		return false
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// Serve serves clients until ctx ends, and waits for their ends. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return context.Cause(ctx)
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept NBD client: %w", err)
+		case err != nil:
+			s.log.Warn("cannot accept an NBD client", "error", err)
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		select {
+		case s.starting <- struct{}{}:
+		case <-ctx.Done():
+			conn.Close()
+			continue
+		}
+		conns.Go(func() {
+			if err := s.serve(ctx, conn); err != nil && ctx.Err() == nil {
+				s.log.Warn("NBD connection ended", "error", err)
+			}
+		})
+	}
+}
+
+// serve serves one client.
+func (s *Server) serve(ctx context.Context, raw net.Conn) error {
+	defer raw.Close()
+	started := sync.OnceFunc(func() { <-s.starting })
+	defer started()
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	raw.SetDeadline(time.Now().Add(handshakeTimeout))
+	h := handshake{server: s, conn: raw}
+	defer func() { h.conn.Close() }()
+	defer h.release()
+	agreed, err := h.run(ctx)
+	if err != nil || !agreed {
+		return err
+	}
+	if !stop() { // ctx has ended
+		return nil
+	}
+	raw.SetDeadline(time.Time{})
+	started()
+	if u, ok := raw.(*net.UnixConn); ok {
+		widen(u)
+	}
+	return newSession(&h, s.log).run(ctx)
+}
+
+// widen lets a unix socket take what a client with many requests under way waits for. More
+// than the machine's limit needs a privilege; without it the limit has to do.
+func widen(u *net.UnixConn) {
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		}
+	})
+}
+
+// gone says whether a client went away without a word, which many do.
+func gone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
