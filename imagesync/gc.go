@@ -211,14 +211,14 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 		files, names = append(files, names...), nil
 		return nil
 	}
-	chunk, buf := make([]byte, manifest.ChunkSize), make([]byte, 0, 2*manifest.ChunkSize)
+	chunk, buf := make([]byte, manifest.ChunkSize), make([]byte, 0, bufferSize)
 	for _, p := range sparse {
 		for _, id := range p.ids {
 			if err := s.ReadChunk(ctx, id, chunk); err != nil {
 				return files, err
 			}
-			stored, packed := compress(chunk, buf)
-			fresh.add(id, stored, packed)
+			stored, by := compress(chunk, buf, false)
+			fresh.add(id, stored, by)
 		}
 		names = append(names, p.info.Name)
 		if fresh.buf.Len() >= packSize {

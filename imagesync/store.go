@@ -265,7 +265,7 @@ func (s *Store) ReadChunk(ctx context.Context, id manifest.ID, dst []byte) error
 			stored := make([]byte, at.length())
 			err := s.depot.ReadAt(ctx, pack, stored, int64(at.off))
 			if err == nil {
-				if err = expand(id, stored, at.stored&compressed != 0, dst); err != nil {
+				if err = expand(id, stored, at, dst); err != nil {
 					return fmt.Errorf("read %s: %w", pack, err)
 				}
 				return nil

@@ -85,7 +85,7 @@ func (s *Store) Send(ctx context.Context, w io.Writer, v manifest.Version, knows
 // Receive makes a version of what Send wrote. It is published under its own name, by this
 // store's key; one that is there already with this content is left as it is.
 func (s *Store) Receive(ctx context.Context, r io.Reader, v manifest.Version) (manifest.Version, WriteStats, error) {
-	w, err := s.Begin(ctx, v.Image, BeginOptions{Size: v.Size, From: "copy of " + v.Ref()})
+	w, err := s.Begin(ctx, v.Image, BeginOptions{Size: v.Size, From: "copy of " + v.Ref(), copied: true})
 	if err != nil {
 		return v, WriteStats{}, err
 	}

@@ -31,6 +31,7 @@ type BeginOptions struct {
 	Epoch  uint64            // the writer's; 0: that of the newest version
 	Only   bool              // the version is refused unless Base is the newest one when it is committed
 	From   string            // for people
+	copied bool              // from another store
 	Permit func() error      // asked right before the version is made: is the writer still the one? nil: it is
 }
 
@@ -132,11 +133,11 @@ func (w *Writer) put(ctx context.Context, i int, id manifest.ID, chunk []byte) e
 	}
 	known := id.IsZero() || w.has(id)
 	var stored []byte
-	var packed bool
+	var by uint32
 	if !known {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
-		stored, packed = compress(chunk, *buf)
+		stored, by = compress(chunk, *buf, w.o.copied)
 	}
 	digests := delta.DigestsOf(chunk)
 	w.mu.Lock()
@@ -152,14 +153,14 @@ func (w *Writer) put(ctx context.Context, i int, id manifest.ID, chunk []byte) e
 	}
 	w.stats.New += manifest.ChunkSize
 	w.stats.Stored += int64(len(stored))
-	w.mine[id] = w.packer.add(id, stored, packed)
+	w.mine[id] = w.packer.add(id, stored, by)
 	if w.packer.buf.Len() < packSize {
 		return nil
 	}
 	return w.flush(ctx)
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, manifest.ChunkSize+manifest.ChunkSize/8); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
 
 // has says whether a writer may build upon a chunk that is there.
 func (w *Writer) has(id manifest.ID) bool {
@@ -327,5 +328,5 @@ func (w *Writer) readChunk(ctx context.Context, id manifest.ID, dst []byte) erro
 		return w.store.ReadChunk(ctx, id, dst)
 	}
 	defer w.mu.Unlock()
-	return expand(id, w.packer.buf.Bytes()[at.off:][:at.length()], at.stored&compressed != 0, dst)
+	return expand(id, w.packer.buf.Bytes()[at.off:][:at.length()], at, dst)
 }
