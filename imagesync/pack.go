@@ -3,6 +3,7 @@ package imagesync
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -17,9 +18,10 @@ import (
 )
 
 // A pack is a file of some hundred chunks, since a file for each would be sixteen thousand a
-// GiB, and a request each in a bucket. It is named by its own BLAKE3 hash and never changed:
+// GiB, and a request each in a bucket. It is named by its own BLAKE3 hash and never changed. No
+// two are alike, even of the same chunks: GC may be about to delete the other one.
 //
-//	magic, the chunks, each a zstd frame, an S2 block or as it is
+//	magic, 8 random bytes, the chunks, each a zstd frame, an S2 block or as it is
 //	for each chunk: ID, where it begins u32, stored bytes u32, whose two top bits say which
 //	BLAKE3 of these entries, how many u32, magic
 const (
@@ -54,6 +56,9 @@ func (p *packer) add(id manifest.ID, stored []byte, by uint32) place {
 	if p.buf.Len() == 0 {
 		p.buf.Grow(packLimit)
 		p.buf.WriteString(packMagic)
+		var nonce [8]byte
+		rand.Read(nonce[:])
+		p.buf.Write(nonce[:])
 	}
 	at := place{pack: openPack, off: uint32(p.buf.Len()), stored: uint32(len(stored)) | by}
 	p.buf.Write(stored)

@@ -109,3 +109,21 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+func FuzzVerify(f *testing.F) {
+	public, private, err := ed25519.GenerateKey(bytes.NewReader(make([]byte, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	v := Version{Image: "debian", Number: 3, Root: ID{1, 2}, Size: 5}
+	b, err := Sign(v, private)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := Verify(b, public); err == nil && got != v {
+			t.Fatalf("%+v was never signed", got)
+		}
+	})
+}

@@ -8,6 +8,9 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/disk"
 )
 
 // Base is an image that volumes stand on, wherever it is. Chunk i is the ChunkSize bytes at
@@ -61,13 +64,13 @@ const (
 // after its bytes were synced, so a crash forgets chunks at worst. What was checked when it came
 // is not checked again. Its methods may be called from several goroutines.
 type Cache struct {
-	dir      directory
+	dir      disk.Directory
 	lock     io.Closer
 	base     Base
 	size     int64
 	identity string
 	o        CacheOptions
-	chunks   file
+	chunks   disk.File
 
 	ctx    context.Context // ends with the cache
 	cancel context.CancelFunc
@@ -77,12 +80,12 @@ type Cache struct {
 	content sync.RWMutex
 
 	syncing sync.Mutex // guards present and durable; before mu
-	present file
-	durable bitset // chunks that the bitmap on the disk has
+	present disk.File
+	durable bitmap.Set // chunks that the bitmap on the disk has
 
 	mu       sync.Mutex // guards what follows; nobody does I/O with it
-	here     bitset     // chunks that can be read
-	unsynced bitset     // of these, those that a crash would forget
+	here     bitmap.Set // chunks that can be read
+	unsynced bitmap.Set // of these, those that a crash would forget
 	flights  map[int64]*flight
 	streams  []stream      // the last one read on last
 	demand   int           // demand fetches under way
@@ -102,14 +105,14 @@ func OpenCache(name string, base Base, o CacheOptions) (*Cache, error) {
 	if err := os.MkdirAll(name, 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	c, err := openCache(osDirectory(name), base, o)
+	c, err := openCache(disk.OSDirectory(name), base, o)
 	if err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", name, err)
 	}
 	return c, nil
 }
 
-func openCache(d directory, base Base, o CacheOptions) (*Cache, error) {
+func openCache(d disk.Directory, base Base, o CacheOptions) (*Cache, error) {
 	size := base.Size()
 	if size <= 0 || size > MaxSize {
 		return nil, fmt.Errorf("a base of %d bytes; it has between 1 and %d", size, int64(MaxSize))
@@ -117,7 +120,7 @@ func openCache(d directory, base Base, o CacheOptions) (*Cache, error) {
 	if len(o.Identity) > identityLimit {
 		return nil, fmt.Errorf("a base's name of %d bytes; %d is the limit", len(o.Identity), identityLimit)
 	}
-	lock, err := d.lock(lockFile, false)
+	lock, err := d.Lock(lockFile, false)
 	if err != nil {
 		return nil, err
 	}
@@ -132,12 +135,12 @@ func openCache(d directory, base Base, o CacheOptions) (*Cache, error) {
 
 // load opens the files, and makes them if there are none.
 func (c *Cache) load() (err error) {
-	c.chunks, err = c.dir.open(chunksFile)
+	c.chunks, err = c.dir.Open(chunksFile)
 	if errors.Is(err, os.ErrNotExist) {
 		// A bitmap without chunks cannot be: the chunks are made first.
-		if c.chunks, err = c.dir.create(chunksFile); err == nil {
-			if err = c.dir.sync(); err == nil {
-				err = c.dir.remove(presentFile)
+		if c.chunks, err = c.dir.Create(chunksFile); err == nil {
+			if err = c.dir.Sync(); err == nil {
+				err = c.dir.Remove(presentFile)
 			}
 		}
 	}
@@ -147,7 +150,7 @@ func (c *Cache) load() (err error) {
 	if err := c.chunks.Truncate(c.count() * ChunkSize); err != nil {
 		return err
 	}
-	c.present, err = c.dir.open(presentFile)
+	c.present, err = c.dir.Open(presentFile)
 	if errors.Is(err, os.ErrNotExist) {
 		c.present, err = c.newPresent()
 	}
@@ -180,8 +183,8 @@ func (c *Cache) presentHeader() []byte {
 }
 
 // newPresent makes an empty bitmap.
-func (c *Cache) newPresent() (file, error) {
-	return replace(c.dir, presentFile, func(f file) error {
+func (c *Cache) newPresent() (disk.File, error) {
+	return disk.Replace(c.dir, presentFile, func(f disk.File) error {
 		_, err := f.WriteAt(c.presentHeader(), 0)
 		return err
 	})
@@ -214,11 +217,11 @@ func (c *Cache) readPresent() error {
 		}
 		for bit := range min(presentBits, c.count()-n*presentBits) {
 			if page[presentHead+bit/8]>>(bit%8)&1 != 0 {
-				c.here.add(n*presentBits+bit, n*presentBits+bit+1)
+				c.here.Add(n*presentBits+bit, n*presentBits+bit+1)
 			}
 		}
 	}
-	c.durable = c.here.clone()
+	c.durable = c.here.Clone()
 	return nil
 }
 
@@ -232,39 +235,39 @@ func (c *Cache) Sync() error {
 func (c *Cache) sync() error {
 	c.mu.Lock()
 	taken := c.unsynced
-	c.unsynced = bitset{}
+	c.unsynced = bitmap.Set{}
 	c.mu.Unlock()
-	if !taken.any(0, c.count()) {
+	if !taken.Any(0, c.count()) {
 		return nil
 	}
 	if err := c.chunks.Datasync(); err != nil {
 		// What was not synced is lost, or not; nobody may read it.
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.here.subtract(&taken)
+		c.here.Subtract(&taken)
 		return fmt.Errorf("sync cache: %w", err)
 	}
-	c.durable.union(&taken)
+	c.durable.Union(&taken)
 	err := c.writePresent(&taken)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.unsynced.union(&taken)
+		c.unsynced.Union(&taken)
 		return fmt.Errorf("sync cache: %w", err)
 	}
 	return nil
 }
 
 // writePresent writes the pages of the bitmap that have one of the chunks.
-func (c *Cache) writePresent(changed *bitset) error {
+func (c *Cache) writePresent(changed *bitmap.Set) error {
 	for n := int64(0); n*presentBits < c.count(); n++ {
 		first, end := n*presentBits, min((n+1)*presentBits, c.count())
-		if !changed.any(first, end) {
+		if !changed.Any(first, end) {
 			continue
 		}
 		page := make([]byte, presentPage)
 		binary.LittleEndian.PutUint32(page[4:], uint32(n))
-		for from, to := range c.durable.runs(first, end) {
+		for from, to := range c.durable.Runs(first, end) {
 			for i := from - first; i < to-first; i++ {
 				page[presentHead+i/8] |= 1 << (i % 8)
 			}
@@ -282,15 +285,15 @@ func (c *Cache) Drop() error {
 	defer c.syncing.Unlock()
 	c.content.Lock()
 	defer c.content.Unlock()
-	c.durable = bitset{}
+	c.durable = bitmap.Set{}
 	c.mu.Lock()
-	c.here, c.unsynced = bitset{}, bitset{}
+	c.here, c.unsynced = bitmap.Set{}, bitmap.Set{}
 	c.mu.Unlock()
 	// The bitmap goes first, for good; there may be no room for a new one before the chunks
 	// have gone.
-	err := c.dir.remove(presentFile)
+	err := c.dir.Remove(presentFile)
 	if err == nil {
-		err = c.dir.sync()
+		err = c.dir.Sync()
 	}
 	if err == nil {
 		err = c.chunks.Truncate(0)
@@ -339,13 +342,13 @@ func (c *Cache) closeFiles() error {
 func (c *Cache) Size() int64 { return c.size }
 
 // Used is how many bytes the cache takes of the disk.
-func (c *Cache) Used() (int64, error) { return c.dir.used() }
+func (c *Cache) Used() (int64, error) { return c.dir.Used() }
 
 // Present is how many chunks are here.
 func (c *Cache) Present() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return int(c.here.count())
+	return int(c.here.Count())
 }
 
 // Stats count.

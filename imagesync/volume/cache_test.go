@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 func newCache(t *testing.T, base Base, o CacheOptions) *Cache {
@@ -326,7 +328,7 @@ func TestDrop(t *testing.T) {
 	if !bytes.Equal(p, base.data) {
 		t.Error("it reads as something else")
 	}
-	if _, err := OpenCache(string(c.dir.(osDirectory)), base, CacheOptions{}); !errors.Is(err, ErrInUse) {
+	if _, err := OpenCache(string(c.dir.(disk.OSDirectory)), base, CacheOptions{}); !errors.Is(err, ErrInUse) {
 		t.Errorf("opened twice: %v", err)
 	}
 }
@@ -347,7 +349,7 @@ func TestFullCache(t *testing.T) {
 	}
 	check(t, c.Drop())
 	check(t, c.Close())
-	if _, err := os.Stat(filepath.Join(string(c.dir.(osDirectory)), presentFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(string(c.dir.(disk.OSDirectory)), presentFile)); err != nil {
 		t.Error(err)
 	}
 }

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/disk"
 )
 
 // commit is one that is under way. Everything but before's content is guarded by mu of the
 // volume; who reads or saves a chunk holds its range.
 type commit struct {
-	chunks bitset          // that have a dirty block
+	chunks bitmap.Set      // that have a dirty block
 	next   int64           // chunks before this one were read
 	saved  map[int64]saved // chunks that were changed before they were read
-	before file            // their blocks, in their places; nil for none yet
+	before disk.File       // their blocks, in their places; nil for none yet
 	failed error
 }
 
@@ -62,10 +65,10 @@ func (v *Volume) begin(ctx context.Context) (*commit, error) {
 	defer v.mu.Unlock()
 	v.state.begin(id)
 	// All data is clean to the journal once the commit is done.
-	v.state.frozen = v.state.data.clone()
+	v.state.frozen = v.state.data.Clone()
 	c := &commit{saved: make(map[int64]saved)}
-	for from, to := range v.state.committing.runs(0, v.geometry.blocks()) {
-		c.chunks.add(from/chunkBlocks, (to-1)/chunkBlocks+1)
+	for from, to := range v.state.committing.Runs(0, v.geometry.blocks()) {
+		c.chunks.Add(from/chunkBlocks, (to-1)/chunkBlocks+1)
 	}
 	v.commit = c
 	return c, nil
@@ -75,7 +78,7 @@ func (v *Volume) begin(ctx context.Context) (*commit, error) {
 func (v *Volume) give(ctx context.Context, c *commit, put func(context.Context, int, []byte) error) error {
 	chunk := make([]byte, ChunkSize)
 	last := (v.size + ChunkSize - 1) / ChunkSize
-	for i := c.chunks.find(0, last, true); i < last; i = c.chunks.find(i+1, last, true) {
+	for i := c.chunks.Find(0, last, true); i < last; i = c.chunks.Find(i+1, last, true) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
@@ -124,9 +127,9 @@ func (v *Volume) take(ctx context.Context, c *commit, i int64, chunk []byte) (sa
 // masks say what the blocks of a chunk are now.
 func (s *state) masks(chunk int64) (m saved) {
 	for b := range int64(chunkBlocks) {
-		if s.data.has(chunk*chunkBlocks + b) {
+		if s.data.Has(chunk*chunkBlocks + b) {
 			m.data |= 1 << b
-		} else if s.zero.has(chunk*chunkBlocks + b) {
+		} else if s.zero.Has(chunk*chunkBlocks + b) {
 			m.zero |= 1 << b
 		}
 	}
@@ -151,7 +154,7 @@ func maskRuns(mask uint16, f func(from, to int64) error) error {
 }
 
 // read reads a chunk's data blocks from where they are, in their places.
-func (s saved) read(f file, chunk int64, p []byte) error {
+func (s saved) read(f disk.File, chunk int64, p []byte) error {
 	return maskRuns(s.data, func(from, to int64) error {
 		_, err := f.ReadAt(p[from*BlockSize:to*BlockSize], chunk*ChunkSize+from*BlockSize)
 		return err
@@ -192,7 +195,7 @@ func (v *Volume) preserve(from, to int64) {
 		return
 	}
 	var buf []byte
-	for first, end := range c.chunks.runs(from, to) { // which do not change
+	for first, end := range c.chunks.Runs(from, to) { // which do not change
 		for i := first; i < end; i++ {
 			v.mu.RLock()
 			_, was := c.saved[i]
@@ -239,7 +242,7 @@ func (v *Volume) save(c *commit, i int64, s saved, buf []byte) error {
 }
 
 // beforeFile is made by the first who needs it.
-func (v *Volume) beforeFile(c *commit) (file, error) {
+func (v *Volume) beforeFile(c *commit) (disk.File, error) {
 	v.journaling.Lock() // whose holder may do I/O
 	defer v.journaling.Unlock()
 	v.mu.RLock()
@@ -248,7 +251,7 @@ func (v *Volume) beforeFile(c *commit) (file, error) {
 	if f != nil {
 		return f, nil
 	}
-	f, err := v.dir.create(beforeFile)
+	f, err := v.dir.Create(beforeFile)
 	if err != nil {
 		return nil, err
 	}
@@ -283,14 +286,14 @@ func (v *Volume) end(c *commit, err error) error {
 	}
 	v.mu.Lock()
 	if err == nil {
-		v.state.committing = bitset{}
+		v.state.committing = bitmap.Set{}
 	} else {
 		v.state.abandon()
 	}
 	v.commit = nil
 	v.mu.Unlock()
 	if c.before != nil {
-		err = errors.Join(err, c.before.Close(), v.dir.remove(beforeFile))
+		err = errors.Join(err, c.before.Close(), v.dir.Remove(beforeFile))
 	}
 	return err
 }

@@ -4,14 +4,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // epochLimit is how long an epoch's file may be, in bytes.
 const epochLimit = 64
 
 // readEpoch reads the newest writer's epoch.
-func readEpoch(d directory) (uint64, error) {
-	f, err := d.open(epochFile)
+func readEpoch(d disk.Directory) (uint64, error) {
+	f, err := d.Open(epochFile)
 	if err != nil {
 		return 0, fmt.Errorf("read epoch: %w", err)
 	}
@@ -33,8 +35,8 @@ func epochText(epoch uint64) string {
 	return fmt.Sprintf("%s %08x\n", number, crc32.Checksum([]byte(number), castagnoli))
 }
 
-func storeEpoch(d directory, epoch uint64) error {
-	f, err := replace(d, epochFile, func(f file) error {
+func storeEpoch(d disk.Directory, epoch uint64) error {
+	f, err := disk.Replace(d, epochFile, func(f disk.File) error {
 		_, err := f.WriteAt([]byte(epochText(epoch)), 0)
 		return err
 	})
@@ -45,8 +47,8 @@ func storeEpoch(d directory, epoch uint64) error {
 }
 
 // raiseEpoch makes epoch the newest one, or fails with ErrFenced if it is not.
-func raiseEpoch(d directory, epoch uint64) error {
-	lock, err := d.lock(epochLock, true)
+func raiseEpoch(d disk.Directory, epoch uint64) error {
+	lock, err := d.Lock(epochLock, true)
 	if err != nil {
 		return err
 	}

@@ -39,13 +39,13 @@ func (c *Cache) join(chunks []int64, ahead bool) ([]*flight, error) {
 	var last *flight
 	for k := 0; k < len(chunks); k++ {
 		i := chunks[k]
-		if c.here.has(i) {
+		if c.here.Has(i) {
 			continue
 		}
 		f := c.flights[i]
 		if f == nil {
 			n := int64(1)
-			for n < maxFlight && k+int(n) < len(chunks) && chunks[k+int(n)] == i+n && !c.here.has(i+n) && c.flights[i+n] == nil {
+			for n < maxFlight && k+int(n) < len(chunks) && chunks[k+int(n)] == i+n && !c.here.Has(i+n) && c.flights[i+n] == nil {
 				n++
 			}
 			f = c.launch(i, n)
@@ -156,8 +156,8 @@ func (c *Cache) store(f *flight, buf []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.here.add(f.first, f.first+f.n)
-	c.unsynced.add(f.first, f.first+f.n)
+	c.here.Add(f.first, f.first+f.n)
+	c.unsynced.Add(f.first, f.first+f.n)
 	return nil
 }
 
@@ -188,7 +188,7 @@ func (c *Cache) absent(off, n int64) []int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := off / ChunkSize; i <= last; i++ {
-		if !c.here.has(i) && !c.zero(i) {
+		if !c.here.Has(i) && !c.zero(i) {
 			all = append(all, i)
 		}
 	}
@@ -251,7 +251,7 @@ func (c *Cache) readHere(p []byte, off int64) bool {
 	c.content.RLock()
 	defer c.content.RUnlock()
 	c.mu.Lock()
-	here := c.here.has(i)
+	here := c.here.Has(i)
 	c.mu.Unlock()
 	if !here {
 		return false
@@ -259,8 +259,8 @@ func (c *Cache) readHere(p []byte, off int64) bool {
 	_, err := c.chunks.ReadAt(p, off)
 	if err != nil {
 		c.mu.Lock() // a sector that cannot be read: the chunk comes again
-		c.here.remove(i, i+1)
-		c.unsynced.remove(i, i+1)
+		c.here.Remove(i, i+1)
+		c.unsynced.Remove(i, i+1)
 		c.mu.Unlock()
 	}
 	return err == nil
@@ -311,12 +311,12 @@ func (c *Cache) ahead(first, end int64) {
 		s.window = min(2*c.streams[k].window, maxFlight)
 		c.streams = slices.Delete(c.streams, k, k+1)
 		for s.next < min(end+s.window, c.count()) {
-			if c.here.has(s.next) || c.flights[s.next] != nil || c.zero(s.next) {
+			if c.here.Has(s.next) || c.flights[s.next] != nil || c.zero(s.next) {
 				s.next++
 				continue
 			}
 			n := int64(1)
-			for s.next+n < min(end+s.window, c.count()) && !c.here.has(s.next+n) && c.flights[s.next+n] == nil && !c.zero(s.next+n) {
+			for s.next+n < min(end+s.window, c.count()) && !c.here.Has(s.next+n) && c.flights[s.next+n] == nil && !c.zero(s.next+n) {
 				n++
 			}
 			f := c.begin(s.next, n)

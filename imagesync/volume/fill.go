@@ -117,7 +117,7 @@ func (f *fill) next() *flight {
 	f.Cache.mu.Lock()
 	defer f.Cache.mu.Unlock()
 	absent := func(i int64) bool {
-		return i >= 0 && i < f.count() && !f.here.has(i) && f.flights[i] == nil && !f.zero(i)
+		return i >= 0 && i < f.count() && !f.here.Has(i) && f.flights[i] == nil && !f.zero(i)
 	}
 	for len(f.order) > 0 {
 		first, n := int64(f.order[0]), int64(1)
@@ -175,7 +175,7 @@ func (f *fill) came(n int) error {
 func (f *fill) rest(ctx context.Context) error {
 	for i := range f.count() {
 		f.Cache.mu.Lock()
-		here := f.here.has(i)
+		here := f.here.Has(i)
 		f.Cache.mu.Unlock()
 		if here || f.zero(i) {
 			continue

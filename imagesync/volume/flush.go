@@ -129,7 +129,7 @@ func (v *Volume) settle(runs []run, err error) error {
 		return nil
 	}
 	for _, r := range runs {
-		v.state.pending.add(r.from, r.to)
+		v.state.pending.Add(r.from, r.to)
 	}
 	return err
 }
@@ -148,10 +148,10 @@ func (v *Volume) reclaim(ctx context.Context) error {
 func (v *Volume) reclaimable(from, to int64) (all []run) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for from, to := range v.state.stale.runs(from, to) {
+	for from, to := range v.state.stale.Runs(from, to) {
 		for from < to {
-			start := v.state.pending.find(from, to, false)
-			from = v.state.pending.find(start, to, true)
+			start := v.state.pending.Find(from, to, false)
+			from = v.state.pending.Find(start, to, true)
 			if start < from {
 				all = append(all, run{from: start, to: from})
 			}
@@ -171,7 +171,7 @@ func (v *Volume) punch(ctx context.Context, from, to int64) error {
 			return err
 		}
 		v.mu.Lock()
-		v.state.stale.remove(r.from, r.to)
+		v.state.stale.Remove(r.from, r.to)
 		v.mu.Unlock()
 	}
 	return nil

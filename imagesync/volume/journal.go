@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // The journal is a sequence of frames of one sector each, which disks write whole or not at
@@ -160,7 +162,7 @@ func (p *position) next(frame []byte) (kind frameKind, payload []byte, ok bool) 
 
 // journal is an open journal. Its user holds a lock.
 type journal struct {
-	f file
+	f disk.File
 	position
 	base  uint32 // frames when it was last written anew
 	slack uint32 // frames that it may grow by before it is written anew, at least
@@ -186,7 +188,7 @@ func (p *position) encode(b *batch) []byte {
 }
 
 // append writes frames and returns once they are on the disk. After an error they are not
-// in the journal, unless it is errUnsafe.
+// in the journal, unless it is disk.ErrUnsafe.
 func (j *journal) append(b *batch) error {
 	if len(b.kinds) == 0 {
 		return nil
@@ -201,7 +203,7 @@ func (j *journal) append(b *batch) error {
 		// What was written of them is behind the end, and must not be when more comes.
 		j.room = 0 // cutting gives it back
 		if cut := j.f.Truncate(at); cut != nil {
-			return fmt.Errorf("%w: cut journal: %w, after %w", errUnsafe, cut, err)
+			return fmt.Errorf("%w: cut journal: %w, after %w", disk.ErrUnsafe, cut, err)
 		}
 		return fmt.Errorf("write journal: %w", err)
 	}
@@ -223,12 +225,12 @@ func (j *journal) mark() {
 }
 
 // writeJournal makes a journal with the given content in place of the one that was there.
-func writeJournal(d directory, generation uint32, g geometry, content *batch) (*journal, error) {
+func writeJournal(d disk.Directory, generation uint32, g geometry, content *batch) (*journal, error) {
 	first := new(batch)
 	first.add(frameVolume, g.encode())
 	first.kinds, first.payloads = append(first.kinds, content.kinds...), append(first.payloads, content.payloads...)
 	p := position{generation: generation}
-	f, err := replace(d, journalFile, func(f file) error {
+	f, err := disk.Replace(d, journalFile, func(f disk.File) error {
 		_, err := f.WriteAt(p.encode(first), 0)
 		return err
 	})
@@ -244,7 +246,7 @@ func writeJournal(d directory, generation uint32, g geometry, content *batch) (*
 
 // openJournal reads a journal, tells apply every frame in order but the first, and cuts off
 // what follows the last.
-func openJournal(f file, apply func(g geometry, kind frameKind, payload []byte) error) (*journal, geometry, error) {
+func openJournal(f disk.File, apply func(g geometry, kind frameKind, payload []byte) error) (*journal, geometry, error) {
 	size, err := f.Size()
 	if err != nil {
 		return nil, geometry{}, err

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"testing"
 
-	"pgregory.net/rapid"
+	"heliotrope/imagesync/volume/bitmap"
 )
 
 // A bit that flips in any acknowledged frame is found; one in the mark behind them costs
@@ -186,7 +186,7 @@ func FuzzJournal(f *testing.F) {
 			t.Fatalf("%v, %+v", err, same)
 		}
 		again.recovered()
-		for name, sets := range map[string][2]*bitset{"data": {&s.data, &again.data}, "zero": {&s.zero, &again.zero},
+		for name, sets := range map[string][2]*bitmap.Set{"data": {&s.data, &again.data}, "zero": {&s.zero, &again.zero},
 			"dirty": {&s.dirty, &again.dirty}, "frozen": {&s.frozen, &again.frozen}} {
 			if a, b := list(sets[0], g.blocks()), list(sets[1], g.blocks()); a != b {
 				t.Errorf("%s: %s is read again as %s", name, a, b)
@@ -195,75 +195,9 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-func list(b *bitset, n int64) (all string) {
-	for from, to := range b.runs(0, n) {
+func list(b *bitmap.Set, n int64) (all string) {
+	for from, to := range b.Runs(0, n) {
 		all += fmt.Sprint(from, "-", to, " ")
 	}
 	return all
-}
-
-// A bitset is a set.
-func TestBitset(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		const n = 3*pageBits + 100
-		var sets [2]bitset
-		var want [2][n]bool
-		for range rapid.IntRange(1, 30).Draw(t, "steps") {
-			k := rapid.IntRange(0, 1).Draw(t, "which")
-			from := rapid.Int64Range(0, n).Draw(t, "from")
-			to := rapid.Int64Range(from, n).Draw(t, "to")
-			if rapid.Bool().Draw(t, "pages") {
-				from, to = from/pageBits*pageBits, to/pageBits*pageBits
-			}
-			switch op := rapid.IntRange(0, 4).Draw(t, "op"); op {
-			case 0, 1:
-				if op == 0 {
-					sets[k].add(from, to)
-				} else {
-					sets[k].remove(from, to)
-				}
-				for i := from; i < to; i++ {
-					want[k][i] = op == 0
-				}
-			case 2:
-				sets[k].union(&sets[1-k])
-				for i, in := range want[1-k] {
-					want[k][i] = want[k][i] || in
-				}
-			case 3:
-				sets[k].subtract(&sets[1-k])
-				for i, in := range want[1-k] {
-					want[k][i] = want[k][i] && !in
-				}
-			case 4:
-				sets[k] = sets[1-k].clone()
-				want[k] = want[1-k]
-			}
-		}
-		for k := range sets {
-			count := int64(0)
-			for i := range int64(n) {
-				if sets[k].has(i) != want[k][i] {
-					t.Fatalf("set %d: %d is %t", k, i, !want[k][i])
-				}
-				if want[k][i] {
-					count++
-				}
-			}
-			if sets[k].count() != count {
-				t.Fatalf("set %d counts %d of %d", k, sets[k].count(), count)
-			}
-			end := int64(-1)
-			for from, to := range sets[k].runs(0, n) {
-				if from <= end || to <= from || !want[k][from] || !want[k][to-1] || to < n && want[k][to] {
-					t.Fatalf("set %d: run %d to %d after %d", k, from, to, end)
-				}
-				end, count = to, count-(to-from)
-			}
-			if count != 0 {
-				t.Fatalf("runs of set %d leave %d out", k, count)
-			}
-		}
-	})
 }

@@ -11,12 +11,14 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // model is what a volume has to be.
 type model struct {
 	t         *rapid.T
-	dir       directory
+	dir       disk.Directory
 	base      *memoryBase
 	cache     *Cache
 	v         *Volume
@@ -191,11 +193,11 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n++
 		m := &model{t: t, dir: newSim(), size: modelSize, base: newMemoryBase(6*ChunkSize-99, 1)}
-		cacheDir := directory(newSim())
+		cacheDir := disk.Directory(newSim())
 		if n%8 == 0 { // a disk takes its time
-			cacheDir, m.dir = osDirectory(filepath.Join(dir, fmt.Sprint(n), "base")), osDirectory(filepath.Join(dir, fmt.Sprint(n), "v"))
-			m.check(os.MkdirAll(string(m.dir.(osDirectory)), 0o700))
-			m.check(os.MkdirAll(string(cacheDir.(osDirectory)), 0o700))
+			cacheDir, m.dir = disk.OSDirectory(filepath.Join(dir, fmt.Sprint(n), "base")), disk.OSDirectory(filepath.Join(dir, fmt.Sprint(n), "v"))
+			m.check(os.MkdirAll(string(m.dir.(disk.OSDirectory)), 0o700))
+			m.check(os.MkdirAll(string(cacheDir.(disk.OSDirectory)), 0o700))
 		}
 		var err error
 		m.cache, err = openCache(cacheDir, sizedBase{m.base, 6*ChunkSize - 99}, CacheOptions{Identity: "b"})

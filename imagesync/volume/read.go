@@ -7,6 +7,9 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/disk"
 )
 
 // Extent is a part of a disk, as NBD's base:allocation tells it.
@@ -41,12 +44,12 @@ func (v *Volume) parts(off, n int64) []part {
 		p := part{source: fromBase, off: off}
 		var to int64
 		switch {
-		case v.state.data.has(from):
-			p.source, to = fromOverlay, v.state.data.find(from, last, false)
-		case v.state.zero.has(from):
-			p.source, to = fromNowhere, v.state.zero.find(from, last, false)
+		case v.state.data.Has(from):
+			p.source, to = fromOverlay, v.state.data.Find(from, last, false)
+		case v.state.zero.Has(from):
+			p.source, to = fromNowhere, v.state.zero.Find(from, last, false)
 		default:
-			to = v.state.zero.find(from, v.state.data.find(from, last, true), true)
+			to = v.state.zero.Find(from, v.state.data.Find(from, last, true), true)
 		}
 		p.n = min(to*BlockSize, end) - off
 		all = append(all, p)
@@ -152,7 +155,7 @@ func (v *Volume) ReadNow(p []byte, off int64) bool {
 // overlay's; else nil. A block has one place there for good, which changes only as the block does:
 // its space is given back only once it is zeros.
 func (v *Volume) Backing(off, n int64) (f *os.File, at int64) {
-	blocks, ok := v.blocks.(osFile)
+	blocks, ok := v.blocks.(disk.OSFile)
 	if !ok || v.readable(off, n) != nil {
 		return nil, 0
 	}
@@ -230,11 +233,11 @@ func (v *Volume) Dirty(_ context.Context, off, n int64, yield func(off, n int64)
 		return fmt.Errorf("list dirty blocks: %w", err)
 	}
 	v.mu.RLock()
-	dirty := v.state.dirty.clone()
-	dirty.union(&v.state.committing)
+	dirty := v.state.dirty.Clone()
+	dirty.Union(&v.state.committing)
 	v.mu.RUnlock()
 	end := off + n
-	for from, to := range dirty.runs(off/BlockSize, (end+BlockSize-1)/BlockSize) {
+	for from, to := range dirty.Runs(off/BlockSize, (end+BlockSize-1)/BlockSize) {
 		start := max(from*BlockSize, off)
 		if !yield(start, min(to*BlockSize, end)-start) {
 			break
@@ -248,7 +251,7 @@ type trace struct {
 	limit int
 
 	mu    sync.Mutex
-	seen  bitset
+	seen  bitmap.Set
 	order []int
 }
 
@@ -262,8 +265,8 @@ func (t *trace) touch(chunks []int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range chunks {
-		if len(t.order) < limit && !t.seen.has(c) {
-			t.seen.add(c, c+1)
+		if len(t.order) < limit && !t.seen.Has(c) {
+			t.seen.Add(c, c+1)
 			t.order = append(t.order, int(c))
 		}
 	}

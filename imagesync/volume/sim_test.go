@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // simDirectory is a disk whose power can be cut. It has what was written, and knows what of it
@@ -39,7 +41,7 @@ func newSim() *simDirectory {
 	return &simDirectory{names: make(map[string]*simFile), durable: make(map[string]*simFile), locks: make(map[string]bool)}
 }
 
-func (d *simDirectory) create(name string) (file, error) {
+func (d *simDirectory) Create(name string) (disk.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := &simFile{d: d}
@@ -47,7 +49,7 @@ func (d *simDirectory) create(name string) (file, error) {
 	return f, nil
 }
 
-func (d *simDirectory) open(name string) (file, error) {
+func (d *simDirectory) Open(name string) (disk.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if f := d.names[name]; f != nil {
@@ -56,7 +58,7 @@ func (d *simDirectory) open(name string) (file, error) {
 	return nil, os.ErrNotExist
 }
 
-func (d *simDirectory) rename(from, to string) error {
+func (d *simDirectory) Rename(from, to string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.names[to] = d.names[from]
@@ -64,14 +66,14 @@ func (d *simDirectory) rename(from, to string) error {
 	return nil
 }
 
-func (d *simDirectory) remove(name string) error {
+func (d *simDirectory) Remove(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.names, name)
 	return nil
 }
 
-func (d *simDirectory) sync() error {
+func (d *simDirectory) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.durable = maps.Clone(d.names)
@@ -90,7 +92,7 @@ func (l simLock) Close() error {
 	return nil
 }
 
-func (d *simDirectory) lock(name string, _ bool) (io.Closer, error) {
+func (d *simDirectory) Lock(name string, _ bool) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.locks[name] {
@@ -100,7 +102,7 @@ func (d *simDirectory) lock(name string, _ bool) (io.Closer, error) {
 	return simLock{d, name}, nil
 }
 
-func (d *simDirectory) used() (int64, error) { return 0, nil }
+func (d *simDirectory) Used() (int64, error) { return 0, nil }
 
 func (f *simFile) ReadAt(p []byte, off int64) (int, error) {
 	f.d.mu.Lock()

@@ -48,6 +48,8 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // Sizes in bytes. They are part of the files' format.
@@ -72,7 +74,7 @@ const (
 // Errors that callers ask for.
 var (
 	ErrFenced  = errors.New("a newer writer has the volume")
-	ErrInUse   = errors.New("in use by another process or handle")
+	ErrInUse   = disk.ErrInUse
 	ErrClosed  = errors.New("the volume is closed")
 	ErrDamaged = errors.New("damaged")
 )
@@ -94,12 +96,12 @@ type Options struct {
 // Volume is an open volume. Its methods may be called from several goroutines.
 type Volume struct {
 	name  string // its directory
-	dir   directory
+	dir   disk.Directory
 	lock  io.Closer
 	base  *Cache // nil for none
 	epoch uint64
 	geometry
-	blocks file
+	blocks disk.File
 	trace  trace
 
 	// gate is held for reading by everything that changes blocks, for as long as it takes, and
@@ -151,11 +153,11 @@ func Create(name string, o Options) (*Volume, error) {
 	if err := os.MkdirAll(name, 0o700); err != nil {
 		return nil, fmt.Errorf("create volume: %w", err)
 	}
-	d := osDirectory(name)
+	d := disk.OSDirectory(name)
 	if err := create(d, g, o.Epoch); err != nil {
 		return nil, fmt.Errorf("create volume %s: %w", name, err)
 	}
-	if err := osDirectory(filepath.Dir(filepath.Clean(name))).sync(); err != nil {
+	if err := disk.OSDirectory(filepath.Dir(filepath.Clean(name))).Sync(); err != nil {
 		return nil, fmt.Errorf("create volume %s: %w", name, err)
 	}
 	return Open(name, o)
@@ -163,16 +165,16 @@ func Create(name string, o Options) (*Volume, error) {
 
 // create makes a volume's files. The journal comes last: with it and the epoch, it is a
 // volume. What makes its name safe makes theirs safe too.
-func create(d directory, g geometry, epoch uint64) error {
-	lock, err := d.lock(lockFile, false)
+func create(d disk.Directory, g geometry, epoch uint64) error {
+	lock, err := d.Lock(lockFile, false)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	f, err := d.open(journalFile)
+	f, err := d.Open(journalFile)
 	if err == nil {
 		f.Close()
-		if f, err = d.open(epochFile); err == nil {
+		if f, err = d.Open(epochFile); err == nil {
 			f.Close()
 			return os.ErrExist
 		}
@@ -180,7 +182,7 @@ func create(d directory, g geometry, epoch uint64) error {
 	if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err = d.create(blocksFile)
+	f, err = d.Create(blocksFile)
 	if err != nil {
 		return err
 	}
@@ -188,7 +190,7 @@ func create(d directory, g geometry, epoch uint64) error {
 	if err := f.Truncate(g.blocks() * BlockSize); err != nil {
 		return err
 	}
-	e, err := d.create(epochFile)
+	e, err := d.Create(epochFile)
 	if err != nil {
 		return err
 	}
@@ -219,7 +221,7 @@ func Open(name string, o Options) (*Volume, error) {
 	}
 	opened.Lock()
 	defer opened.Unlock()
-	v, err := openIn(osDirectory(real), o, func() {
+	v, err := openIn(disk.OSDirectory(real), o, func() {
 		if old := opened.byName[real]; old != nil && old.epoch < o.Epoch {
 			old.stop(ErrFenced)
 		}
@@ -233,12 +235,12 @@ func Open(name string, o Options) (*Volume, error) {
 }
 
 // openIn opens the volume of a directory. fence ends this process's older writer.
-func openIn(d directory, o Options, fence func()) (*Volume, error) {
+func openIn(d disk.Directory, o Options, fence func()) (*Volume, error) {
 	if err := raiseEpoch(d, o.Epoch); err != nil {
 		return nil, err
 	}
 	fence()
-	lock, err := d.lock(lockFile, false)
+	lock, err := d.Lock(lockFile, false)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +254,7 @@ func openIn(d directory, o Options, fence func()) (*Volume, error) {
 
 // load reads the journal.
 func (v *Volume) load(o Options) error {
-	f, err := v.dir.open(journalFile)
+	f, err := v.dir.Open(journalFile)
 	if err != nil {
 		return err
 	}
@@ -271,13 +273,13 @@ func (v *Volume) load(o Options) error {
 	case o.Size != 0 && o.Size != v.size:
 		return fmt.Errorf("it has %d bytes, and is opened as one of %d", v.size, o.Size)
 	}
-	if v.blocks, err = v.dir.open(blocksFile); err != nil {
+	if v.blocks, err = v.dir.Open(blocksFile); err != nil {
 		return err
 	}
 	if err := v.checkBlocks(); err != nil {
 		return err
 	}
-	return v.dir.remove(beforeFile) // of a commit that a crash has ended
+	return v.dir.Remove(beforeFile) // of a commit that a crash has ended
 }
 
 // checkBlocks sees to it that the overlay's file is as long as it was made. A crash may have
@@ -288,7 +290,7 @@ func (v *Volume) checkBlocks() error {
 	if err != nil || have >= all*BlockSize {
 		return err
 	}
-	if v.state.data.any(have/BlockSize, all) {
+	if v.state.data.Any(have/BlockSize, all) {
 		return fmt.Errorf("%w: its blocks have %d bytes of %d", ErrDamaged, have, all*BlockSize)
 	}
 	return v.blocks.Truncate(all * BlockSize)
@@ -360,7 +362,7 @@ func (v *Volume) usable() error {
 func (v *Volume) fail(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failed == nil && (errors.Is(err, errUnsafe) || errors.Is(err, ErrFenced)) {
+	if v.failed == nil && (errors.Is(err, disk.ErrUnsafe) || errors.Is(err, ErrFenced)) {
 		v.failed = err
 	}
 }
@@ -384,12 +386,12 @@ type Stats struct {
 // Stats counts.
 func (v *Volume) Stats() (Stats, error) {
 	v.mu.RLock()
-	s := Stats{Data: v.state.data.count() * BlockSize, Zero: v.state.zero.count() * BlockSize}
-	dirty := v.state.dirty.clone()
-	dirty.union(&v.state.committing)
+	s := Stats{Data: v.state.data.Count() * BlockSize, Zero: v.state.zero.Count() * BlockSize}
+	dirty := v.state.dirty.Clone()
+	dirty.Union(&v.state.committing)
 	v.mu.RUnlock()
-	s.Dirty = dirty.count() * BlockSize
+	s.Dirty = dirty.Count() * BlockSize
 	var err error
-	s.Disk, err = v.dir.used()
+	s.Disk, err = v.dir.Used()
 	return s, err
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/imagesync/volume/disk"
 )
 
 // newVolume makes a volume of 4 MiB on a base of 3 MiB.
@@ -215,7 +217,7 @@ func TestFencedFromOutside(t *testing.T) {
 	ctx := context.Background()
 	old, _ := newVolume(t)
 	open := func(epoch uint64) (*Volume, error) {
-		return openIn(osDirectory(old.name), Options{Base: old.base, Epoch: epoch}, func() {})
+		return openIn(disk.OSDirectory(old.name), Options{Base: old.base, Epoch: epoch}, func() {})
 	}
 	if _, err := open(5); !errors.Is(err, ErrInUse) {
 		t.Errorf("overtaken: %v", err)
@@ -430,7 +432,7 @@ func TestFailedSync(t *testing.T) {
 	if err := v.Flush(ctx); !errors.Is(err, unix.EIO) {
 		t.Errorf("flush: %v", err)
 	}
-	v.blocks = v.blocks.(failingFile).file
+	v.blocks = v.blocks.(failingFile).File
 	for name, err := range map[string]error{"flush": v.Flush(ctx), "write": v.WriteAt(ctx, []byte("x"), 0, false), "commit": v.Commit(ctx, nil, nil)} {
 		if !errors.Is(err, unix.EIO) {
 			t.Errorf("%s afterwards: %v", name, err)
@@ -442,9 +444,9 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
-type failingFile struct{ file }
+type failingFile struct{ disk.File }
 
-func (failingFile) Datasync() error { return fmt.Errorf("%w: %w", errUnsafe, unix.EIO) }
+func (failingFile) Datasync() error { return fmt.Errorf("%w: %w", disk.ErrUnsafe, unix.EIO) }
 
 func TestBacking(t *testing.T) {
 	t.Parallel()

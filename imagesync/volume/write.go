@@ -141,8 +141,8 @@ func (v *Volume) copyUp(p []byte, off int64) (writing, *part) {
 func (v *Volume) touchDirty(from, to int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for from, to := range v.state.data.runs(from, to) {
-		v.state.dirty.add(from, to)
+	for from, to := range v.state.data.Runs(from, to) {
+		v.state.dirty.Add(from, to)
 	}
 }
 
@@ -150,10 +150,10 @@ func (v *Volume) becomeData(from, to int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for at := from; at < to; { // what was data already, the journal knows of or will
-		start := v.state.data.find(at, to, false)
-		at = v.state.data.find(start, to, true)
+		start := v.state.data.Find(at, to, false)
+		at = v.state.data.Find(start, to, true)
 		if start < at {
-			v.state.pending.add(start, at)
+			v.state.pending.Add(start, at)
 		}
 	}
 	v.state.become(run{from, to, dataDirty})
@@ -167,7 +167,7 @@ func (v *Volume) thaw(from, to int64) error {
 	frozen := func() bool {
 		v.mu.RLock()
 		defer v.mu.RUnlock()
-		return v.state.frozen.any(from, to)
+		return v.state.frozen.Any(from, to)
 	}
 	if !frozen() {
 		return nil
@@ -180,7 +180,7 @@ func (v *Volume) thaw(from, to int64) error {
 	from, to = from/thawBlocks*thawBlocks, (to+thawBlocks-1)/thawBlocks*thawBlocks
 	b := new(batch)
 	v.mu.RLock()
-	for from, to := range v.state.frozen.runs(from, min(to, v.geometry.blocks())) {
+	for from, to := range v.state.frozen.Runs(from, min(to, v.geometry.blocks())) {
 		b.run(run{from, to, markDirty})
 	}
 	v.mu.RUnlock()
@@ -190,7 +190,7 @@ func (v *Volume) thaw(from, to int64) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.state.frozen.remove(from, to)
+	v.state.frozen.Remove(from, to)
 	return nil
 }
 
@@ -257,21 +257,21 @@ func (v *Volume) zeroBlocks(ctx context.Context, from, to int64) error {
 		defer v.mu.Unlock()
 		s := &v.state
 		become := func(from, to int64) {
-			s.pending.add(from, to)
+			s.pending.Add(from, to)
 			s.become(run{from, to, zeroDirty})
 		}
 		for at := from; at < to; {
 			next := min((at/chunkBlocks+1)*chunkBlocks, to)
 			if v.base == nil || v.base.zero(at/chunkBlocks) {
-				for from, to := range s.data.runs(at, next) {
+				for from, to := range s.data.Runs(at, next) {
 					become(from, to)
 				}
 				at = next
 				continue
 			}
 			for at < next {
-				start := s.zero.find(at, next, false)
-				at = s.zero.find(start, next, true)
+				start := s.zero.Find(at, next, false)
+				at = s.zero.Find(start, next, true)
 				if start < at {
 					become(start, at)
 				}

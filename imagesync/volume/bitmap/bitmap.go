@@ -1,4 +1,14 @@
-package volume
+// Package bitmap keeps large sets of numbers that are mostly runs: which blocks of a disk are
+// in an overlay, and which chunks of an image have come.
+//
+// A set is cut into pages of 4,096 numbers. A page without members is not there, and all pages
+// of which each number is a member are one and the same, so a disk of tebibytes of which nothing
+// was written, or that was trimmed as a whole, costs next to nothing; what lies in between costs
+// half a KiB a page. Who looks for members goes over the pages there are, not over the disk.
+//
+// Numbers are 0 and above. Ranges are from the first number to the one behind the last. There are
+// no locks: who shares a set guards it.
+package bitmap
 
 import (
 	"iter"
@@ -7,7 +17,7 @@ import (
 	"slices"
 )
 
-// pageBits is how many members a page of a bitset covers: 16 MiB of a disk, in blocks.
+// pageBits is how many members a page of a set covers: 16 MiB of a disk, in blocks.
 const pageBits = 64 * 64
 
 type bitPage [64]uint64
@@ -22,11 +32,13 @@ var fullPage = func() *bitPage {
 	return &p
 }()
 
-// bitset is a set of numbers of blocks or chunks. Pages come with the first member: what
-// is never touched costs nothing, however large the disk is. The zero value is empty.
-type bitset struct{ pages map[int64]*bitPage }
+// Set is a set of numbers of blocks or chunks. Pages come with the first member: what
+// is never touched costs nothing, however large the disk is. The zero value is empty. A copy shares the pages, so
+// either it or the original may change, not both; Clone makes one of its own.
+type Set struct{ pages map[int64]*bitPage }
 
-func (b *bitset) has(i int64) bool {
+// Has says whether i is a member.
+func (b *Set) Has(i int64) bool {
 	p := b.pages[i/pageBits]
 	return p != nil && p[i%pageBits/64]>>(i%64)&1 != 0
 }
@@ -43,7 +55,8 @@ func words(page, from, to int64, f func(word int64, mask uint64)) {
 	}
 }
 
-func (b *bitset) add(from, to int64) {
+// Add makes members of the numbers from from on and before to.
+func (b *Set) Add(from, to int64) {
 	if b.pages == nil {
 		b.pages = make(map[int64]*bitPage)
 	}
@@ -64,7 +77,8 @@ func (b *bitset) add(from, to int64) {
 	}
 }
 
-func (b *bitset) remove(from, to int64) {
+// Remove takes the numbers from from on and before to out.
+func (b *Set) Remove(from, to int64) {
 	if len(b.pages) == 0 {
 		return
 	}
@@ -89,9 +103,9 @@ func (b *bitset) remove(from, to int64) {
 	}
 }
 
-// find returns the first number from from on that is a member, or is not one; to if there
+// Find returns the first number from from on that is a member, or is not one; to if there
 // is none before.
-func (b *bitset) find(from, to int64, member bool) int64 {
+func (b *Set) Find(from, to int64, member bool) int64 {
 	for at := from; at < to; {
 		p := b.pages[at/pageBits]
 		if p == nil && !member {
@@ -113,20 +127,20 @@ func (b *bitset) find(from, to int64, member bool) int64 {
 	return to
 }
 
-// any says whether there is a member from from on and before to.
-func (b *bitset) any(from, to int64) bool { return b.find(from, to, true) < to }
+// Any says whether there is a member from from on and before to.
+func (b *Set) Any(from, to int64) bool { return b.Find(from, to, true) < to }
 
-// runs are the longest runs of members within from and to, in order. The set may change
+// Runs are the longest runs of members within from and to, in order. The set may change
 // behind the run that was yielded last.
-func (b *bitset) runs(from, to int64) iter.Seq2[int64, int64] {
+func (b *Set) Runs(from, to int64) iter.Seq2[int64, int64] {
 	return func(yield func(from, to int64) bool) {
 		for first, end := range b.stretches(from, to) {
 			for at := first; ; {
-				start := b.find(at, end, true)
+				start := b.Find(at, end, true)
 				if start >= end {
 					break
 				}
-				at = b.find(start, end, false)
+				at = b.Find(start, end, false)
 				if !yield(start, at) {
 					return
 				}
@@ -137,7 +151,7 @@ func (b *bitset) runs(from, to int64) iter.Seq2[int64, int64] {
 
 // stretches are the parts of a range that there are pages for: a disk has many more pages
 // than a guest touches between two flushes.
-func (b *bitset) stretches(from, to int64) iter.Seq2[int64, int64] {
+func (b *Set) stretches(from, to int64) iter.Seq2[int64, int64] {
 	return func(yield func(from, to int64) bool) {
 		if int64(len(b.pages)) >= (to-from)/pageBits {
 			yield(from, to)
@@ -157,7 +171,8 @@ func (b *bitset) stretches(from, to int64) iter.Seq2[int64, int64] {
 	}
 }
 
-func (b *bitset) count() int64 {
+// Count is how many members there are.
+func (b *Set) Count() int64 {
 	n := 0
 	for _, p := range b.pages {
 		for _, w := range p {
@@ -167,8 +182,9 @@ func (b *bitset) count() int64 {
 	return int64(n)
 }
 
-func (b *bitset) clone() bitset {
-	c := bitset{make(map[int64]*bitPage, len(b.pages))}
+// Clone is a set of the same members, which changes on its own.
+func (b *Set) Clone() Set {
+	c := Set{make(map[int64]*bitPage, len(b.pages))}
 	for i, p := range b.pages {
 		if p != fullPage {
 			own := *p
@@ -179,17 +195,17 @@ func (b *bitset) clone() bitset {
 	return c
 }
 
-// union adds the members of o.
-func (b *bitset) union(o *bitset) {
+// Union adds the members of o.
+func (b *Set) Union(o *Set) {
 	for i := range o.pages {
-		for from, to := range o.runs(i*pageBits, (i+1)*pageBits) {
-			b.add(from, to)
+		for from, to := range o.Runs(i*pageBits, (i+1)*pageBits) {
+			b.Add(from, to)
 		}
 	}
 }
 
-// subtract removes the members of o.
-func (b *bitset) subtract(o *bitset) {
+// Subtract removes the members of o.
+func (b *Set) Subtract(o *Set) {
 	for i, p := range o.pages {
 		if b.pages[i] == nil {
 			continue
@@ -198,8 +214,8 @@ func (b *bitset) subtract(o *bitset) {
 			delete(b.pages, i)
 			continue
 		}
-		for from, to := range o.runs(i*pageBits, (i+1)*pageBits) {
-			b.remove(from, to)
+		for from, to := range o.Runs(i*pageBits, (i+1)*pageBits) {
+			b.Remove(from, to)
 		}
 	}
 }
