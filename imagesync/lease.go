@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"heliotrope/imagesync/manifest"
@@ -33,8 +34,10 @@ type leaseFile struct {
 type lease struct {
 	store *Store
 	id    string
-	file  leaseFile
 	avoid map[string]bool // files that were condemned when it began
+
+	mu   sync.Mutex
+	file leaseFile
 }
 
 // takeLease writes a lease and then learns what not to build upon.
@@ -59,6 +62,8 @@ func newID() string {
 // renew prolongs the lease when a third of it is over. One that has ended stays so: GC may
 // have taken away what it stood for.
 func (l *lease) renew(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	left := l.file.Expires.Sub(l.store.now())
 	if left <= 0 {
 		return fmt.Errorf("%w: nothing was heard of this writer for %s", ErrFenced, leaseTime)
@@ -86,29 +91,79 @@ func (l *lease) end(ctx context.Context) {
 	}
 }
 
-// Hold keeps what versions need from GC, removed or not, until Release.
-type Hold struct{ lease *lease }
+// Hold keeps what a version needs from GC, removed or not, until Release.
+type Hold struct {
+	store   *Store
+	by      string
+	version manifest.Version
 
-// Hold holds the versions with these roots for a user; it must be renewed within an hour.
-func (s *Store) Hold(ctx context.Context, by string, roots ...manifest.ID) (*Hold, error) {
-	l, err := s.takeLease(ctx, by, roots)
-	if err != nil {
-		return nil, err
-	}
-	for _, root := range roots { // GC may have been faster
-		if _, err := s.Manifest(ctx, root); err != nil {
-			l.end(ctx)
-			return nil, fmt.Errorf("hold: %w", err)
-		}
-	}
-	return &Hold{l}, nil
+	mu    sync.Mutex
+	lease *lease
 }
 
-// Renew prolongs the hold; it costs nothing when that is not needed yet.
-func (h *Hold) Renew(ctx context.Context) error { return h.lease.renew(ctx) }
+// Hold holds a version for a user, who renews it within an hour.
+func (s *Store) Hold(ctx context.Context, by string, v manifest.Version) (*Hold, error) {
+	h := &Hold{store: s, by: by, version: v}
+	if err := h.take(ctx); err != nil {
+		return nil, fmt.Errorf("hold: %w", err)
+	}
+	return h, nil
+}
+
+// take takes a lease, and looks whether GC was faster.
+func (h *Hold) take(ctx context.Context) error {
+	l, err := h.store.takeLease(ctx, h.by, []manifest.ID{h.version.Root})
+	if err != nil {
+		return err
+	}
+	if err := h.store.stays(ctx, h.version, l.avoid); err != nil {
+		l.end(ctx)
+		return err
+	}
+	h.lease = l
+	return nil
+}
+
+// stays says whether a version is there; or, if it was removed, its manifest, and that is not
+// about to be freed.
+func (s *Store) stays(ctx context.Context, v manifest.Version, condemned map[string]bool) error {
+	now, err := s.version(ctx, versionFile(imageDir, v.Image, v.Number))
+	if err == nil && now.Root == v.Root || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for info, err := range s.depot.List(ctx, manifestDir+"/"+v.Root.String()) {
+		if err != nil {
+			return err
+		}
+		if !condemned[info.Name] {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", v.Ref(), ErrMissing)
+}
+
+// Renew prolongs the hold; it costs nothing when that is not needed yet. One that has ended is
+// taken anew, and is ErrFenced if GC has taken away meanwhile what it stood for.
+func (h *Hold) Renew(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.lease.renew(ctx)
+	if !errors.Is(err, ErrFenced) {
+		return err
+	}
+	h.lease.end(ctx)
+	if again := h.take(ctx); again != nil {
+		return fmt.Errorf("%w; %w", err, again)
+	}
+	return nil
+}
 
 // Release ends the hold.
-func (h *Hold) Release(ctx context.Context) { h.lease.end(ctx) }
+func (h *Hold) Release(ctx context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lease.end(ctx)
+}
 
 // leases are those that count. What has expired is deleted, and what a process of this machine
 // left behind when it was killed.

@@ -164,12 +164,12 @@ func expand(id manifest.ID, stored []byte, at place, dst []byte) error {
 	out, err := stored, error(nil)
 	switch at.stored & (byZstd | byS2) {
 	case byZstd:
-		out, err = decoder.DecodeAll(stored, dst[:0])
+		out, err = decoder.DecodeAll(stored, dst[:0:len(dst)]) // it may write to all of the capacity
 	case byS2:
 		if n, wrong := s2.DecodedLen(stored); wrong != nil || n != manifest.ChunkSize {
 			err = ErrDamaged
 		} else {
-			out, err = s2.Decode(dst, stored)
+			out, err = s2.Decode(dst[:len(dst):len(dst)], stored)
 		}
 	}
 	if err != nil || len(out) != manifest.ChunkSize {

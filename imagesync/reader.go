@@ -46,7 +46,7 @@ func (s *Store) Open(ctx context.Context, ref string) (*Reader, error) {
 }
 
 func (s *Store) open(ctx context.Context, v manifest.Version) (*Reader, error) {
-	hold, err := s.Hold(ctx, "reader of "+v.Ref(), v.Root)
+	hold, err := s.Hold(ctx, "reader of "+v.Ref(), v)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", v.Ref(), err)
 	}

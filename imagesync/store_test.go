@@ -304,40 +304,6 @@ func (s *stand) bytes(t *testing.T) (n int64) {
 	return n
 }
 
-// A hold keeps a version that was removed.
-func TestHold(t *testing.T) {
-	s := newStand(t)
-	ctx := t.Context()
-	content := random(1, 1<<20)
-	v := mustImport(t, s.Store, "debian", content)
-	r, err := s.Open(ctx, "debian")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Remove(ctx, "debian"); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if _, err := s.open(t).GC(ctx, GCOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	out := make(buffer, v.Size)
-	if err := r.Export(ctx, out, nil); err != nil || !bytes.Equal(out, content) {
-		t.Errorf("what is held is gone: %v", err)
-	}
-	r.Close()
-	if _, err := s.GC(ctx, GCOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if got := s.bytes(t); got != 0 {
-		t.Errorf("%d bytes are left", got)
-	}
-	if _, err := s.Hold(ctx, "late", v.Root); !errors.Is(err, ErrMissing) {
-		t.Errorf("hold of what is gone: %v", err)
-	}
-}
-
 // A writer of which nothing was heard for longer than its lease cannot commit.
 func TestALeaseEnds(t *testing.T) {
 	s := newStand(t)

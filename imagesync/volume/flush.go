@@ -149,12 +149,8 @@ func (v *Volume) reclaimable(from, to int64) (all []run) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	for from, to := range v.state.stale.Runs(from, to) {
-		for from < to {
-			start := v.state.pending.Find(from, to, false)
-			from = v.state.pending.Find(start, to, true)
-			if start < from {
-				all = append(all, run{from: start, to: from})
-			}
+		for from, to := range v.state.pending.Gaps(from, to) {
+			all = append(all, run{from: from, to: to})
 		}
 	}
 	return all

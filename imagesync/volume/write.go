@@ -149,12 +149,8 @@ func (v *Volume) touchDirty(from, to int64) {
 func (v *Volume) becomeData(from, to int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for at := from; at < to; { // what was data already, the journal knows of or will
-		start := v.state.data.Find(at, to, false)
-		at = v.state.data.Find(start, to, true)
-		if start < at {
-			v.state.pending.Add(start, at)
-		}
+	for from, to := range v.state.data.Gaps(from, to) { // what was data already, the journal knows of or will
+		v.state.pending.Add(from, to)
 	}
 	v.state.become(run{from, to, dataDirty})
 }
@@ -266,16 +262,12 @@ func (v *Volume) zeroBlocks(ctx context.Context, from, to int64) error {
 				for from, to := range s.data.Runs(at, next) {
 					become(from, to)
 				}
-				at = next
-				continue
-			}
-			for at < next {
-				start := s.zero.Find(at, next, false)
-				at = s.zero.Find(start, next, true)
-				if start < at {
-					become(start, at)
+			} else {
+				for from, to := range s.zero.Gaps(at, next) {
+					become(from, to)
 				}
 			}
+			at = next
 		}
 		return nil
 	})

@@ -1,10 +1,10 @@
 // Package bitmap keeps large sets of numbers that are mostly runs: which blocks of a disk are
 // in an overlay, and which chunks of an image have come.
 //
-// A set is cut into pages of 4,096 numbers. A page without members is not there, and all pages
-// of which each number is a member are one and the same, so a disk of tebibytes of which nothing
-// was written, or that was trimmed as a whole, costs next to nothing; what lies in between costs
-// half a KiB a page. Who looks for members goes over the pages there are, not over the disk.
+// A set is cut into pages of 4,096 numbers. A page without members is not there, and a page that
+// was added as a whole is one that all sets share, so a disk of tebibytes of which nothing was
+// written, or that was trimmed as a whole, costs next to nothing; any other page costs half a
+// KiB. Runs goes over the pages that are there, where these are fewer than those of the range.
 //
 // Numbers are 0 and above. Ranges are from the first number to the one behind the last. There are
 // no locks: who shares a set guards it.
@@ -33,8 +33,8 @@ var fullPage = func() *bitPage {
 }()
 
 // Set is a set of numbers of blocks or chunks. Pages come with the first member: what
-// is never touched costs nothing, however large the disk is. The zero value is empty. A copy shares the pages, so
-// either it or the original may change, not both; Clone makes one of its own.
+// is never touched costs nothing, however large the disk is. The zero value is empty. A copy
+// shares the pages, so only one of the two may be used from then on; Clone makes one of its own.
 type Set struct{ pages map[int64]*bitPage }
 
 // Has says whether i is a member.
@@ -144,6 +144,20 @@ func (b *Set) Runs(from, to int64) iter.Seq2[int64, int64] {
 				if !yield(start, at) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// Gaps are the longest runs of numbers that are not members within from and to, in order. The
+// set may change behind the run that was yielded last.
+func (b *Set) Gaps(from, to int64) iter.Seq2[int64, int64] {
+	return func(yield func(from, to int64) bool) {
+		for at := from; at < to; {
+			start := b.Find(at, to, false)
+			at = b.Find(start, to, true)
+			if start < at && !yield(start, at) {
+				return
 			}
 		}
 	}

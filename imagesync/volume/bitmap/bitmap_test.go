@@ -68,6 +68,19 @@ func TestSet(t *testing.T) {
 			if count != 0 {
 				t.Fatalf("runs of set %d leave %d out", k, count)
 			}
+			next := int64(0)
+			for from, to := range sets[k].Gaps(0, n) {
+				for ; next < to; next++ {
+					if want[k][next] != (next < from) {
+						t.Fatalf("set %d: gap %d to %d, and %d is %t", k, from, to, next, want[k][next])
+					}
+				}
+			}
+			for ; next < n; next++ {
+				if !want[k][next] {
+					t.Fatalf("set %d: %d is in no gap", k, next)
+				}
+			}
 		}
 	})
 }

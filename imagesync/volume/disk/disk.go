@@ -122,13 +122,21 @@ func (d OSDirectory) Lock(name string, wait bool) (io.Closer, error) {
 		}
 	}
 	if err == nil {
-		return f, nil
+		return osLock{f}, nil
 	}
 	f.Close()
 	if err == unix.EWOULDBLOCK {
 		return nil, fmt.Errorf("%s: %w", d, ErrInUse)
 	}
 	return nil, fmt.Errorf("lock %s: %w", d.path(name), err)
+}
+
+type osLock struct{ *os.File }
+
+// Close gives the lock back, and does not leave that to the descriptor's end: a process that is
+// just being started has a copy of it until its exec, and would keep the lock so long.
+func (l osLock) Close() error {
+	return errors.Join(OSFile(l).control(func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) }), l.File.Close())
 }
 
 // Used is how many bytes the directory's files take of the disk, holes not counted.
