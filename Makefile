@@ -9,9 +9,11 @@ LDFLAGS  := -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X heliotrope/h
 
 # An S3 server that buckets are tested against, and where the tests look for it.
 S3SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# What images' copies are held against, next to what Debian has.
+DESYNC   := github.com/folbricht/desync/cmd/desync@v1.0.4
 TOOLS    := $(or $(HELIOTROPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heliotrope)/bin
 
-.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic bench-sched clean
+.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic bench-sched bench-image clean
 
 all: build
 
@@ -73,6 +75,16 @@ bench-traffic: deps-lab build
 ## bench-sched: plans against proven optima, METIS and the future (DATA=DIR: real prices, distances, requests and the ROADEF instances); ends within 90 minutes
 bench-sched: deps-lab build
 	@$(BIN)/heliotrope lab bench-sched $(if $(DATA),--data $(DATA))
+
+## bench-image: copies of images next to rsync, desync and casync; disks next to nbdkit; ends within 30 minutes
+bench-image: deps $(TOOLS)/desync build
+	@$(BIN)/heliotrope lab bench-image
+
+# go install wants to look up what the module's newest version says; a module that requires it need not.
+$(TOOLS)/desync:
+	@echo "deps: building $(DESYNC)"; mkdir -p $(TOOLS); tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cd "$$tmp" && \
+		printf 'module tools\n\ngo 1.26\n\nrequire github.com/folbricht/desync $(lastword $(subst @, ,$(DESYNC)))\n' >go.mod && \
+		GOFLAGS=-mod=mod $(GO) build -trimpath -ldflags "-s -w" -o $@ $(firstword $(subst @, ,$(DESYNC)))
 
 clean:
 	rm -rf $(BIN)

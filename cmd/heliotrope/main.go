@@ -9,9 +9,11 @@ import (
 	"syscall"
 
 	"heliotrope/controller/cli"
+	"heliotrope/controller/cli/images"
 	"heliotrope/topologies/lab"
 	"heliotrope/topologies/lab/bench"
 	"heliotrope/topologies/lab/endpoints"
+	"heliotrope/topologies/lab/imagebench"
 	"heliotrope/topologies/lab/schedbench"
 	"heliotrope/topologies/lab/story"
 	"heliotrope/topologies/lab/trafficbench"
@@ -30,8 +32,9 @@ func run() int {
 	root := cli.Command(version)
 	labs := lab.Command()
 	labs.AddCommand(story.Commands()...)
-	labs.AddCommand(bench.Command(), trafficbench.Command(), schedbench.Command(), endpoints.Command())
-	root.AddCommand(controllerCommand(), labs)
+	labs.AddCommand(bench.Command(), trafficbench.Command(), schedbench.Command(), imagebench.Command(),
+		endpoints.Command())
+	root.AddCommand(controllerCommand(), images.Command(), labs)
 	err := root.ExecuteContext(ctx)
 	var exit lab.ExitError
 	if errors.As(err, &exit) {

@@ -27,6 +27,7 @@ import (
 
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/imagesync"
 	"heliotrope/topologies"
 )
 
@@ -62,7 +63,7 @@ func exitCode(w io.Writer, err error) int {
 	switch {
 	case errors.As(err, &usage), errors.As(err, &wrong), errors.Is(err, api.ErrServerName), isCobraUsage(err):
 		return codeUsage
-	case errors.As(err, &p) && p.Status == 404:
+	case errors.As(err, &p) && p.Status == 404, errors.Is(err, imagesync.ErrNotFound):
 		return codeNothing
 	case errors.As(err, &p) && (p.Status == 400 || p.Status == 415 || p.Status == 422):
 		return codeUsage

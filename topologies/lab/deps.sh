@@ -14,7 +14,7 @@ die() {
 	exit 1
 }
 
-by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; PostgreSQL, Redis, etcd, nginx, iperf3, nfdump, softflowd and curl for the tests of traffic; CBC and METIS for those of plans; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
+by_hand='Install by hand: Open vSwitch >= 3.1, BIRD 2, QEMU >= 8 (10 is tested) with qemu-utils, libvirt >= 9 (daemon and virsh), iproute2, ethtool, openssl; PostgreSQL, Redis, etcd, nginx, iperf3, nfdump, softflowd and curl for the tests of traffic; CBC and METIS for those of plans; rsync, casync, nbdkit, libnbd (nbdinfo, nbdcopy) and debootstrap for those of images; and unpack a Debian cloud kernel (package linux-image-cloud-amd64) so that '"$cache/guest"' holds vmlinuz and modules/.'
 
 check_go() {
 	command -v go >/dev/null || die 'no "go" in PATH: install Go 1.26 or newer from https://go.dev/dl/'
@@ -70,8 +70,9 @@ without_services() {
 	return $rc
 }
 
-# What traffic and plans are tested and measured with, by its packages: a collector that is
-# not ours, real applications, a solver that proves optima, and a partitioner of graphs.
+# What traffic, plans and images are tested and measured with, by its packages: a collector that
+# is not ours, real applications, a solver that proves optima, a partitioner of graphs, others'
+# copies and block devices.
 missing_apps() {
 	local has='command -v' PATH="$PATH:/usr/sbin:/sbin"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql
@@ -85,11 +86,16 @@ missing_apps() {
 	$has curl >/dev/null || echo curl
 	$has cbc >/dev/null || echo coinor-cbc
 	$has gpmetis >/dev/null || echo metis
+	$has rsync >/dev/null || echo rsync
+	$has casync >/dev/null || echo casync
+	$has nbdkit >/dev/null || echo nbdkit
+	$has nbdinfo >/dev/null || echo libnbd-bin
+	$has debootstrap >/dev/null || echo debootstrap
 }
 
 # A machine that did not serve these before does not do so after its next boot either.
 install_apps() {
-	say "installing what tests and benchmarks of traffic and plans run: $*"
+	say "installing what tests and benchmarks of traffic, plans and images run: $*"
 	without_services apt install --no-install-recommends "$@"
 	command -v systemctl >/dev/null || return 0
 	local package

@@ -82,15 +82,19 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		l, err := d.move(ctx, to)
 		legs = append(legs, l)
 		if err != nil {
-			return errors.Join(err, d.conclude(ctx, legs, census{}, pilot{}))
+			return errors.Join(err, d.conclude(ctx, legs, census{}, pilot{}, gallery{}))
 		}
 	}
 	counted, err := d.census(ctx, begin)
 	if err != nil {
-		return errors.Join(err, d.conclude(ctx, legs, counted, pilot{}))
+		return errors.Join(err, d.conclude(ctx, legs, counted, pilot{}, gallery{}))
 	}
 	flown, err := d.fly(ctx, topology)
-	return errors.Join(err, d.conclude(ctx, legs, counted, flown))
+	if err != nil {
+		return errors.Join(err, d.conclude(ctx, legs, counted, flown, gallery{}))
+	}
+	shown, err := d.images(ctx)
+	return errors.Join(err, d.conclude(ctx, legs, counted, flown, shown))
 }
 
 // load reads the topology and fills in what of the route is not said.
@@ -330,13 +334,13 @@ func wanBytes(s lab.Status) (sum uint64) {
 }
 
 // conclude prints the table and the JSON line and says what did not hold.
-func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown pilot) error {
+func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown pilot, shown gallery) error {
 	total, err := d.probe.Total(ctx)
 	if err != nil {
 		return err
 	}
 	claims := append(judge(legs, total, len(d.Route)), counted.claims()...)
-	claims = append(claims, flown.claims()...)
+	claims = append(append(claims, flown.claims()...), shown.claims()...)
 	writeTable(d.Out, legs)
 	counted.tell(d)
 	if status, err := lab.Read(ctx, d.target); err == nil && status.Drops() != "" {
@@ -350,7 +354,8 @@ func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown p
 		Client  probe.Report  `json:"client"`
 		Traffic census        `json:"traffic"`
 		Pilot   pilot         `json:"autopilot"`
-	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted, flown})
+		Images  gallery       `json:"images"`
+	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted, flown, shown})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}

@@ -1,0 +1,219 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"heliotrope/controller/cli/output"
+	"heliotrope/imagesync"
+	"heliotrope/imagesync/delta"
+	"heliotrope/imagesync/manifest"
+)
+
+func (a *app) imports() *cobra.Command {
+	var backing bool
+	var format string
+	cmd := &cobra.Command{
+		Use: "import IMAGE FILE", Short: "Make a new version of an image of a raw or qcow2 file", Args: cobra.ExactArgs(2),
+		Long: `Make a new version of an image of a file: raw, a block device, or qcow2 with whatever it has inside. What the store has already takes no room.
+A backing file is read only if --backing says so, since its name comes from the file itself.`,
+		Example: "  heliotrope image import debian debian-12-genericcloud-amd64.qcow2",
+		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+			src, err := openSource(args[1], format, backing)
+			if err != nil {
+				return fmt.Errorf("import %s: %w", args[0], err)
+			}
+			defer src.Close()
+			bar := newBar(out, "imported")
+			v, stats, err := s.Import(ctx, args[0], src, imagesync.ImportOptions{From: args[1], Progress: bar.update})
+			bar.end()
+			if err != nil {
+				return err
+			}
+			return showMade(out, v, stats, delta.Stats{})
+		}),
+	}
+	cmd.Flags().BoolVar(&backing, "backing", false, "read the backing files of a qcow2 image as well")
+	cmd.Flags().StringVar(&format, "format", "", "raw or qcow2 (default: what the file begins like)")
+	return cmd
+}
+
+// made is what import, push and pull say.
+type made struct {
+	manifest.Version
+	Read  int64 `json:"read_bytes,omitempty"`   // of the file
+	New   int64 `json:"new_bytes,omitempty"`    // that the store did not have
+	Kept  int64 `json:"stored_bytes,omitempty"` // what they take
+	Wire  int64 `json:"wire_bytes,omitempty"`   // that crossed
+	Moved int64 `json:"data_bytes,omitempty"`   // of them, before they were compressed
+}
+
+func showMade(out *output.Printer, v manifest.Version, w imagesync.WriteStats, d delta.Stats) error {
+	m := made{v, w.Put, w.New, w.Stored, d.Bytes, d.Data * manifest.BlockSize}
+	return out.Show(m, func(t *output.Table) {
+		t.Row("image", v.Ref())
+		t.Row("root", v.Root)
+		t.Row("size", output.Bytes(uint64(v.Size)))
+		t.Row("content", output.Bytes(uint64(v.Content)))
+		if w.Put > 0 {
+			t.Row("new here", fmt.Sprintf("%s, %s on the disk", output.Bytes(uint64(m.New)), output.Bytes(uint64(m.Kept))))
+		}
+		if d.Bytes > 0 {
+			t.Row("sent", fmt.Sprintf("%s, for %s of blocks that were missing", output.Bytes(uint64(m.Wire)), output.Bytes(uint64(m.Moved))))
+		}
+	})
+}
+
+func (a *app) export() *cobra.Command {
+	return &cobra.Command{
+		Use: "export IMAGE[@VERSION] FILE", Short: "Write a version to a raw file, with holes where it is zero", Args: cobra.ExactArgs(2),
+		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+			r, err := s.Open(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			bar := newBar(out, "exported")
+			err = exportTo(ctx, r, args[1], bar.update)
+			bar.end()
+			if err != nil {
+				return err
+			}
+			return showVersion(out, r.Version, false)
+		}),
+	}
+}
+
+// exportTo writes beside the file first: one that is there is replaced by a whole one or not
+// at all.
+func exportTo(ctx context.Context, r *imagesync.Reader, file string, progress func(done, all int64)) error {
+	part, err := os.OpenFile(file+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
+	if err != nil {
+		return fmt.Errorf("export %s: %w", r.Version.Ref(), err)
+	}
+	defer os.Remove(part.Name())
+	err = part.Truncate(r.Size())
+	if err == nil {
+		err = r.Export(ctx, part, progress)
+	}
+	if err = errors.Join(err, part.Sync(), part.Close()); err == nil {
+		err = os.Rename(part.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("export %s: %w", r.Version.Ref(), err)
+	}
+	return nil
+}
+
+func (a *app) pull() *cobra.Command {
+	var from string
+	var dry bool
+	cmd := &cobra.Command{
+		Use: "pull IMAGE[@VERSION] --from STORE", Short: "Get a version from another store, by what is missing here", Args: cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+			other, err := a.open(ctx, from)
+			if err != nil {
+				return err
+			}
+			return errors.Join(transfer(ctx, other, s, args[0], dry, out), other.Close())
+		}),
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the store that has it: a directory, or a bucket's URL")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be sent")
+	cmd.MarkFlagRequired("from")
+	return cmd
+}
+
+func (a *app) push() *cobra.Command {
+	var to string
+	var dry bool
+	cmd := &cobra.Command{
+		Use: "push IMAGE[@VERSION] --to STORE", Short: "Copy a version to another store, by what is missing there", Args: cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+			other, err := a.open(ctx, to)
+			if err != nil {
+				return err
+			}
+			return errors.Join(transfer(ctx, s, other, args[0], dry, out), other.Close())
+		}),
+	}
+	cmd.Flags().StringVar(&to, "to", "", "the store that is to have it: a directory, or a bucket's URL")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be sent")
+	cmd.MarkFlagRequired("to")
+	return cmd
+}
+
+func transfer(ctx context.Context, from, to *imagesync.Store, ref string, dry bool, out *output.Printer) error {
+	if dry {
+		v, stats, err := to.Foresee(ctx, from, ref)
+		if err != nil {
+			return err
+		}
+		return showMade(out, v, imagesync.WriteStats{}, stats)
+	}
+	v, stats, err := to.Pull(ctx, from, ref)
+	if err != nil {
+		return err
+	}
+	return showMade(out, v, imagesync.WriteStats{}, stats)
+}
+
+// bar tells how far a command is: drawn over itself on a terminal, else a line now and then.
+// What takes less than two seconds says nothing.
+type bar struct {
+	out   *output.Printer
+	done  string
+	began time.Time
+	last  time.Time
+	drawn bool
+}
+
+func newBar(out *output.Printer, done string) *bar {
+	now := time.Now()
+	return &bar{out: out, done: done, began: now, last: now.Add(time.Second)}
+}
+
+func (b *bar) update(done, all int64) {
+	every := 10 * time.Second
+	if b.out.Terminal {
+		every = 200 * time.Millisecond
+	}
+	now := time.Now()
+	if all == 0 || now.Sub(b.began) < 2*time.Second || now.Sub(b.last) < every {
+		return
+	}
+	b.last, b.drawn = now, true
+	share := float64(done) / float64(all)
+	left := time.Duration(float64(now.Sub(b.began)) * (1 - share) / max(share, 1e-3)).Round(time.Second)
+	line := fmt.Sprintf("%s %s of %s (%s), %s left", b.done, output.Bytes(uint64(done)), output.Bytes(uint64(all)), output.Percent(share), left)
+	if b.out.Terminal {
+		fmt.Fprintf(b.out.Err, "\r\033[K%s", line)
+	} else {
+		fmt.Fprintln(b.out.Err, line)
+	}
+}
+
+func (b *bar) end() {
+	if b.drawn && b.out.Terminal {
+		fmt.Fprint(b.out.Err, "\r\033[K")
+	}
+}
+
+// parseBytes reads a number of bytes, with K, M, G or T for powers of 1024.
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I"), "KMGT")
+	unit := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s)[len(digits):], "B"), "I")
+	shift, ok := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || !ok || n < 0 || n > 1<<62>>shift {
+		return 0, fmt.Errorf("%q is no number of bytes: write 200G, or 500M", s)
+	}
+	return n << shift, nil
+}

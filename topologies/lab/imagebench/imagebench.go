@@ -1,0 +1,72 @@
+// Package imagebench measures what becomes of VM images.
+//
+// Each part is a question with an answer that does not come from us:
+//
+//	copies    real images to a site that has none, an older one, a sibling: bytes on the wire,
+//	          processor time, time; next to rsync -z, desync and casync in the same run
+//	store     how fast are images read in and checked, and how much do they share?
+//	nbd       how many reads a second, next to nbdkit's file plugin?
+//	spread    256 MB to 16 hosts over 100 Mbit/s each: how much longer than to one?
+//	boot      a VM where the image is not: how much longer to its first answer than at home?
+//	crash     kill -9 at hundreds of points of import, push and gc: is anything lost or wrong?
+//
+// The images are Debian roots that debootstrap makes, on ext4: one, the same after its upgrades and
+// a month of logs, in place; the same files on a new filesystem in another order; and three
+// siblings with other packages. They are made once and kept (--images).
+package imagebench
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"heliotrope/topologies/lab/claim"
+)
+
+// Bench is the benchmark.
+type Bench struct {
+	claim.Bench
+	Images string // directory in which the images are kept
+	Points int    // of crash
+}
+
+// Command is "heliotrope lab bench-image".
+func Command() *cobra.Command {
+	b := &Bench{Bench: claim.Bench{Name: "image"}}
+	for _, p := range []struct {
+		name string
+		run  func(context.Context, *Bench) ([]claim.Claim, any, error)
+	}{{"copies", copies}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"crash", crash}, {"boot", boot}} {
+		b.Parts = append(b.Parts, claim.Part{Name: p.name, Run: func(ctx context.Context) ([]claim.Claim, any, error) { return p.run(ctx, b) }})
+	}
+	cmd := &cobra.Command{
+		Use: "bench-image", Short: "Hold images' copies against rsync, desync and casync, and their disks against nbdkit", Args: cobra.NoArgs,
+		Long: `Hold the copies of images against those of rsync, desync and casync, and their disks against nbdkit's, in the same run. It exits with 0
+when it has measured; the last line, a JSON object, says whether what is claimed held.`,
+		Example: "  heliotrope lab bench-image\n  heliotrope lab bench-image --only copies",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b.Out = cmd.OutOrStdout()
+			cmd.SilenceUsage = true
+			return b.Run(cmd.Context(), nil)
+		},
+	}
+	cmd.AddCommand(nbdServeCommand())
+	f := cmd.Flags()
+	f.StringSliceVar(&b.Only, "only", nil, "parts to measure: "+b.Names()+" (default all)")
+	f.StringVar(&b.Images, "images", filepath.Join(cacheDir(), "bench-images"), "directory in which the images are kept")
+	f.IntVar(&b.Points, "points", 500, "processes that are killed")
+	return cmd
+}
+
+func cacheDir() string {
+	if dir := os.Getenv("HELIOTROPE_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir()
+	}
+	return filepath.Join(dir, "heliotrope")
+}
