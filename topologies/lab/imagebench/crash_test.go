@@ -22,9 +22,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Forty processes are killed here; the benchmark kills five hundred.
+// Sixty processes are killed here; the benchmark kills five hundred.
 func TestCrash(t *testing.T) {
-	b := &Bench{Images: t.TempDir(), Points: 40}
+	b := &Bench{Images: t.TempDir(), Points: 60}
 	b.Out = io.Discard
 	claims, _, err := crash(t.Context(), b)
 	if err != nil {
