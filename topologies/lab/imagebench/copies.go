@@ -215,11 +215,6 @@ func copies(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return nil, results, err
 	}
-	bitmap, err := b.live(ctx)
-	if err != nil {
-		return nil, results, err
-	}
-	results["changed in place, live"] = []used{bitmap.used}
 	fmt.Fprintln(b.Out)
 	ratio := func(what string, of func(used) float64) float64 {
 		r := results[what]
@@ -229,28 +224,8 @@ func copies(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	return []claim.Claim{
 		claim.New("changed in place: bytes next to rsync -z", ratio("changed in place", wire), "<=", 1),
 		claim.New("changed in place: processor time next to rsync -z", ratio("changed in place", cpu), "<=", 0.6),
-		claim.New("changed in place with a live bitmap: bytes next to rsync -z", float64(bitmap.Wire)/wire(results["changed in place"][1]), "<=", 1),
-		claim.New("changed in place with a live bitmap: bytes scanned", float64(bitmap.given-bitmap.dirty), "==", 0),
 		claim.New("rebuilt: bytes next to rsync -z", ratio("rebuilt", wire), "<=", 0.45),
 	}, results, nil
-}
-
-// measured is what live took and read.
-type measured struct {
-	used
-	given, dirty int64
-}
-
-func (b *Bench) live(ctx context.Context) (m measured, err error) {
-	dir, err := os.MkdirTemp(b.Images, "run-")
-	if err != nil {
-		return m, err
-	}
-	l := live{dir: dir}
-	m.used, err = l.measure(ctx, b.Images)
-	m.given, m.dirty = l.given, l.dirty
-	b.row("changed in place", m.used)
-	return m, errors.Join(err, os.RemoveAll(dir))
 }
 
 func (b *Bench) row(what string, u used) {

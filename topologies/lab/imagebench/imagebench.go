@@ -4,6 +4,7 @@
 //
 //	copies    real images to a site that has none, an older one, a sibling: bytes on the wire,
 //	          processor time, time; next to rsync -z, desync and casync in the same run
+//	bitmap    the same of a disk whose changes are known: is anything read that did not change?
 //	store     how fast are images read in and checked, and how much do they share?
 //	nbd       how many reads a second, next to nbdkit's file plugin?
 //	spread    256 MB to 16 hosts over 100 Mbit/s each: how much longer than to one?
@@ -38,7 +39,7 @@ func Command() *cobra.Command {
 	for _, p := range []struct {
 		name string
 		run  func(context.Context, *Bench) ([]claim.Claim, any, error)
-	}{{"copies", copies}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"crash", crash}, {"boot", boot}} {
+	}{{"copies", copies}, {"bitmap", bitmap}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"crash", crash}, {"boot", boot}} {
 		b.Parts = append(b.Parts, claim.Part{Name: p.name, Run: func(ctx context.Context) ([]claim.Claim, any, error) { return p.run(ctx, b) }})
 	}
 	cmd := &cobra.Command{

@@ -15,6 +15,7 @@ import (
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/volume"
+	"heliotrope/topologies/lab/claim"
 )
 
 // live is "changed in place" for a disk that a VM writes to through us: what it has written
@@ -24,6 +25,23 @@ type live struct {
 	here, there *imagesync.Store
 	given       int64 // bytes that a commit read
 	dirty       int64 // bytes of chunks that were written to
+}
+
+// bitmap measures it.
+func bitmap(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
+	if err := b.images(ctx); err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp(b.Images, "run-")
+	if err != nil {
+		return nil, nil, err
+	}
+	l := live{dir: dir}
+	u, err := l.measure(ctx, b.Images)
+	b.row("changed in place", u)
+	return []claim.Claim{
+		claim.New("changed in place with a live bitmap: bytes scanned", float64(l.given-l.dirty), "==", 0),
+	}, u, errors.Join(err, os.RemoveAll(dir))
 }
 
 func openStore(ctx context.Context, dir, name string) (*imagesync.Store, error) {
