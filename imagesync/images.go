@@ -275,7 +275,7 @@ func (s *Store) getCompressed(ctx context.Context, name string) ([]byte, error) 
 	return b, nil
 }
 
-// Roots are the manifests that versions need.
+// roots are the manifests that versions need, each with one of these.
 func (s *Store) roots(ctx context.Context) (map[manifest.ID]manifest.Version, error) {
 	all, err := s.Versions(ctx, "")
 	if err != nil {

@@ -127,12 +127,10 @@ func (r *Reader) chunk(i int) ([]byte, error) {
 	return content, nil
 }
 
-// Target is what an export is written to: a file that is as long as the image and all holes.
-type Target interface{ io.WriterAt }
-
-// Export writes a version's content, but for zeros, which are holes already. Progress is
+// Export writes a version's content to a file that is as long as the image and all holes: what
+// is zero is not written. Progress is
 // told of bytes of content, done and in all; nil: nobody is.
-func (r *Reader) Export(ctx context.Context, to Target, progress func(done, all int64)) error {
+func (r *Reader) Export(ctx context.Context, to io.WriterAt, progress func(done, all int64)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	var mu sync.Mutex

@@ -17,7 +17,7 @@ import (
 // the same image first, then those of others.
 type Knows []manifest.ID
 
-// Bases are what a sender makes a delta of a version from: those of the roots which the
+// bases are what a sender makes a delta of a version from: those of the roots which the
 // receiver has that are here too, the version's own ancestors and siblings first.
 func (s *Store) bases(ctx context.Context, v manifest.Version, knows Knows) ([]delta.Image, error) {
 	all, err := s.roots(ctx)
@@ -133,7 +133,7 @@ func (s *Store) want(ctx context.Context, from *Store, ref string) (v manifest.V
 	return v, mine, err
 }
 
-// roots are what versions consist of.
+// rootsOf are those of versions, in their order.
 func rootsOf(versions []manifest.Version) (knows Knows) {
 	for _, v := range versions {
 		knows = append(knows, v.Root)

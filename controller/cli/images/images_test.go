@@ -13,6 +13,7 @@ import (
 
 	"heliotrope/controller/cli"
 	"heliotrope/controller/cli/images"
+	"heliotrope/hostagent"
 )
 
 // bench is a directory with two stores and files.
@@ -91,6 +92,14 @@ func newBench(t *testing.T) (*bench, []byte) {
 	rand.NewChaCha8([32]byte{1}).Read(content[1<<20:])
 	b.write("disk.raw", content)
 	return b, content
+}
+
+// A store is not made where an agent has its hosts' images, each in a directory of its name.
+func TestTheStoreIsNotTheAgents(t *testing.T) {
+	agents := filepath.Join(hostagent.Default().StateDir, "images")
+	if store := images.Command().PersistentFlags().Lookup("store").DefValue; store == agents {
+		t.Errorf("both are in %s", store)
+	}
 }
 
 func TestAnImagesWay(t *testing.T) {
