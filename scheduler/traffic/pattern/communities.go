@@ -28,7 +28,7 @@ func (n *network) communities() [][]int {
 	const rounds = 4
 	label, noise := n.skeleton()
 	p := newPartition(n, label)
-	p.noise = noise
+	p.expect(noise)
 	for range rounds {
 		p.learn()
 		moved, split := p.move(), p.split()
@@ -74,7 +74,7 @@ type partition struct {
 	label []int        // of each node: the index of its community
 	group []*community // nil: none has that label
 	free  []int        // labels that none has
-	noise []float64    // of each link, what background returned
+	fresh []int        // of each label: the round in which it last changed
 
 	// Scratch. Nodes and labels have the same numbers.
 	mark    []int     // nodes or labels of interest have the newest mark
@@ -91,6 +91,7 @@ type partition struct {
 func newPartition(n *network, label []int) *partition {
 	p := &partition{network: n, label: label, group: make([]*community, n.nodes)}
 	p.mark, p.place, p.pulls = make([]int, n.nodes), make([]int, n.nodes), make([]float64, n.nodes)
+	p.fresh = make([]int, n.nodes)
 	for i, l := range label {
 		if p.group[l] == nil {
 			p.group[l] = &community{}
@@ -122,12 +123,19 @@ func (p *partition) learn() {
 			pairs -= 1 - stray[l]
 		}
 	}
-	p.noise = p.background(stray, max(1, pairs))
+	p.expect(p.background(stray, max(1, pairs)))
 	for _, c := range p.group {
 		if c != nil {
 			p.fit(c)
 			c.settled = false
 		}
+	}
+}
+
+// expect says of every link what background returned.
+func (p *partition) expect(noise []float64) {
+	for i, v := range noise {
+		p.links[i].noise, p.links[i].rare = v, math.Exp(-v)
 	}
 }
 
@@ -170,7 +178,7 @@ func (p *partition) fit(c *community) {
 	weight := slices.Grow(p.weight[:0], len(links))[:len(links)]
 	p.weight = weight
 	for i, l := range links { // at first, what stands out from the background is taken for its
-		weight[i] = 1 / (1 + math.Exp(p.noise[l]+standing))
+		weight[i] = 1 / (1 + math.Exp(p.links[l].noise+standing))
 	}
 	for range rounds {
 		sum, mean, square := 0.0, 0.0, 0.0
@@ -215,21 +223,22 @@ func pool(c, d *community) *community {
 // odds is how much likelier link l's rate is of c's application, if it is of one, than a
 // link of that rate is in the background.
 func (p *partition) odds(c *community, l int) float64 {
-	z := (p.links[l].x - c.mean) / c.sigma
+	k := &p.links[l]
+	z := (k.x - c.mean) / c.sigma
 	like := (1-odd)*math.Exp(-z*z/2)/(c.sigma*math.Sqrt(2*math.Pi)) + odd/span
-	return like * math.Exp(-p.noise[l]) * p.kin(c, l)
+	return like * k.rare * p.kin(c, k)
 }
 
-// kin is how much likelier link l's service is in c than anywhere. An application's links
+// kin is how much likelier a link's service is in c than anywhere. An application's links
 // have few services; which is a Dirichlet process with the services of all links as its
-// base. l itself does not count.
-func (p *partition) kin(c *community, l int) float64 {
-	s := p.links[l].service
+// base. The link itself does not count.
+func (p *partition) kin(c *community, l *link) float64 {
+	s := l.service
 	same, links := c.services[s], c.links
 	for _, d := range c.parts {
 		same += d.services[s]
 	}
-	if p.label[p.links[l].a] == p.label[p.links[l].b] {
+	if p.label[l.a] == p.label[l.b] {
 		own := min(1, same)
 		same -= own
 		links = max(0, links-own)

@@ -15,17 +15,20 @@ const (
 )
 
 // move gives every node to the community that its links speak for most, until none moves.
+// A node all of whose communities are as they were when it was last asked stays.
 func (p *partition) move() (moved bool) {
 	const rounds = 5
-	for range rounds {
+	clear(p.fresh)
+	for round := range rounds {
 		touched := map[int]bool{}
 		for i := range p.at {
-			if len(p.at[i]) == 0 {
+			if len(p.at[i]) == 0 || round > 0 && !p.stirred(i, round) {
 				continue
 			}
 			if from, to := p.label[i], p.best(i); to != from {
 				p.put(i, to)
 				touched[from], touched[p.label[i]] = true, true
+				p.fresh[from], p.fresh[p.label[i]] = round+1, round+1
 			}
 		}
 		if len(touched) == 0 {
@@ -40,6 +43,19 @@ func (p *partition) move() (moved bool) {
 		}
 	}
 	return moved
+}
+
+// stirred says whether node i's community or one of its peers' changed since the round before.
+func (p *partition) stirred(i, round int) bool {
+	if p.fresh[p.label[i]] >= round {
+		return true
+	}
+	for _, h := range p.at[i] {
+		if p.fresh[p.label[h.to]] >= round {
+			return true
+		}
+	}
+	return false
 }
 
 // best returns the label that suits node i best; -1: a new one.
@@ -114,19 +130,21 @@ func (p *partition) add(c *community) {
 func (p *partition) merge() bool {
 	changed := false
 	for l := range p.group {
-		for p.group[l] != nil && p.mergeOne(l) {
-			changed = true
+		least := l // those before it have had their turn, with this one as it is
+		for p.group[l] != nil && p.mergeOne(l, least) {
+			changed, least = true, 0
 		}
 	}
 	return changed
 }
 
-func (p *partition) mergeOne(label int) bool {
+// mergeOne joins a community with the best of those that have labels of at least least.
+func (p *partition) mergeOne(label, least int) bool {
 	c := p.group[label]
 	between := p.between[:0]
 	for _, i := range c.members {
 		for _, h := range p.at[i] {
-			if o := p.label[h.to]; o != label {
+			if o := p.label[h.to]; o != label && o >= least {
 				between = append(between, half{o, h.link})
 			}
 		}
@@ -221,39 +239,80 @@ func (p *partition) parts(c *community) (a, b []int) {
 		}
 	}
 	if len(branches) < len(c.members)-1 {
-		return c.divide(tree)
+		return c.divide(func(k int) bool { return tree.root(k) == tree.root(0) })
+	}
+	turn := p.walk(len(c.members), branches)
+	ends := make([][2]int32, len(links))
+	for i, l := range links {
+		a, b := p.ends(l)
+		ends[i] = [2]int32{turn[a].from, turn[b].from}
 	}
 	least := partAt
-	var loosest forest
+	var loosest *subtree
 	for _, cut := range branches {
-		f := newForest(len(c.members))
-		for _, l := range branches {
-			if l != cut {
-				f.join(p.ends(l))
-			}
-		}
-		if e, loose := p.tie(c, f, links, odds); loose && e < least {
-			least, loosest = e, f
+		below := turn.below(p.ends(cut))
+		if e, loose := c.tie(below, ends, odds); loose && e < least {
+			least, loosest = e, &below
 		}
 	}
 	if loosest == nil {
 		return nil, nil
 	}
-	return c.divide(loosest)
+	return c.divide(func(k int) bool { return !loosest.holds(turn[k].from) })
 }
 
 // ends returns the places of link l's ends in the community that places were last given in.
 func (p *partition) ends(l int) (a, b int) { return p.place[p.links[l].a], p.place[p.links[l].b] }
 
-// tie is the evidence that c's two parts, the trees of f, belong together; false: there is
-// plainly enough.
-func (p *partition) tie(c *community, f forest, links []int, odds []float64) (nats float64, loose bool) {
+// subtree is the turns of a tree's node and of all under it, in a walk down from the root: so
+// a link leads out of that subtree if one of its ends has its turn in there.
+type subtree struct{ from, to int32 }
+
+func (s subtree) holds(turn int32) bool { return s.from <= turn && turn < s.to }
+
+// walk gives the members' turns in the tree of those links, from the first member.
+func (p *partition) walk(members int, branches []int) turns {
+	near := make([][]int, members)
+	for _, l := range branches {
+		a, b := p.ends(l)
+		near[a], near[b] = append(near[a], b), append(near[b], a)
+	}
+	t := make(turns, members)
+	next := int32(0)
+	var down func(k, from int)
+	down = func(k, from int) {
+		t[k].from = next
+		next++
+		for _, o := range near[k] {
+			if o != from {
+				down(o, k)
+			}
+		}
+		t[k].to = next
+	}
+	down(0, -1)
+	return t
+}
+
+// turns are of the members of a community, by place.
+type turns []subtree
+
+// below is the part of the tree that the link between a and b cuts off from the root.
+func (t turns) below(a, b int) subtree {
+	if t[a].holds(t[b].from) {
+		return t[b]
+	}
+	return t[a]
+}
+
+// tie is the evidence that c's two parts, the members below and the others, belong together;
+// false: there is plainly enough. Ends are the turns of each link's.
+func (c *community) tie(below subtree, ends [][2]int32, odds []float64) (nats float64, loose bool) {
 	const enough = 4
 	var between []float64
 	strong := 0
-	for i, l := range links {
-		a, b := p.ends(l)
-		if f.root(a) == f.root(b) {
+	for i, e := range ends {
+		if below.holds(e[0]) == below.holds(e[1]) {
 			continue
 		}
 		between = append(between, odds[i])
@@ -263,19 +322,14 @@ func (p *partition) tie(c *community, f forest, links []int, odds []float64) (na
 			}
 		}
 	}
-	first := 0
-	for i := range f {
-		if f.root(i) == f.root(0) {
-			first++
-		}
-	}
-	return evidence(between, float64(first*(len(f)-first))), true
+	some := int(below.to - below.from)
+	return evidence(between, float64(some*(len(c.members)-some))), true
 }
 
-// divide returns the members that are in f's first tree, and the others.
-func (c *community) divide(f forest) (a, b []int) {
+// divide returns the members that are at first places, and the others.
+func (c *community) divide(first func(place int) bool) (a, b []int) {
 	for k, i := range c.members {
-		if f.root(k) == f.root(0) {
+		if first(k) {
 			a = append(a, i)
 		} else {
 			b = append(b, i)
@@ -292,7 +346,7 @@ func (p *partition) significant() []*community {
 			all = append(all, c)
 		}
 	}
-	p.noise = p.background(p.strays(func(link) bool { return true }), p.strangers(nil))
+	p.expect(p.background(p.strays(func(link) bool { return true }), p.strangers(nil)))
 	return slices.DeleteFunc(all, func(c *community) bool { return !p.standsOut(c) })
 }
 

@@ -55,6 +55,9 @@ type link struct {
 	back int     // from b to a; -1: none
 
 	service int // number of the service of the direction that has more
+
+	noise float64 // what background returned, and
+	rare  float64 // e^-noise: next to the rest, since fetching it from elsewhere is what costs
 }
 
 // answered says whether bytes went both ways.

@@ -42,6 +42,20 @@ func TestInferOneApplication(t *testing.T) {
 	}
 }
 
+// The same matrix gives the same answer, to the last bit: plans are compared by it.
+func TestInferAlike(t *testing.T) {
+	g := synth.Generate(synth.Config{Seed: 7, VMs: 300, Background: 0.05})
+	want, err := json.Marshal(pattern.Infer(g.Graph))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if got, err := json.Marshal(pattern.Infer(g.Graph)); err != nil || string(got) != string(want) {
+			t.Fatalf("two answers (%v):\n%s\n%s", err, want, got)
+		}
+	}
+}
+
 // A tree of 13, half of it over UDP, as it was counted in a lab of 32 VMs: twelve links that
 // matter and as many that do not are few to tell what background is like.
 func TestInferFewLinks(t *testing.T) {

@@ -49,13 +49,14 @@ func (t *template) alike() bool {
 // widen fills one more place of each filling, and keeps the best.
 func (t *template) widen(g *gains, fits []float64, beam []filling, place, width int) []filling {
 	type step struct {
-		from, node   int
+		from, turn   int // turn is the node's, among those that are loud
 		score, guess float64
 	}
-	var steps []step
+	steps := make([]step, 0, min(4*width+1, len(beam)*len(g.loud)))
+	ahead := func(a, b step) int { return cmp.Or(cmp.Compare(b.guess, a.guess), a.from-b.from, a.turn-b.turn) }
 	least := math.Inf(-1)
 	for i, f := range beam {
-		for _, v := range g.loud {
+		for turn, v := range g.loud {
 			if f.used[v] {
 				continue
 			}
@@ -66,25 +67,25 @@ func (t *template) widen(g *gains, fits []float64, beam []filling, place, width 
 					lost -= g.best(v, w)
 				}
 			}
-			s := step{i, v, f.score + sum, f.guess + sum - loss*lost + fits[place*g.n+v]}
+			s := step{i, turn, f.score + sum, f.guess + sum - loss*lost + fits[place*g.n+v]}
 			if s.guess > least {
 				steps = append(steps, s)
 			}
 			if len(steps) > 4*width {
-				slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(b.guess, a.guess) })
+				slices.SortFunc(steps, ahead)
 				steps = steps[:width]
 				least = steps[width-1].guess
 			}
 		}
 	}
-	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(b.guess, a.guess) })
+	slices.SortFunc(steps, ahead)
 	next := make([]filling, 0, width)
 	for _, s := range steps[:min(len(steps), width)] {
-		f := beam[s.from]
+		f, node := beam[s.from], g.loud[s.turn]
 		f = filling{slices.Clone(f.at), slices.Clone(f.used), s.score, s.guess, slices.Clone(f.near)}
-		f.at[place], f.used[s.node] = s.node, true
+		f.at[place], f.used[node] = node, true
 		for v := range f.near {
-			f.near[v] += g.best(v, s.node)
+			f.near[v] += g.best(v, node)
 		}
 		next = append(next, f)
 	}

@@ -36,8 +36,8 @@ func tiers(g Graph, out *Group) []Tier {
 		parts[e.To].add(e, !e.Reply)
 	}
 	whole := part{serves: map[traffic.Service]float64{}, bytes: out.Bytes + out.Outside}
-	for _, p := range parts {
-		p.each(func(s traffic.Service, b float64, _ map[traffic.Service]float64) { whole.serves[s] += b })
+	for _, m := range out.Members {
+		parts[m].each(func(s traffic.Service, b float64, _ map[traffic.Service]float64) { whole.serves[s] += b })
 	}
 	for _, p := range parts {
 		p.forget(&whole)
@@ -103,8 +103,8 @@ func (p *part) add(e Edge, answers bool) {
 
 func (p *part) each(do func(traffic.Service, float64, map[traffic.Service]float64)) {
 	for _, m := range []map[traffic.Service]float64{p.serves, p.uses} {
-		for s, b := range m {
-			do(s, b, m)
+		for _, s := range sorted(m) { // sums do not depend on the map's order
+			do(s, m[s], m)
 		}
 	}
 }
