@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -24,10 +25,10 @@ type CostResult struct {
 	Counted uint64        // an estimate where packets were sampled
 	Dropped uint64        // that were to be looked at and were not
 	Took    time.Duration // to send them
-	CPU     time.Duration // of the capture's thread, and of its programs in the kernel
-	// PacketsPerCoreSecond is Counted over CPU. The kernel's copying into the ring is not in
-	// it: that is done by who sends.
-	PacketsPerCoreSecond float64
+	// CPU is the capture's thread's and its programs' in the kernel, and what the kernel's
+	// copying into the ring is taken for.
+	CPU                  time.Duration
+	PacketsPerCoreSecond float64        // Counted over CPU
 	Source               traffic.Source // at the end
 	Sampling             uint32
 }
@@ -177,7 +178,7 @@ func (p pair) received() (n uint64, err error) {
 // medians.
 type ThroughputResult struct {
 	Without, With float64 // bytes a second
-	Ratio         float64 // of runs next to each other
+	Ratio         float64 // of rounds next to each other
 	PerCPU        float64 // the same of bytes for processor time, capture's included, which other load blurs less
 }
 
@@ -187,30 +188,26 @@ type transferred struct {
 	perCPU float64 // bytes for a second of this process's processor time
 }
 
-// Throughput sends as much as TCP can from a guest to its host, for d at a time, in turn
-// without capture and with it. It needs root.
-func Throughput(ctx context.Context, source traffic.Source, runs int, d time.Duration) (res ThroughputResult, err error) {
+// Throughput sends as much as TCP can from a guest to its host, in rounds with capture and
+// without in turn, each of transfers connections of d, after settle, in which the budget
+// finds out what it can afford. It needs root.
+func Throughput(ctx context.Context, source traffic.Source, rounds, transfers int, settle, d time.Duration) (res ThroughputResult, err error) {
 	p, err := newPair()
 	if err != nil {
 		return res, err
 	}
 	defer p.close()
 	var with, without []transferred
-	if _, err := p.transfer(ctx, d/4); err != nil { // warm up
-		return res, err
-	}
-	for i := range max(runs, 1) * 2 {
-		var got transferred
+	for i := range max(rounds, 1) * 2 {
 		captured := i%4 == 1 || i%4 == 2 // a drift of the machine favours neither
-		if captured {
-			got, err = p.captured(ctx, source, d)
-			with = append(with, got)
-		} else {
-			got, err = p.transfer(ctx, d)
-			without = append(without, got)
-		}
+		got, err := p.round(ctx, captured, source, transfers, settle, d)
 		if err != nil {
 			return res, err
+		}
+		if captured {
+			with = append(with, got)
+		} else {
+			without = append(without, got)
 		}
 	}
 	res.Without = median(without, func(i int) float64 { return without[i].rate })
@@ -230,14 +227,28 @@ func median(of []transferred, value func(int) float64) float64 {
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
-// captured is transfer with capture.
-func (p pair) captured(ctx context.Context, source traffic.Source, d time.Duration) (got transferred, err error) {
-	_, stop, err := p.count(ctx, source, 0)
-	if err != nil {
+// round is the median of some transfers, all with capture or all without.
+func (p pair) round(ctx context.Context, captured bool, source traffic.Source, transfers int, settle, d time.Duration) (got transferred, err error) {
+	if captured {
+		_, stop, failed := p.count(ctx, source, 0)
+		if failed != nil {
+			return got, failed
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	if _, err := p.transfer(ctx, settle); err != nil {
 		return got, err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
-	return p.transfer(ctx, d)
+	all := make([]transferred, max(transfers, 1))
+	for i := range all {
+		if all[i], err = p.transfer(ctx, d); err != nil {
+			return got, err
+		}
+	}
+	return transferred{
+		rate:   median(all, func(i int) float64 { return all[i].rate }),
+		perCPU: median(all, func(i int) float64 { return all[i].perCPU }),
+	}, nil
 }
 
 // transfer sends as much as it can over one TCP connection from guest to host.
@@ -253,7 +264,7 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	defer server.Close()
 	var from net.Conn
 	err = p.guest.inside(func() (err error) {
-		from, err = net.Dial("tcp", server.Addr().String())
+		from, err = (&net.Dialer{Control: cubic}).DialContext(ctx, "tcp", server.Addr().String())
 		return err
 	})
 	if err != nil {
@@ -293,6 +304,16 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	got.rate = float64(total) / time.Since(start).Seconds()
 	got.perCPU = float64(total) / (processTime() - used).Seconds()
 	return got, ctx.Err()
+}
+
+// cubic makes a socket's congestion control Linux's default one. Where the machine's is BBR,
+// connections pace themselves by what they measure, and two of the same differ by a fifth.
+func cubic(_, _ string, c syscall.RawConn) error {
+	var refused error
+	err := c.Control(func(fd uintptr) {
+		refused = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+	})
+	return errors.Join(err, refused)
 }
 
 // processTime is what this process has used.

@@ -477,7 +477,7 @@ func TestCost(t *testing.T) {
 			t.Errorf("%s: got %+v", source, r)
 		}
 	}
-	r, err := Throughput(t.Context(), "", 1, time.Second/2)
+	r, err := Throughput(t.Context(), "", 1, 1, time.Second/4, time.Second/2)
 	if err != nil || r.Ratio <= 0 || r.PerCPU <= 0 || r.With <= 0 || r.Without <= 0 {
 		t.Errorf("throughput: got %+v, %v", r, err)
 	}

@@ -110,7 +110,8 @@ func (r *reader) turn() error {
 	for w := range r.all() {
 		packets += r.read(w)
 	}
-	if used := processorTime() - r.cpu - r.setup; r.governor.overrun(used, time.Since(r.began)) {
+	used := processorTime() - r.cpu - r.setup + time.Duration(r.meter.tallies[0].looked)*ringPacket
+	if r.governor.overrun(used, time.Since(r.began)) {
 		r.enter()
 	}
 	r.endBins()
@@ -325,7 +326,7 @@ func (r *reader) endBin() {
 	r.readKernel(open)
 	t, b := r.meter.end()
 	cpu := processorTime()
-	b.Source, b.Ports, b.CPU = r.mode.source, ports, cpu-r.cpu
+	b.Source, b.Ports, b.CPU = r.mode.source, ports, cpu-r.cpu+time.Duration(t.looked)*ringPacket
 	b.Sampling = max(b.Sampling, r.mode.sampling)
 	if r.mode.source == traffic.SourceEBPF {
 		b.CPU += time.Duration(t.passed) * kernelPacket
