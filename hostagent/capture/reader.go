@@ -110,7 +110,10 @@ func (r *reader) turn() error {
 	for w := range r.all() {
 		packets += r.read(w)
 	}
-	used := processorTime() - r.cpu - r.setup + time.Duration(r.meter.tallies[0].looked)*ringPacket
+	used := processorTime() - r.cpu - r.setup
+	if r.counting {
+		used += time.Duration(r.meter.tallies[0].looked) * ringPacket
+	}
 	if r.governor.overrun(used, time.Since(r.began)) {
 		r.enter()
 	}
