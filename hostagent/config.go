@@ -5,10 +5,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/revocation"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 )
@@ -30,10 +33,14 @@ type Config struct {
 	QEMUUser   string        // as whom libvirt runs QEMU; empty: root
 	BenchEvery time.Duration // between two measurements of the host; 0: only when somebody asks
 	Revocation string        // who says that the host is taken away (package revocation); empty: nobody
+	ImageStore string        // of images that are no directories of StateDir/images: a directory or a bucket's URL; empty: none
+	ImageCache images.Bytes  // that what has come of the store's images may take; 0: no bound
+	ServeDisks bool          // be the server of disks over such images (package images), which the agent starts by itself
 
 	Log *slog.Logger
 
-	dial func(context.Context) (hypervisor, error)
+	dial  func(context.Context) (hypervisor, error)
+	disks func() *exec.Cmd // in place of diskServer
 }
 
 // NoLibvirt in place of libvirtd's socket makes a host that has Open vSwitch only.
@@ -66,6 +73,9 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.Bridge, "bridge", c.Bridge, "bridge that VMs are plugged into")
 	f.DurationVar(&c.BenchEvery, "bench-every", c.BenchEvery, "time between two measurements of the host's speed; 0: only when the controller asks")
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
+	f.StringVar(&c.ImageStore, "image-store", c.ImageStore, "image store for VMs whose image is no directory of this host: a directory, or a bucket's URL")
+	f.Var(&c.ImageCache, "image-cache", "what may be kept of the store's images, such as 20G; 0: all that comes")
+	f.BoolVar(&c.ServeDisks, "serve-disks", c.ServeDisks, "only serve disks over the store's images; the agent starts this by itself")
 	f.StringVar(&c.Revocation, "revocation", c.Revocation, "who says that the host is taken away: "+revocation.Kinds+"; default: nobody")
 }
 
@@ -75,6 +85,22 @@ func (c Config) imageDir() string  { return filepath.Join(c.StateDir, "images") 
 func (c Config) diskDir() string   { return filepath.Join(c.StateDir, "disks") }
 func (c Config) mgmtSock() string  { return filepath.Join(c.OVSDir, c.Bridge+".mgmt") }
 func (c Config) ovsdbSock() string { return filepath.Join(c.OVSDir, "db.sock") }
+
+// images is how the host has images of a store.
+func (c Config) images(host heliotrope.HostID) images.Config {
+	return images.Config{Store: c.ImageStore, Keys: filepath.Join(c.StateDir, "image-keys"), Dir: filepath.Join(c.StateDir, "vm-volumes"), DiskDir: c.diskDir(),
+		Cache: int64(c.ImageCache), User: c.QEMUUser, Host: string(host), Version: Version, Log: c.Log}
+}
+
+// diskServer is the server of disks as a process of its own.
+func (c Config) diskServer() *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		self = "/proc/self/exe"
+	}
+	return exec.Command(self, "run", "--serve-disks", "--config", filepath.Join(c.ConfigDir, "agent.yaml"), "--config-dir", c.ConfigDir,
+		"--state-dir", c.StateDir, "--image-store", c.ImageStore, "--image-cache", c.ImageCache.String(), "--qemu-user", c.QEMUUser)
+}
 
 // Join makes this machine the host that token was made for, and leaves its certificate
 // where Run looks for it. The controller's address it leaves in agent.yaml, unless there

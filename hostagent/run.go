@@ -8,6 +8,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/capture"
+	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/paths"
 	"heliotrope/migration/relay"
@@ -25,6 +26,9 @@ func Run(ctx context.Context, c Config) error {
 	id, err := c.identity()
 	if err != nil {
 		return err
+	}
+	if c.ServeDisks {
+		return images.Serve(ctx, c.images(id.Host()))
 	}
 	if c.Controller == "" {
 		return errors.New("run agent: which controller? give its address as host:port")
@@ -51,7 +55,17 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	conn := newConnection(c.dial, c.Log)
+	if c.disks == nil {
+		c.disks = c.diskServer
+	}
+	disks := images.New(c.images(id.Host()), c.disks)
+	conn := newConnection(func(ctx context.Context) (hypervisor, error) {
+		hv, err := c.dial(ctx)
+		if err != nil || !disks.Used() {
+			return hv, err
+		}
+		return imaged{images.Over{Hypervisor: hv, Disks: disks}, inner{hv}}, nil
+	}, c.Log)
 	mv := &moves{
 		dir: filepath.Join(c.StateDir, "moves"), runDir: c.RunDir, diskDir: c.diskDir(), user: c.QEMUUser,
 		log: c.Log, conn: conn, ledger: ledger, hub: hub, relay: server,
@@ -69,7 +83,7 @@ func Run(ctx context.Context, c Config) error {
 	up, ways, gone := &uplink{hub: hub}, paths.New(c.Log), &revoked{hub: hub, log: c.Log}
 	vm := &vms{
 		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
-		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone,
+		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone, disks: disks,
 		known: make(chan libvirt.Host, 1),
 	}
 	flows, counts := newFlows(c), capture.New(id.Host(), c.Log)
@@ -92,6 +106,9 @@ func Run(ctx context.Context, c Config) error {
 	if c.Libvirt != NoLibvirt {
 		g.Go(func() error { return conn.keep(ctx, hub.domain) }) // libvirt, and its events
 		g.Go(func() error { return vm.learn(ctx) })              // what can the host do?
+		if disks.Used() {
+			g.Go(func() error { return disks.Run(ctx) }) // VMs' disks over images of a store
+		}
 	}
 	if c.Revocation != "" {
 		g.Go(func() error { return gone.run(ctx, c.Revocation) })
@@ -107,6 +124,15 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return renew(ctx, c, id) })       // the certificate
 	return g.Wait()
 }
+
+// imaged is a hypervisor some of whose VMs have disks over images of a store.
+type (
+	imaged struct {
+		images.Over
+		inner // what disks have nothing to do with
+	}
+	inner struct{ hypervisor }
+)
 
 // renew keeps the host's certificate young.
 func renew(ctx context.Context, c Config, id *agentapi.Identity) error {

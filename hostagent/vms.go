@@ -9,6 +9,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/paths"
 )
@@ -32,6 +33,7 @@ type vms struct {
 	uplink  *uplink
 	revoked *revoked
 	paths   *paths.Paths
+	disks   *images.Disks
 
 	known chan libvirt.Host // of size 1; holds what learn has learnt
 }
@@ -184,6 +186,9 @@ func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 		Paths: v.paths.Measured(), Warnings: v.uplink.warnings(), Revocation: v.revoked.now(),
 	}
 	s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
+	var trouble []string
+	s.Images, trouble = v.disks.Status(ctx)
+	s.Warnings = append(s.Warnings, trouble...)
 	for _, d := range domains {
 		s.VMs = append(s.VMs, v.status(d))
 	}

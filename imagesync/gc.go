@@ -30,11 +30,12 @@ type GCReport struct {
 	Rewritten        int64 // bytes that went to new packs
 	Waiting          int   // files that wait for writers to end
 	Writers          []string
+	Full             bool // the disk has no room to rewrite packs of which little is needed
 }
 
 // GC frees what nobody needs. In short, with W a writer:
 //
-//  1. What no version and no hold needs is condemned, in a file. A W that begins later takes its
+//  1. What no version, no hold and no disk (Need) needs is condemned, in a file. A W that begins later takes its
 //     lease first and reads that file then, so it does not build upon these files.
 //  2. The leases that there are now are those that began before; the condemnation notes them.
 //  3. When none of them is there any more, what is needed is reckoned anew: what such a W
@@ -76,6 +77,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (GCReport, error) {
 	if err := s.sweepSketches(ctx); err != nil {
 		return r, err
 	}
+	s.reserve()
 	return r, s.Refresh(ctx)
 }
 
@@ -94,7 +96,7 @@ func (s *Store) lockGC(ctx context.Context) (*lease, error) {
 
 const gcName = "gc"
 
-// needed are the chunks and the roots that versions and holds need.
+// needed are the chunks and the roots that versions, holds and disks need.
 func (s *Store) needed(ctx context.Context) (chunks map[manifest.ID]struct{}, roots map[manifest.ID]bool, err error) {
 	versions, err := s.roots(ctx)
 	if err != nil {
@@ -113,8 +115,19 @@ func (s *Store) needed(ctx context.Context) (chunks map[manifest.ID]struct{}, ro
 			roots[root] = true
 		}
 	}
+	// After the leases: who gives a lease up once his need is written is seen here.
+	needs, err := s.neededRoots(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for root := range needs {
+		roots[root] = true
+	}
 	for root := range roots {
 		m, err := s.Manifest(ctx, root)
+		if owner := needs[root]; err != nil && owner != "" {
+			err = fmt.Errorf("the disk of %s: %w", owner, err)
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("nothing is freed: %w", err)
 		}
@@ -157,6 +170,9 @@ func (s *Store) condemn(ctx context.Context, o GCOptions, r *GCReport) error {
 	}
 	moved, err := s.rewrite(ctx, sparse, r)
 	files = append(files, moved...)
+	if errors.Is(err, depot.ErrFull) && len(files) > 0 {
+		r.Full, err = true, nil // there is more room once these have gone
+	}
 	if err != nil || len(files) == 0 {
 		return err
 	}
@@ -213,6 +229,14 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 	}
 	chunk, buf := make([]byte, manifest.ChunkSize), make([]byte, 0, bufferSize)
 	for _, p := range sparse {
+		if len(p.ids) == 0 { // these need no room, and are safe whatever becomes of the others
+			files = append(files, p.info.Name)
+		}
+	}
+	for _, p := range sparse {
+		if len(p.ids) == 0 {
+			continue
+		}
 		for _, id := range p.ids {
 			if err := s.ReadChunk(ctx, id, chunk); err != nil {
 				return files, err

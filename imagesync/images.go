@@ -219,6 +219,9 @@ func (s *Store) Remove(ctx context.Context, ref string) (manifest.Version, error
 	case pinned:
 		return v, fmt.Errorf("%s is pinned: unpin it first", v.Ref())
 	}
+	if err := s.unneeded(ctx, v); err != nil {
+		return v, err
+	}
 	next, err := s.nextNumber(ctx, v, v.Image)
 	if err != nil {
 		return v, err

@@ -15,7 +15,7 @@
 // is refused (ErrFenced), and so is one whose version is not the newest any more
 // (ErrConflict). A reader opens the newest version and sees that until it opens anew.
 //
-// GC never takes what a version, a lease or a hold needs: what it finds to be needed by nobody it
+// GC never takes what a version, a lease, a hold or a disk needs: what it finds to be needed by nobody it
 // first condemns, and writers that begin later do not build upon that; it is deleted when all
 // writers that began before have ended (gc.go).
 //
@@ -26,8 +26,10 @@
 //	images/NAME/NUMBER        a version, signed
 //	retired/NAME              the highest number that was ever removed: none comes twice
 //	pins/NAME/NUMBER          a version that may not be removed
+//	needs/NAME/NUMBER/OWNER   a disk that stands on a version (Need)
 //	leases/ID                 a writer that is at work, or a hold
 //	condemned/ID              packs that nobody needs
+//	.reserve                  in a directory: room for the last three when its disk is full
 package imagesync
 
 import (
@@ -59,6 +61,9 @@ type Options struct {
 	Keys *Keys        // who may sign, and whose signature counts; required
 	Log  *slog.Logger // nil: nothing is logged
 	Now  func() time.Time
+	// There says that the store has to be there: one is not made. That is for who only uses it,
+	// to whom an empty store would look like one that has lost everything.
+	There bool
 }
 
 // config is the store's own file.
@@ -94,8 +99,11 @@ func Open(ctx context.Context, where string, d depot.Depot, o Options) (*Store, 
 	}
 	b, err := d.Get(ctx, configFile, 1<<16)
 	ours := false
-	if errors.Is(err, fs.ErrNotExist) {
-		b, ours, err = s.create(ctx, o.Keys)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && o.There:
+		err = fmt.Errorf("there is no image store at %s: %s is missing; \"heliotrope image import\" makes one", where, configFile)
+	case errors.Is(err, fs.ErrNotExist):
+		b, ours, err = s.create(ctx, where, o.Keys)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
@@ -109,16 +117,37 @@ func Open(ctx context.Context, where string, d depot.Depot, o Options) (*Store, 
 	if s.key, err = o.Keys.private(s.config.Key); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
+	s.reserve()
 	return s, s.Refresh(ctx)
 }
 
+// reserve keeps room for what has to be written to a full disk: to read, to remove, and to free.
+func (s *Store) reserve() {
+	if dir, ok := s.depot.(*depot.Dir); ok {
+		dir.Reserve(leaseDir, condemnedDir, retiredDir)
+	}
+}
+
 // create makes the store's own file; ours says whether it was this call that did.
-func (s *Store) create(ctx context.Context, keys *Keys) (content []byte, ours bool, err error) {
+func (s *Store) create(ctx context.Context, where string, keys *Keys) (content []byte, ours bool, err error) {
 	for info, err := range s.depot.List(ctx, imageDir) {
 		if err != nil {
 			return nil, false, err
 		}
 		return nil, false, fmt.Errorf("%s is missing and %s is there: this was an image store; bring the file back", configFile, info.Name)
+	}
+	if dir, ok := s.depot.(*depot.Dir); ok { // a bucket may have other things in it as well
+		others, err := dir.Strangers()
+		if err != nil {
+			return nil, false, err
+		}
+		if len(others) > 0 {
+			if b, err := s.depot.Get(ctx, configFile, 1<<16); err == nil { // somebody else was faster
+				return b, false, nil
+			}
+			return nil, false, fmt.Errorf("%s is no image store, and other things are in it (%s): name a directory that is empty or not there",
+				where, strings.Join(others, ", "))
+		}
 	}
 	key, err := keys.generate()
 	if err != nil {

@@ -157,7 +157,7 @@ var said = map[string]string{
 	"Network.Gateway":      "the VMs' router, in subnet; answered at every host",
 	"Network.MTU":          "bytes of an IP packet in the network",
 	"Network.Group":        "networks of one group are routed to each other",
-	"VM.Image":             "name of a directory of images on the hosts",
+	"VM.Image":             "a directory of the hosts' images, or an image of their store: NAME or NAME@VERSION",
 	"VM.CPUs":              "virtual CPUs",
 	"VM.MemoryMiB":         "memory in MiB",
 	"VM.Host":              "host that it starts on",

@@ -3,6 +3,7 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -91,10 +92,16 @@ func (c *checker) nic(at *path, nic heliotrope.NIC) {
 	}
 }
 
-// image checks the name of an image, which is that of a directory on the hosts.
+// image checks the name of an image: that of a directory on the hosts, or of one in their
+// store, of which NAME@3 is the third version.
 func (c *checker) image(at *path, image string) {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	whole := image
+	image, version, exact := strings.Cut(image, "@")
+	n, err := strconv.Atoi(version)
 	switch {
+	case exact && (err != nil || n < 1):
+		c.say(at, "write NAME@1, NAME@2, or NAME for the newest", "%s is no version of an image", quote(whole))
 	case image == "":
 		c.say(at, "", "is missing")
 	case len(image) > maxNameLength, strings.Trim(image, letters+"._-") != "", !strings.Contains(letters, image[:1]):

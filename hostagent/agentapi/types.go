@@ -27,6 +27,7 @@ type HostStatus struct {
 	Paths       []Path            `json:"paths,omitempty"` // to the other hosts, as measured lately
 	Warnings    []string          `json:"warnings,omitempty"`
 	Revocation  *Revocation       `json:"revocation,omitempty"` // nil: nobody takes the host away
+	Images      *ImageStatus      `json:"images,omitempty"`     // nil: no disk here is of an image store
 }
 
 // Revocation is a notice that the host is taken away.

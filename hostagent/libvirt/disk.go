@@ -28,9 +28,10 @@ const diskDirMode = 0o711
 // format: empty where the image has no disk. Whether the VM is defined here decides if a
 // disk that is marked as void is the VM's own.
 func (s Spec) makeDisk(defined bool) (format string, err error) {
-	_, err = os.Stat(s.diskFile())
-	_, marked := os.Stat(s.diskFile() + voidMark)
-	if err == nil && (defined || marked != nil) {
+	if s.Volume != nil {
+		return "raw", s.makeVolume(defined)
+	}
+	if ownDisk(s.diskFile(), defined) {
 		return "raw", nil
 	}
 	template, err := os.Open(filepath.Join(s.ImageDir, "disk.img"))
@@ -61,6 +62,13 @@ func (s Spec) makeDisk(defined bool) (format string, err error) {
 		return "", err
 	}
 	return "raw", nil
+}
+
+// ownDisk says whether a disk's file is there and the VM's own.
+func ownDisk(file string, defined bool) bool {
+	_, err := os.Stat(file)
+	_, marked := os.Stat(file + voidMark)
+	return err == nil && (defined || marked != nil)
 }
 
 // copySparse copies all of src and leaves holes where it is zero.
@@ -169,22 +177,31 @@ func unmarkDisks(d *libvirtxml.Domain) error {
 // the host does not have: an agent that was killed could not. Call it when an agent starts.
 func (h *Hypervisor) Sweep(ctx context.Context, dir string) error {
 	marks, err := filepath.Glob(filepath.Join(dir, "*.img"+voidMark))
-	if err != nil {
+	volumes, err2 := filepath.Glob(filepath.Join(dir, "*"+volumeEnding+voidMark))
+	if err := errors.Join(err, err2); err != nil {
 		return fmt.Errorf("sweep %s: %w", dir, err)
 	}
+	marks = append(marks, volumes...)
 	var errs error
 	for _, mark := range marks {
 		disk := strings.TrimSuffix(mark, voidMark)
-		vm := heliotrope.VMID(strings.TrimSuffix(filepath.Base(disk), ".img"))
+		vm := heliotrope.VMID(strings.TrimSuffix(filepath.Base(disk), filepath.Ext(disk)))
 		switch _, err := h.lookup(ctx, vm); {
 		case errors.Is(err, ErrAbsent):
-			errs = errors.Join(errs, os.Remove(disk), os.Remove(mark))
+			errs = errors.Join(errs, removeIfThere(disk), os.Remove(mark))
 		case err != nil:
 			errs = errors.Join(errs, err)
 		}
 	}
 	if errs != nil {
 		return fmt.Errorf("sweep %s: %w", dir, errs)
+	}
+	return nil
+}
+
+func removeIfThere(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ type Spec struct {
 	KVM      bool                                        // else the emulator TCG
 	ImageDir string                                      // vmlinuz, initrd.img, cmdline, disk.img: each optional
 	DiskDir  string                                      // where the VM's own disk is kept: the same path at each host
+	Volume   *Volume                                     // the disk is that of the image store; nil: it is a copy of ImageDir's
 	Bridge   string                                      // default br-int
 	LogDir   string                                      // of the serial console's log; default /var/log/heliotrope
 }
@@ -50,7 +51,12 @@ func TapName(vm heliotrope.VMID, i int) string {
 	return "ht" + hex.EncodeToString(sum[:])[:9] + "-" + strconv.Itoa(i) // at most 15 characters up to i = 99
 }
 
-func (s Spec) diskFile() string { return filepath.Join(s.DiskDir, string(s.VM)+".img") }
+func (s Spec) diskFile() string {
+	if s.Volume != nil {
+		return volumeFile(s.DiskDir, s.VM)
+	}
+	return filepath.Join(s.DiskDir, string(s.VM)+".img")
+}
 
 // xml describes the VM to libvirt; disk is the format of its disk, empty when it has none.
 // The CPU model is the plainest, so that a VM may go to any host.
@@ -65,7 +71,7 @@ func (s Spec) xml(disk string) (string, error) {
 	}
 	d := libvirtxml.Domain{
 		Type: kind, Name: string(s.VM), UUID: heliotrope.VMUUID(s.VM),
-		Metadata: &libvirtxml.DomainMetadata{XML: fmt.Sprintf("<%s:vm xmlns:%s=%q epoch=\"%d\"/>", metadataKey, metadataKey, metadataURI, s.Epoch)},
+		Metadata: &libvirtxml.DomainMetadata{XML: fmt.Sprintf("<%s:vm xmlns:%s=%q epoch=\"%d\"/>", metadataKey, metadataKey, metadataURI, s.Epoch) + s.Volume.mark()},
 		Memory:   &libvirtxml.DomainMemory{Value: uint(max(s.What.MemoryMiB, 0)), Unit: "MiB"},
 		VCPU:     &libvirtxml.DomainVCPU{Value: uint(max(s.What.CPUs, 1))},
 		OS:       system,
@@ -183,6 +189,9 @@ func (s Spec) nic(i int) (libvirtxml.DomainInterface, error) {
 }
 
 func (s Spec) disk(format string) libvirtxml.DomainDisk {
+	if s.Volume != nil {
+		return s.volumeDisk(format)
+	}
 	return libvirtxml.DomainDisk{
 		Device: "disk",
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: format, Cache: "none"},
@@ -268,6 +277,9 @@ func modest(d *libvirtxml.Domain, diskDir, logDir string) error {
 		if file := diskSource(disk); filepath.Dir(file) != diskDir {
 			return fmt.Errorf("disk %q is not in %s", file, diskDir)
 		}
+		if err := modestVolume(disk, diskDir, heliotrope.VMID(d.Name)); err != nil {
+			return err
+		}
 		if disk.Driver == nil || disk.Driver.Type != "raw" || disk.Mirror != nil {
 			return fmt.Errorf("disk %q is not a raw file", diskSource(disk))
 		}
@@ -298,9 +310,14 @@ func source(s *libvirtxml.DomainChardevSource) libvirtxml.DomainChardevSource {
 	return *s
 }
 
-// diskSource is a disk's file, empty where it is no file.
+// diskSource is a disk's file, or the one that stands for its volume; empty where it is neither.
 func diskSource(d *libvirtxml.DomainDisk) string {
-	if d.Source == nil || d.Source.File == nil {
+	switch {
+	case d.Source == nil:
+		return ""
+	case d.Source.Network != nil && d.Source.Network.Protocol == "nbd":
+		return d.Source.Network.Name
+	case d.Source.File == nil:
 		return ""
 	}
 	return d.Source.File.File

@@ -16,7 +16,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -45,14 +47,17 @@ type Depot interface {
 }
 
 // Dir is a depot in a directory.
-type Dir struct{ path string }
+type Dir struct {
+	path   string
+	urgent []string // directories whose files may take the reserve
+}
 
 // OpenDir opens the depot in a directory, and makes the directory if it is not there.
 func OpenDir(dir string) (*Dir, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make image store: %w", err)
 	}
-	return &Dir{dir}, nil
+	return &Dir{path: dir}, nil
 }
 
 // partPrefix is how files begin that are not whole yet.
@@ -78,9 +83,57 @@ func (d *Dir) Create(_ context.Context, name string, content []byte) error {
 	return d.write(name, strings.NewReader(string(content)), os.Link)
 }
 
-// write makes a file that is not seen before it is whole and on the disk; publish gives it its
+// reserveName is a file that takes room on the disk for what is written to a disk that is full,
+// so that there is room again: to free something, a store has to note what it frees.
+const (
+	reserveName = ".reserve"
+	reserveSize = 1 << 20
+)
+
+// Reserve takes room on the disk, if there is some, for small files in some directories: those
+// that are written though the disk is full.
+func (d *Dir) Reserve(dirs ...string) {
+	d.urgent = dirs
+	file := filepath.Join(d.path, reserveName)
+	if _, err := os.Stat(file); err == nil {
+		return
+	}
+	part, err := os.CreateTemp(d.path, partPrefix)
+	if err != nil {
+		return // there is no room, or this user may not
+	}
+	defer os.Remove(part.Name())
+	_, err = part.Write(make([]byte, reserveSize))
+	if errors.Join(err, part.Close()) == nil {
+		_ = os.Link(part.Name(), file) // or somebody else has made it
+	}
+}
+
+// write is writeOnce, with the reserve's room if there is no other and the file is worth that.
+func (d *Dir) write(name string, content io.Reader, publish func(from, to string) error) error {
+	err := d.writeOnce(name, content, publish)
+	again, ok := content.(io.Seeker)
+	if !errors.Is(err, ErrFull) || !ok || !slices.Contains(d.urgent, first(name)) {
+		return err
+	}
+	if os.Remove(filepath.Join(d.path, reserveName)) != nil {
+		return err
+	}
+	if _, err := again.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return d.writeOnce(name, content, publish)
+}
+
+// first is the first directory of a file's name.
+func first(name string) string {
+	dir, _, _ := strings.Cut(name, "/")
+	return dir
+}
+
+// writeOnce makes a file that is not seen before it is whole and on the disk; publish gives it its
 // name.
-func (d *Dir) write(name string, content io.Reader, publish func(from, to string) error) (err error) {
+func (d *Dir) writeOnce(name string, content io.Reader, publish func(from, to string) error) (err error) {
 	file, err := d.file(name)
 	if err != nil {
 		return err
@@ -91,17 +144,28 @@ func (d *Dir) write(name string, content io.Reader, publish func(from, to string
 	}
 	part, err := os.CreateTemp(dir, partPrefix)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return fmt.Errorf("write %s: %w", name, full(err))
 	}
 	defer os.Remove(part.Name())
 	_, err = io.Copy(part, content)
 	if err = errors.Join(err, part.Sync(), part.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return fmt.Errorf("write %s: %w", name, full(err))
 	}
 	if err := publish(part.Name(), file); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return fmt.Errorf("write %s: %w", name, full(err))
 	}
 	return syncDir(dir)
+}
+
+// ErrFull is that of a directory whose file system has no room left.
+var ErrFull = errors.New("the disk of the image store is full: free some of it, or remove versions and run gc")
+
+// full says what a user can do, where the disk is full.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w (%w)", ErrFull, err)
+	}
+	return err
 }
 
 // makeDir makes a directory of the store, durably.
@@ -110,7 +174,7 @@ func (d *Dir) makeDir(dir string) error {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return fmt.Errorf("make directory: %w", err)
+		return fmt.Errorf("make directory: %w", full(err))
 	}
 	for ; dir != d.path; dir = filepath.Dir(dir) {
 		if err := syncDir(filepath.Dir(dir)); err != nil {
@@ -228,3 +292,30 @@ func (d *Dir) Delete(_ context.Context, name string) error {
 
 // Close is Depot's.
 func (d *Dir) Close() error { return nil }
+
+// Strangers are the first few names in the directory that are no work of a depot's: something
+// else is kept there. What a writer left behind, and what a file system makes at its root, are none.
+func (d *Dir) Strangers() ([]string, error) {
+	const few = 3
+	f, err := os.Open(d.path)
+	if err != nil {
+		return nil, fmt.Errorf("look into image store: %w", err)
+	}
+	defer f.Close()
+	var names []string
+	for len(names) < few {
+		some, err := f.Readdirnames(100)
+		for _, name := range some {
+			if name != "lost+found" && name != reserveName && !strings.HasPrefix(name, partPrefix) && len(names) < few {
+				names = append(names, name)
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look into image store: %w", err)
+		}
+	}
+	return names, nil
+}

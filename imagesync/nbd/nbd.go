@@ -33,7 +33,8 @@
 //     export; so does FUA its own request. What a device answers only has to be true.
 //   - Bytes from a client lead to replies, an error and the connection's end, never to a panic.
 //   - Every goroutine has ended when Serve returns. The end of its context ends connections:
-//     devices see theirs end, and what they had not done is answered with ESHUTDOWN.
+//     devices see theirs end, and what they had not done is answered with ESHUTDOWN, or not at all
+//     (Server.Cut) where another server goes on.
 //
 // Overlapping requests under way at the same time are carried out in any order, as the
 // protocol says; clients wait.

@@ -26,6 +26,11 @@ const (
 
 // Server serves exports.
 type Server struct {
+	// Cut makes the end of Serve's context end connections without a word, as the end of the
+	// process would: what is under way gets no answer, so that a client that connects again, as
+	// QEMU does with its reconnect-delay, asks for it again. Else it is answered with an error.
+	Cut bool
+
 	exports  Exports
 	tls      *tls.Config
 	log      *slog.Logger
@@ -129,7 +134,10 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	if err != nil || !agreed {
 		return err
 	}
-	if !stop() { // ctx has ended
+	if s.Cut {
+		// The connection ends first, then what goes on for it.
+		ctx = context.WithoutCancel(ctx)
+	} else if !stop() { // ctx has ended
 		return nil
 	}
 	raw.SetDeadline(time.Time{})

@@ -375,6 +375,29 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// A server that cuts connections answers nothing that it has not done.
+func TestCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newMemory(1 << 20)
+		d.never = true
+		d.wait = func(ctx context.Context, _ string, _ int64) error { <-ctx.Done(); return ctx.Err() }
+		ctx, cancel := context.WithCancel(t.Context())
+		server := NewServer(Static{"": {Device: d}}, nil, logTo(t))
+		server.Cut = true
+		r := raw{t, piped(ctx, t, server)}
+		r.take(18)
+		r.give([]byte{0, 0, 0, 3})
+		r.prepare("", true)
+		r.give(slices.Concat(encode(cmdRead, 0, 1, 0, 4096), encode(cmdFlush, 0, 2, 0, 0)))
+		synctest.Wait()
+		cancel()
+		if b, err := io.ReadAll(r); len(b) > 0 || err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the client gets %x, %v", b, err)
+		}
+		r.Close()
+	})
+}
+
 // A client that does not read its replies, nor goes away, is no hindrance to the end.
 func TestStubbornClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

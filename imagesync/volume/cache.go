@@ -98,6 +98,7 @@ type Cache struct {
 type CacheStats struct {
 	Demand     int64 // chunks fetched because somebody waited
 	Background int64 // chunks fetched by Fill, or ahead of a reader
+	Hits       int64 // reads, each of a part of a chunk, that were answered by what was here
 }
 
 // OpenCache opens the cache of a base, or makes it. One process at a time has it open.

@@ -99,7 +99,7 @@ func (v *Volume) give(ctx context.Context, c *commit, put func(context.Context, 
 // take reads what the overlay had of a chunk when the commit began. Writers need not save
 // it any more.
 func (v *Volume) take(ctx context.Context, c *commit, i int64, chunk []byte) (saved, error) {
-	unlock, err := v.ranges.lock(ctx, i, i+1)
+	unlock, err := v.ranges.Lock(ctx, i, i+1)
 	if err != nil {
 		return saved{}, err
 	}

@@ -62,7 +62,8 @@ func stamped(block, stamp int64) []byte {
 }
 
 // child writes, and says on its standard output what it is about to write ("w block count
-// stamp"), and what it knows to be safe ("f writer": all that writer had written before).
+// stamp"), and when it was told that what it wrote, or flushed, is done ("f writer": all that
+// writer had written before).
 func child(dir string, seed uint64) error {
 	_, v, err := crashOpen(dir, seed)
 	if err != nil {
@@ -109,6 +110,7 @@ func childWriter(v *Volume, rng *rand.Rand, w, stamp int64, say func(string, ...
 			if err := v.Trim(ctx, from*BlockSize, n*BlockSize); err != nil {
 				return err
 			}
+			say("f %d", w)
 		default:
 			var p []byte
 			for b := range n {
@@ -119,9 +121,7 @@ func childWriter(v *Volume, rng *rand.Rand, w, stamp int64, say func(string, ...
 			if err := v.WriteAt(ctx, p, from*BlockSize, fua); err != nil {
 				return err
 			}
-			if fua {
-				say("f %d", w)
-			}
+			say("f %d", w)
 		}
 	}
 }
@@ -144,8 +144,8 @@ func childCommit(v *Volume, dir string) error {
 	})
 }
 
-// TestKilled kills a process that writes to a volume, again and again: what it knew to be safe
-// is there, every other block is what it was or what a later write made it, and a block that
+// TestKilled kills a process that writes to a volume, again and again: what was answered, flushed
+// or not, is there, every other block is what it was or what a later write made it, and a block that
 // is not as it was committed is dirty.
 func TestKilled(t *testing.T) {
 	t.Parallel()

@@ -252,6 +252,9 @@ func (c *Cache) readHere(p []byte, off int64) bool {
 	defer c.content.RUnlock()
 	c.mu.Lock()
 	here := c.here.Has(i)
+	if here {
+		c.stats.Hits++
+	}
 	c.mu.Unlock()
 	if !here {
 		return false

@@ -17,20 +17,20 @@ func (v *Volume) Flush(ctx context.Context) error {
 }
 
 func (v *Volume) flush(ctx context.Context) error {
-	needed := v.rounds.next()
+	needed := v.rounds.Next()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("flush volume: %w", context.Cause(ctx))
 	}
 	v.flushing.Lock()
 	defer v.flushing.Unlock()
-	round, ok := v.rounds.begin(needed)
+	round, ok := v.rounds.Begin(needed)
 	if !ok {
 		return nil
 	}
 	if err := v.writeBack(nil); err != nil {
 		return fmt.Errorf("flush volume: %w", err)
 	}
-	v.rounds.done(round)
+	v.rounds.Done(round)
 	return v.reclaim(ctx)
 }
 
@@ -157,7 +157,7 @@ func (v *Volume) reclaimable(from, to int64) (all []run) {
 }
 
 func (v *Volume) punch(ctx context.Context, from, to int64) error {
-	unlock, err := v.ranges.lock(ctx, from/chunkBlocks, (to-1)/chunkBlocks+1)
+	unlock, err := v.ranges.Lock(ctx, from/chunkBlocks, (to-1)/chunkBlocks+1)
 	if err != nil {
 		return err
 	}

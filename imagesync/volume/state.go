@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/recent"
 )
 
 // state is what the blocks of a volume are. A block that is neither data nor zero is the
@@ -74,6 +75,18 @@ func (s *state) recovered() {
 	s.abandon()
 	s.frozen = s.data.Clone()
 	s.frozen.Subtract(&s.dirty)
+}
+
+// redo makes of blocks what they became without the journal's knowing it.
+func (s *state) redo(from, to int64, what recent.State) {
+	set, as := &s.data, dataDirty
+	if what == recent.Zero {
+		set, as = &s.zero, zeroDirty
+	}
+	for from, to := range set.Gaps(from, to) {
+		s.pending.Add(from, to)
+		s.become(run{from, to, as})
+	}
 }
 
 // begin begins a commit of all that is dirty. If the one before was abandoned, its blocks

@@ -12,6 +12,7 @@
 //
 //	blocks      the overlay's content
 //	journal     frames with checksums, written anew now and then (journal.go)
+//	recent      what became of blocks and was not flushed yet (package recent)
 //	epoch       whose writes count
 //	before      during a commit: what its chunks were when it began
 //	lock, epoch.lock
@@ -21,7 +22,9 @@
 //   - Once Flush or a write with FUA has returned, what was written before survives the end of
 //     the process and of the power: blocks are synced, then the journal's frames that make them
 //     visible, then the answer. What the journal says is never ahead of the blocks.
-//   - Without a flush each block is after a crash what it was at the last flush, or what a later
+//   - A write that was answered survives the end of the process, flushed or not: a guest goes on
+//     with the next process that serves its disk, and flushes there what it wrote here.
+//   - Without a flush each block is after a power cut what it was at the last flush, or what a later
 //     write made it. It is never another's: a block that is not in the journal is not looked at.
 //     This asks of the disk that it writes 4 KiB whole or not at all; then a block that is written
 //     over in place is not torn either.
@@ -50,6 +53,8 @@ import (
 	"sync/atomic"
 
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/recent"
+	"heliotrope/imagesync/volume/turns"
 )
 
 // Sizes in bytes. They are part of the files' format.
@@ -102,17 +107,18 @@ type Volume struct {
 	epoch uint64
 	geometry
 	blocks disk.File
+	recent *recent.Map // nil where the directory is not the host's
 	trace  trace
 
 	// gate is held for reading by everything that changes blocks, for as long as it takes, and
 	// for writing by what needs a moment at which nothing does. Nobody waits for a network with it.
 	gate   sync.RWMutex
-	ranges ranges      // of chunks: who changes which
-	wrote  atomic.Bool // the overlay has writes that were not synced
+	ranges turns.Ranges // of chunks: who changes which
+	wrote  atomic.Bool  // the overlay has writes that were not synced
 
 	// flushing is held by what takes pending changes to the journal, or ends a commit.
 	flushing sync.Mutex
-	rounds   rounds
+	rounds   turns.Rounds
 
 	// journaling guards the journal. Lock order: gate, flushing, journaling, mu.
 	journaling sync.Mutex
@@ -182,8 +188,10 @@ func create(d disk.Directory, g geometry, epoch uint64) error {
 	if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err = d.Create(blocksFile)
-	if err != nil {
+	if err := d.Remove(recent.File); err != nil {
+		return err
+	}
+	if f, err = d.Create(blocksFile); err != nil {
 		return err
 	}
 	defer f.Close()
@@ -279,6 +287,15 @@ func (v *Volume) load(o Options) error {
 	if err := v.checkBlocks(); err != nil {
 		return err
 	}
+	if dir, ok := v.dir.(disk.OSDirectory); ok {
+		if v.recent, err = recent.Open(string(dir), v.geometry.blocks()); err == nil {
+			err = v.recent.Each(v.state.redo)
+		}
+		if err != nil {
+			return err
+		}
+		v.wrote.Store(true)
+	}
 	return v.dir.Remove(beforeFile) // of a commit that a crash has ended
 }
 
@@ -304,6 +321,9 @@ func (v *Volume) closeFiles() error {
 	}
 	if v.journal != nil {
 		errs = append(errs, v.journal.f.Close())
+	}
+	if v.recent != nil {
+		errs = append(errs, v.recent.Close())
 	}
 	return errors.Join(append(errs, v.lock.Close())...)
 }
@@ -364,6 +384,9 @@ func (v *Volume) fail(err error) {
 	defer v.mu.Unlock()
 	if v.failed == nil && (errors.Is(err, disk.ErrUnsafe) || errors.Is(err, ErrFenced)) {
 		v.failed = err
+		if v.recent != nil && errors.Is(err, disk.ErrUnsafe) {
+			_ = v.recent.Forget() // the blocks may be lost
+		}
 	}
 }
 

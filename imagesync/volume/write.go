@@ -3,6 +3,9 @@ package volume
 import (
 	"context"
 	"fmt"
+	"maps"
+
+	"heliotrope/imagesync/volume/recent"
 )
 
 // WriteAt writes all of p. With fua it returns once p would survive a crash.
@@ -42,7 +45,7 @@ func (v *Volume) change(ctx context.Context, from, to int64, f func() error) err
 	if err := v.usable(); err != nil {
 		return err
 	}
-	unlock, err := v.ranges.lock(ctx, from/chunkBlocks, (to-1)/chunkBlocks+1)
+	unlock, err := v.ranges.Lock(ctx, from/chunkBlocks, (to-1)/chunkBlocks+1)
 	if err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (v *Volume) tryWrite(ctx context.Context, p []byte, off int64) (absent *par
 		}
 		v.wrote.Store(true) // before the blocks are pending, or a flush might not sync them
 		if err == nil {
-			v.becomeData(from, to)
+			err = v.becomeData(from, to)
 		}
 		return err
 	})
@@ -146,13 +149,36 @@ func (v *Volume) touchDirty(from, to int64) {
 	}
 }
 
-func (v *Volume) becomeData(from, to int64) {
+func (v *Volume) becomeData(from, to int64) error {
+	var gaps map[int64]int64 // what was data already, the journal knows of or will
+	v.mu.RLock()
+	if v.state.data.Find(from, to, false) < to {
+		gaps = maps.Collect(v.state.data.Gaps(from, to))
+	}
+	v.mu.RUnlock()
+	if err := v.note(gaps, recent.Data); err != nil {
+		return err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for from, to := range v.state.data.Gaps(from, to) { // what was data already, the journal knows of or will
+	for from, to := range gaps {
 		v.state.pending.Add(from, to)
 	}
 	v.state.become(run{from, to, dataDirty})
+	return nil
+}
+
+// note writes down what runs of blocks become, for who opens the volume after this process.
+func (v *Volume) note(runs map[int64]int64, what recent.State) error {
+	for from, to := range runs {
+		if v.recent == nil {
+			break
+		}
+		if err := v.recent.Set(from, to, what); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // thawBlocks is how many blocks are thawed together: 1 MiB.
@@ -249,26 +275,33 @@ func (v *Volume) Trim(ctx context.Context, off, n int64) error {
 // do not become dirty: a guest that trims its whole disk changes little.
 func (v *Volume) zeroBlocks(ctx context.Context, from, to int64) error {
 	return v.change(ctx, from, to, func() error {
+		runs := v.notZero(from, to)
+		if err := v.note(runs, recent.Zero); err != nil {
+			return err
+		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		s := &v.state
-		become := func(from, to int64) {
-			s.pending.Add(from, to)
-			s.become(run{from, to, zeroDirty})
-		}
-		for at := from; at < to; {
-			next := min((at/chunkBlocks+1)*chunkBlocks, to)
-			if v.base == nil || v.base.zero(at/chunkBlocks) {
-				for from, to := range s.data.Runs(at, next) {
-					become(from, to)
-				}
-			} else {
-				for from, to := range s.zero.Gaps(at, next) {
-					become(from, to)
-				}
-			}
-			at = next
+		for from, to := range runs {
+			v.state.pending.Add(from, to)
+			v.state.become(run{from, to, zeroDirty})
 		}
 		return nil
 	})
+}
+
+// notZero are the runs of blocks that are not zeros yet.
+func (v *Volume) notZero(from, to int64) map[int64]int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	all := map[int64]int64{}
+	for at := from; at < to; {
+		next := min((at/chunkBlocks+1)*chunkBlocks, to)
+		runs := v.state.zero.Gaps(at, next)
+		if v.base == nil || v.base.zero(at/chunkBlocks) {
+			runs = v.state.data.Runs(at, next)
+		}
+		maps.Insert(all, runs)
+		at = next
+	}
+	return all
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,34 +13,98 @@ import (
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/delta"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/qcow2"
+	"heliotrope/imagesync/site"
+	"heliotrope/imagesync/source"
 )
 
+// importFlags say how an image comes in.
+type importFlags struct {
+	backing                       bool
+	format, sum, downloads, limit string
+}
+
 func (a *app) imports() *cobra.Command {
-	var backing bool
-	var format string
+	var o importFlags
 	cmd := &cobra.Command{
-		Use: "import IMAGE FILE", Short: "Make a new version of an image of a raw or qcow2 file", Args: cobra.ExactArgs(2),
+		Use: "import IMAGE FILE|URL", Short: "Make a new version of an image of a raw or qcow2 file", Args: cobra.ExactArgs(2),
 		Long: `Make a new version of an image of a file: raw, a block device, or qcow2 with whatever it has inside. What the store has already takes no room.
-A backing file is read only if --backing says so, since its name comes from the file itself.`,
-		Example: "  heliotrope image import debian debian-12-genericcloud-amd64.qcow2",
+A backing file is read only if --backing says so, since its name comes from the file itself.
+
+An http or https URL is downloaded first. A download that was broken off goes on where it ended, now or when the command is given again.`,
+		Example: `  heliotrope image import debian debian-12-genericcloud-amd64.qcow2
+  heliotrope image import debian https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2 --sha256 3f…`,
 		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
-			src, err := openSource(args[1], format, backing)
-			if err != nil {
-				return fmt.Errorf("import %s: %w", args[0], err)
-			}
-			defer src.Close()
-			bar := newBar(out, "imported")
-			v, stats, err := s.Import(ctx, args[0], src, imagesync.ImportOptions{From: args[1], Progress: bar.update})
-			bar.end()
-			if err != nil {
+			if err := manifest.CheckName(args[0]); err != nil { // before anything is downloaded
 				return err
 			}
-			return showMade(out, v, stats, delta.Stats{})
+			if isURL(args[1]) {
+				return importURL(ctx, s, out, args[0], args[1], o)
+			}
+			if o.sum != "" {
+				return errors.New("--sha256 is for what is downloaded: check a file with sha256sum")
+			}
+			return importFile(ctx, s, out, args[0], args[1], args[1], o)
 		}),
 	}
-	cmd.Flags().BoolVar(&backing, "backing", false, "read the backing files of a qcow2 image as well")
-	cmd.Flags().StringVar(&format, "format", "", "raw or qcow2 (default: what the file begins like)")
+	f := cmd.Flags()
+	f.BoolVar(&o.backing, "backing", false, "read the backing files of a qcow2 image as well")
+	f.StringVar(&o.format, "format", "", "raw or qcow2 (default: what the file begins like)")
+	f.StringVar(&o.sum, "sha256", "", "what a download has to have, in hexadecimal digits")
+	f.StringVar(&o.limit, "max-size", "256G", "the largest file that is downloaded")
+	f.StringVar(&o.downloads, "downloads", defaultDir("/var/lib/heliotrope/image-downloads", "image-downloads"), "directory of downloads that are under way")
 	return cmd
+}
+
+func importFile(ctx context.Context, s *imagesync.Store, out *output.Printer, image, file, from string, o importFlags) error {
+	src, err := source.Open(file, o.format, o.backing)
+	if !o.backing && errors.Is(err, qcow2.ErrUnsupported) {
+		err = fmt.Errorf("%w (--backing reads a backing file as well)", err)
+	}
+	if err != nil {
+		return fmt.Errorf("import %s: %w", image, err)
+	}
+	defer src.Close()
+	bar := newBar(out, "imported")
+	v, stats, err := s.Import(ctx, image, src, imagesync.ImportOptions{From: from, Progress: bar.update})
+	bar.end()
+	if err != nil {
+		return err
+	}
+	return showMade(out, v, stats, delta.Stats{})
+}
+
+func importURL(ctx context.Context, s *imagesync.Store, out *output.Printer, image, where string, o importFlags) error {
+	limit, err := site.ParseBytes(o.limit)
+	if err == nil {
+		err = checkSum(o.sum)
+	}
+	if err == nil && o.backing {
+		err = errors.New("--backing is for files: a download has no other beside it")
+	}
+	if err != nil {
+		return err
+	}
+	d, err := newDownload(where, o.downloads, limit)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", image, err)
+	}
+	defer d.Close()
+	bar := newBar(out, "downloaded")
+	d.tell = bar.update
+	err = d.get(ctx)
+	bar.end()
+	var sum string
+	if err == nil {
+		sum, err = d.check(o.sum)
+	}
+	if err != nil {
+		return fmt.Errorf("import %s: %w", image, err)
+	}
+	if err := importFile(ctx, s, out, image, d.file, d.origin(sum), o); err != nil {
+		return err
+	}
+	return d.remove()
 }
 
 // made is what import, push and pull say.
@@ -204,16 +266,4 @@ func (b *bar) end() {
 	if b.drawn && b.out.Terminal {
 		fmt.Fprint(b.out.Err, "\r\033[K")
 	}
-}
-
-// parseBytes reads a number of bytes, with K, M, G or T for powers of 1024.
-func parseBytes(s string) (int64, error) {
-	digits := strings.TrimRight(strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I"), "KMGT")
-	unit := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s)[len(digits):], "B"), "I")
-	shift, ok := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || !ok || n < 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("%q is no number of bytes: write 200G, or 500M", s)
-	}
-	return n << shift, nil
 }

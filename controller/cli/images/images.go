@@ -18,6 +18,7 @@ import (
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/site"
 )
 
 type app struct{ store, keys string }
@@ -39,8 +40,8 @@ func Command() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.store, "store", defaultDir("/var/lib/heliotrope/image-store", "image-store"), "the image store: a directory, or a bucket's URL")
 	f.StringVar(&a.keys, "keys", defaultDir("/var/lib/heliotrope/image-keys", "image-keys"), "directory of the keys that sign for stores")
-	cmd.AddCommand(a.imports(), a.list(), a.show(), a.export(), a.clone(), a.remove(), a.pin(true), a.pin(false), a.push(), a.pull(),
-		a.verify(), a.gc(), a.du(), a.quota(), a.serve(), a.commit())
+	cmd.AddCommand(a.imports(), a.list(), a.show(), a.export(), a.clone(), a.remove(), a.pin(true), a.pin(false), a.release(), a.push(), a.pull(),
+		a.verify(), a.gc(), a.du(), a.quota(), a.serve(), a.commit(), a.upload(), a.uploads())
 	return cmd
 }
 
@@ -87,7 +88,8 @@ func (a *app) run(do func(ctx context.Context, s *imagesync.Store, out *output.P
 // version is one as it is shown.
 type version struct {
 	manifest.Version
-	Pinned bool `json:"pinned"`
+	Pinned bool     `json:"pinned"`
+	Needed []string `json:"needed_by,omitempty"` // HOST/VOLUME of disks that stand on it; show tells
 }
 
 func (a *app) list() *cobra.Command {
@@ -108,7 +110,7 @@ func (a *app) list() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				shown = append(shown, version{v, pinned})
+				shown = append(shown, version{Version: v, Pinned: pinned})
 			}
 			return out.Show(shown, func(t *output.Table) {
 				t.Head("IMAGE", "VERSION", "SIZE", "CONTENT", "CREATED", "PINNED", "FROM")
@@ -136,13 +138,17 @@ func (a *app) show() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showVersion(out, v, pinned)
+			needed, err := s.Needs(ctx, v)
+			if err != nil {
+				return err
+			}
+			return showVersion(out, v, pinned, needed...)
 		}),
 	}
 }
 
-func showVersion(out *output.Printer, v manifest.Version, pinned bool) error {
-	return out.Show(version{v, pinned}, func(t *output.Table) {
+func showVersion(out *output.Printer, v manifest.Version, pinned bool, needed ...string) error {
+	return out.Show(version{v, pinned, needed}, func(t *output.Table) {
 		t.Row("image", v.Ref())
 		t.Row("root", v.Root)
 		t.Row("size", output.Bytes(uint64(v.Size)))
@@ -154,6 +160,9 @@ func showVersion(out *output.Printer, v manifest.Version, pinned bool) error {
 		t.Row("created", v.Created.Local().Format(time.DateTime))
 		t.Row("from", v.From)
 		t.Row("pinned", pinned)
+		for _, owner := range needed {
+			t.Row("needed by", owner)
+		}
 	})
 }
 
@@ -212,6 +221,32 @@ func (a *app) pin(pin bool) *cobra.Command {
 		return showVersion(out, v, pin)
 	})
 	return cmd
+}
+
+func (a *app) release() *cobra.Command {
+	return &cobra.Command{
+		Use: "release IMAGE@VERSION HOST/VOLUME", Short: "Forget that a disk stands on a version: its host is gone for good", Args: cobra.ExactArgs(2),
+		Long: `Forget that a disk stands on a version. A disk that is removed says so itself; this is for those of hosts that are gone for good. A disk that
+is still there loses with the version what it has not fetched yet. "image show" tells which disks stand on a version.`,
+		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+			v, err := s.Version(ctx, args[0])
+			if err == nil {
+				err = s.NoNeed(ctx, v, args[1])
+			}
+			if err != nil {
+				return fmt.Errorf("release %s: %w", args[0], err)
+			}
+			needed, err := s.Needs(ctx, v)
+			if err != nil {
+				return err
+			}
+			pinned, err := s.Pinned(ctx, v)
+			if err != nil {
+				return err
+			}
+			return showVersion(out, v, pinned, needed...)
+		}),
+	}
 }
 
 func (a *app) verify() *cobra.Command {
@@ -277,6 +312,9 @@ func (a *app) gc() *cobra.Command {
 				if r.Rewritten > 0 {
 					t.Line("%srewritten, to be denser: %s", would, output.Bytes(uint64(r.Rewritten)))
 				}
+				if r.Full {
+					t.Line("the disk has no room to rewrite packs of which little is needed: run gc again")
+				}
 				if r.Waiting > 0 {
 					t.Line("%s wait for: %s", output.Plural(r.Waiting, "file"), strings.Join(r.Writers, ", "))
 				}
@@ -316,7 +354,7 @@ func (a *app) quota() *cobra.Command {
 		Use: "quota BYTES", Short: "Bound the bytes that the store takes; 0 ends that", Args: cobra.ExactArgs(1),
 		Example: "  heliotrope image quota 200G",
 		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
-			n, err := parseBytes(args[0])
+			n, err := site.ParseBytes(args[0])
 			if err != nil {
 				return err
 			}

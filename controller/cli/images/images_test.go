@@ -3,8 +3,12 @@ package images_test
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -218,4 +222,69 @@ func TestDamageIsTold(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(b.dir, "out.raw")); err == nil {
 		t.Error("half an image was exported")
 	}
+}
+
+// An image comes by HTTP, and says where from.
+func TestImportByHTTP(t *testing.T) {
+	b, content := newBench(t)
+	s := httptest.NewServer(http.FileServer(http.Dir(b.dir)))
+	defer s.Close()
+	sum := sha256.Sum256(content)
+	line := "import debian " + s.URL + "/disk.raw --downloads ./downloads --sha256 "
+	if out, code := b.run(line + strings.Repeat("00", 32)); code != 1 || !strings.Contains(out, "damaged on its way") {
+		t.Error(code, out)
+	}
+	if out, code := b.run(line + "12"); code != 1 || !strings.Contains(out, "64 hexadecimal digits") {
+		t.Error(code, out)
+	}
+	b.must(line + hex.EncodeToString(sum[:]))
+	b.must("export debian ./out.raw")
+	b.same("out.raw", "disk.raw")
+	if out := b.must("show debian"); !strings.Contains(out, s.URL+"/disk.raw sha256:"+hex.EncodeToString(sum[:])) {
+		t.Error(out)
+	}
+	left, err := filepath.Glob(filepath.Join(b.dir, "downloads", "*"))
+	if err != nil || len(left) != 1 || !strings.HasSuffix(left[0], ".lock") {
+		t.Errorf("left of downloads are %v, %v", left, err)
+	}
+	if out, code := b.run("import debian ./disk.raw --sha256 " + hex.EncodeToString(sum[:])); code != 1 || !strings.Contains(out, "sha256sum") {
+		t.Error(code, out)
+	}
+}
+
+// A store is not made among other things.
+func TestADirectoryOfOtherThingsIsNoStore(t *testing.T) {
+	b, _ := newBench(t)
+	if out, code := b.run("--store " + b.dir + " import debian ./disk.raw"); code != 1 || !strings.Contains(out, "other things are in it (disk.raw)") {
+		t.Error(code, out)
+	}
+	if err := os.MkdirAll(filepath.Join(b.dir, "fresh", "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.must("--store ./fresh import debian ./disk.raw")
+	b.must("--store ./fresh import debian ./disk.raw")
+}
+
+// A version that a volume stands on stays.
+func TestAVolumesVersionStays(t *testing.T) {
+	b, _ := newBench(t)
+	b.must("import debian ./disk.raw")
+	_, stop := b.serve("debian --volume web --prefetch off", serving)
+	stop()
+	out, code := b.run("remove debian@1")
+	if code != 1 || !strings.Contains(out, "image release") {
+		t.Error(code, out)
+	}
+	var shown struct {
+		Needed []string `json:"needed_by"`
+	}
+	if err := json.Unmarshal([]byte(b.must("show debian -o json")), &shown); err != nil || len(shown.Needed) != 1 || !strings.HasSuffix(shown.Needed[0], "/web") || !strings.Contains(out, shown.Needed[0]) {
+		t.Fatalf("%+v, %v", shown, err)
+	}
+	b.must("gc")
+	_, stop = b.serve("debian --volume web --prefetch off", serving)
+	b.compare("", "disk.raw")
+	stop()
+	b.must("release debian@1 " + shown.Needed[0])
+	b.must("remove debian@1")
 }

@@ -1,7 +1,9 @@
-package images
+// Package source opens what an image is imported from: a file of this machine, of whatever form
+// (raw, or qcow2 with its backing files), and says of other forms what to do with them. What it
+// opens was checked: package qcow2 refuses what no writer of images makes.
+package source
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,27 +14,27 @@ import (
 	"heliotrope/imagesync/qcow2"
 )
 
-// source is a file that is imported, with its backing files.
-type source struct {
+// File is a file that is imported, with its backing files.
+type File struct {
 	imagesync.Source
 	files []io.Closer
 }
 
 // Close closes the files.
-func (s *source) Close() {
+func (s *File) Close() {
 	for _, f := range s.files {
 		f.Close()
 	}
 }
 
-// openSource opens a file of a format, "" for what it looks like. Backing says whether a
-// backing file may be read: the image itself names it, and it may be any file of this machine.
-func openSource(name, format string, backing bool) (*source, error) {
+// Open opens a file of a format, "" for what it looks like. Backing says whether a backing file
+// may be read: the image itself names it, and it may be any file of this machine.
+func Open(name, format string, backing bool) (*File, error) {
 	raw, err := imagesync.OpenRaw(name)
 	if err != nil {
 		return nil, err
 	}
-	s := &source{Source: raw, files: []io.Closer{raw}}
+	s := &File{Source: raw, files: []io.Closer{raw}}
 	if format == "" {
 		head := make([]byte, qcow2.HeadSize)
 		n, err := raw.ReadAt(head, 0)
@@ -56,9 +58,6 @@ func openSource(name, format string, backing bool) (*source, error) {
 		}
 		if err != nil {
 			s.Close()
-			if !backing && errors.Is(err, qcow2.ErrUnsupported) {
-				err = fmt.Errorf("%w (--backing reads a backing file as well)", err)
-			}
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		s.Source = &oneAtATime{Image: im}
@@ -75,7 +74,7 @@ func openSource(name, format string, backing bool) (*source, error) {
 }
 
 // backing opens the backing files that an image in dir names.
-func (s *source) backing(dir string) func(name, format string) (io.ReaderAt, int64, error) {
+func (s *File) backing(dir string) func(name, format string) (io.ReaderAt, int64, error) {
 	return func(name, _ string) (io.ReaderAt, int64, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)

@@ -1,4 +1,6 @@
-package volume
+// Package turns is how the goroutines that use a volume wait for each other: who changes which
+// part of it (Ranges), and who needs something done that is done for all at once (Rounds).
+package turns
 
 import (
 	"context"
@@ -6,8 +8,8 @@ import (
 	"sync"
 )
 
-// ranges are parts of a disk that somebody is changing.
-type ranges struct {
+// Ranges are parts of a disk that somebody is changing.
+type Ranges struct {
 	mu   sync.Mutex
 	held []*heldRange
 }
@@ -17,8 +19,8 @@ type heldRange struct {
 	done     chan struct{}
 }
 
-// lock waits until nobody holds a number from from on and before to, and holds them.
-func (r *ranges) lock(ctx context.Context, from, to int64) (unlock func(), err error) {
+// Lock waits until nobody holds a number from from on and before to, and holds them.
+func (r *Ranges) Lock(ctx context.Context, from, to int64) (unlock func(), err error) {
 	me := &heldRange{from, to, make(chan struct{})}
 	for {
 		r.mu.Lock()
@@ -38,7 +40,7 @@ func (r *ranges) lock(ctx context.Context, from, to int64) (unlock func(), err e
 	}
 }
 
-func (r *ranges) unlock(me *heldRange) {
+func (r *Ranges) unlock(me *heldRange) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := slices.Index(r.held, me)
@@ -46,22 +48,22 @@ func (r *ranges) unlock(me *heldRange) {
 	close(me.done)
 }
 
-// rounds lets those who come while a round is under way wait for one and the same next one.
+// Rounds lets those who come while a round is under way wait for one and the same next one.
 // Its user holds a lock of its own during a round.
-type rounds struct {
+type Rounds struct {
 	mu            sync.Mutex
 	begun, worked int64 // the last round that began, and the last that was done without an error
 }
 
-// next is the round that a caller who comes now needs.
-func (r *rounds) next() int64 {
+// Next is the round that a caller who comes now needs.
+func (r *Rounds) Next() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.begun + 1
 }
 
-// begin begins a round, unless the one that is needed, or a later one, has been done.
-func (r *rounds) begin(needed int64) (round int64, ok bool) {
+// Begin begins a round, unless the one that is needed, or a later one, has been done.
+func (r *Rounds) Begin(needed int64) (round int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.worked >= needed {
@@ -71,7 +73,8 @@ func (r *rounds) begin(needed int64) (round int64, ok bool) {
 	return r.begun, true
 }
 
-func (r *rounds) done(round int64) {
+// Done says that a round was done without an error.
+func (r *Rounds) Done(round int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.worked = round

@@ -1,0 +1,40 @@
+package agentapi
+
+import "heliotrope"
+
+// ImageStatus is what a host has of images of its store, and what its server of disks has done
+// since that began: the counters only grow, and begin anew with Boot.
+type ImageStatus struct {
+	Store   string        `json:"store"`
+	Server  string        `json:"server"` // its program's version
+	Boot    string        `json:"boot"`   // changes when the server restarts
+	PID     int           `json:"pid"`
+	Volumes []ImageVolume `json:"volumes,omitempty"`
+	Caches  []ImageCache  `json:"caches,omitempty"`
+	Budget  int64         `json:"cache_budget_bytes,omitempty"` // 0: none
+	Used    int64         `json:"cache_used_bytes"`
+
+	Hits       int64 `json:"cache_hits"`        // reads that were answered by what was here
+	Demand     int64 `json:"chunks_demanded"`   // chunks that a guest waited for
+	Background int64 `json:"chunks_background"` // chunks that came before anybody asked
+	Fetched    int64 `json:"fetched_bytes"`     // of content, from the store
+	Failed     int64 `json:"fetches_failed"`    // chunks that did not come
+	Evicted    int64 `json:"caches_evicted"`
+}
+
+// ImageVolume is the disk of a VM.
+type ImageVolume struct {
+	VM      heliotrope.VMID `json:"vm"`
+	Base    string          `json:"base"` // IMAGE@VERSION
+	Bytes   int64           `json:"bytes"`
+	Written int64           `json:"written_bytes"` // that the host keeps of what the VM wrote
+	Error   string          `json:"error,omitempty"`
+}
+
+// ImageCache is what has come of a version of an image.
+type ImageCache struct {
+	Image   string `json:"image"`         // IMAGE@VERSION
+	Bytes   int64  `json:"content_bytes"` // of the version, zeros not counted
+	Here    int64  `json:"here_bytes"`
+	Volumes int    `json:"volumes"`
+}

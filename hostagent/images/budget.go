@@ -1,0 +1,207 @@
+package images
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/volume"
+	"heliotrope/imagesync/volume/disk"
+)
+
+// budgetEvery is how often the caches are held against what they may have. Between two looks
+// they may grow beyond it by what guests ask for; nothing else comes then.
+const budgetEvery = 15 * time.Second
+
+// budget bounds what has come of images. Caches that no volume stands on go first, the oldest
+// first. If that is not enough, what guests have not read from goes: it comes again when it is
+// needed.
+type budget struct {
+	dir   string
+	limit int64 // bytes; 0: none
+
+	mu      sync.Mutex
+	used    int64
+	looked  time.Time
+	before  volume.CacheStats // of caches that were closed
+	evicted int64
+}
+
+// room says whether something may come that nobody waits for.
+func (b *budget) room() bool {
+	if b.limit == 0 {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.looked) > time.Second {
+		if all, err := listCaches(b.dir); err == nil {
+			b.note(all)
+		}
+	}
+	return b.used < b.limit
+}
+
+// note takes in what the caches have. The lock is held.
+func (b *budget) note(all []cacheDir) {
+	b.used, b.looked = 0, time.Now()
+	for _, c := range all {
+		b.used += c.used
+	}
+}
+
+// closed remembers the counters of a cache that is closed.
+func (b *budget) closed(s volume.CacheStats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.before.Demand, b.before.Background, b.before.Hits = b.before.Demand+s.Demand, b.before.Background+s.Background, b.before.Hits+s.Hits
+}
+
+// cacheDir is a cache on the disk.
+type cacheDir struct {
+	path string
+	root manifest.ID
+	used int64 // bytes of the disk
+	last time.Time
+}
+
+// listCaches lists them, that which was changed last at the end.
+func listCaches(dir string) ([]cacheDir, error) {
+	at := filepath.Join(dir, "caches")
+	entries, err := os.ReadDir(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list caches: %w", err)
+	}
+	var all []cacheDir
+	for _, e := range entries {
+		c := cacheDir{path: filepath.Join(at, e.Name())}
+		if c.root, err = manifest.ParseID(e.Name()); err != nil {
+			continue
+		}
+		if c.used, err = disk.OSDirectory(c.path).Used(); err != nil {
+			continue // it has just gone
+		}
+		for _, name := range []string{"present", "lock"} { // the one is written when something comes, the other when it is opened
+			if info, err := os.Stat(filepath.Join(c.path, name)); err == nil && info.ModTime().After(c.last) {
+				c.last = info.ModTime()
+			}
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b cacheDir) int { return cmp.Or(a.last.Compare(b.last), cmp.Compare(a.path, b.path)) })
+	return all, nil
+}
+
+// keepBudget keeps the caches within the budget until ctx ends.
+func (s *server) keepBudget(ctx context.Context) error {
+	if s.c.Cache == 0 {
+		return nil
+	}
+	tick := time.NewTicker(budgetEvery)
+	defer tick.Stop()
+	seen := map[manifest.ID]volume.CacheStats{}
+	for {
+		if err := s.evict(seen); err != nil {
+			s.log.Warn("cannot bound what images take", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// evict frees what is beyond the budget. seen is what the open caches had done at the last look.
+func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, err := listCaches(s.c.Dir)
+	if err != nil {
+		return err
+	}
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	s.budget.note(all)
+	free := func(c cacheDir, how func() error) {
+		if failed := how(); failed != nil {
+			err = errors.Join(err, failed)
+			return
+		}
+		s.budget.used -= c.used
+		s.budget.evicted++
+		s.log.Info("what came of an image was dropped", "root", c.root, "bytes", c.used)
+	}
+	for _, c := range all {
+		if s.budget.used > s.budget.limit && s.sites[c.root] == nil {
+			free(c, func() error { return os.RemoveAll(c.path) })
+		}
+	}
+	idle := func(c cacheDir) bool {
+		now := s.sites[c.root].Cache().Stats()
+		return now.Hits+now.Demand == seen[c.root].Hits+seen[c.root].Demand
+	}
+	for _, quiet := range []bool{true, false} {
+		for _, c := range all {
+			if on := s.sites[c.root]; on != nil && s.budget.used > s.budget.limit+s.budget.limit/8 && idle(c) == quiet {
+				free(c, on.Cache().Drop)
+			}
+		}
+	}
+	clear(seen)
+	for root, on := range s.sites {
+		seen[root] = on.Cache().Stats()
+	}
+	return err
+}
+
+// status is what the agent tells.
+func (s *server) status() agentapi.ImageStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache,
+		Fetched: s.source.Counters.Bytes.Load(), Failed: s.source.Counters.Failed.Load()}
+	volumes := map[manifest.ID]int{}
+	for name, d := range s.disks {
+		v := agentapi.ImageVolume{VM: heliotrope.VMID(name), Base: d.Origin.Base.Ref(), Bytes: d.Size()}
+		if stats, err := d.Stats(); err == nil {
+			v.Written = stats.Data
+		} else {
+			v.Error = err.Error()
+		}
+		out.Volumes = append(out.Volumes, v)
+		volumes[d.Origin.Base.Root]++
+	}
+	for name, err := range s.broken {
+		out.Volumes = append(out.Volumes, agentapi.ImageVolume{VM: heliotrope.VMID(name), Error: err.Error()})
+	}
+	slices.SortFunc(out.Volumes, func(a, b agentapi.ImageVolume) int { return cmp.Compare(a.VM, b.VM) })
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	sum := s.budget.before
+	for root, on := range s.sites {
+		stats := on.Cache().Stats()
+		sum.Demand, sum.Background, sum.Hits = sum.Demand+stats.Demand, sum.Background+stats.Background, sum.Hits+stats.Hits
+		out.Caches = append(out.Caches, agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content,
+			Here: int64(on.Present()) * volume.ChunkSize, Volumes: volumes[root]})
+	}
+	slices.SortFunc(out.Caches, func(a, b agentapi.ImageCache) int { return cmp.Compare(a.Image, b.Image) })
+	if all, err := listCaches(s.c.Dir); err == nil {
+		s.budget.note(all)
+	}
+	out.Used, out.Hits, out.Demand, out.Background, out.Evicted = s.budget.used, sum.Hits, sum.Demand, sum.Background, s.budget.evicted
+	return out
+}

@@ -1,0 +1,98 @@
+// Package images gives a host's VMs disks over images of a store.
+//
+// # Who serves
+//
+// A process of its own serves the disks (Serve), over NBD on one unix socket, and outlives the
+// agent: QEMU has its disks there, so its end stops every guest that reads or writes, and an agent
+// is restarted far more often than there is a reason to restart a server of disks. The agent
+// starts it, starts it again when it has ended, and puts a new one in its place once the agent's
+// own program is another; guests wait meanwhile, for the ten minutes that their QEMUs try to
+// connect again (package libvirt). The server needs nobody: when it begins it opens all volumes
+// that there are, also where the store cannot be reached, because what a version consists of is
+// kept beside what has come of it (package site).
+//
+// What a guest was told stays told, whoever dies. A write that was answered is in the kernel's
+// cache and its place is written down (package volume/recent), so the next server has it; a
+// request that was not answered gets no answer from a server that ends (nbd.Server.Cut), and QEMU
+// asks the next one.
+//
+// # Which version
+//
+// A VM's image is a directory of the host where there is one of that name; else it is looked up
+// in the store: IMAGE is the newest version, IMAGE@3 the third. The VM's disk stands on that
+// version for good, whatever becomes of the image, and the store is told that it is needed
+// (imagesync.Store.Need) until the disk is removed. An image of a store is a disk that boots by
+// itself, from its boot sector: a kernel beside the disk needs a directory.
+//
+// # Moves
+//
+// The destination makes an empty volume on the same version, of its own store or the same one, and
+// QEMU's mirror writes into it, as it does with files: all of the disk crosses, whatever the
+// destination has, and nothing comes of the store there. (libvirt has no copy of what differs for
+// disks of a network.)
+//
+// # What is where
+//
+//	STATE/vm-volumes/        package site; agent.sock, by which agent and server talk
+//	STATE/disks/volumes.sock where QEMU connects
+//	STATE/disks/VM.vol       stands for a VM's volume (package libvirt)
+//	STATE/image-keys/        which key the store had when it was first seen
+//
+// What is in vm-volumes is the agent's: a volume there that no file stands for is the rest of a
+// removal that was broken off, and goes when an agent starts.
+package images
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/site"
+)
+
+// Config is where a host has its images, and from where.
+type Config struct {
+	Store   string // a directory or a bucket's URL; empty: the host has no store
+	Keys    string // directory of stores' keys
+	Dir     string // of volumes and what has come of images
+	DiskDir string // of the files that stand for volumes, and of the socket
+	Cache   int64  // bytes that what has come of images may take; 0: no bound
+	User    string // whose QEMU connects; empty: root
+	Host    string // the host's name, by which the store knows who needs a version
+	Version string // of this program
+	Log     *slog.Logger
+}
+
+func (c Config) controlSocket() string { return filepath.Join(c.Dir, "agent.sock") }
+
+// base names a version for another host: IMAGE@VERSION ROOT.
+func base(v manifest.Version) string { return v.Ref() + " " + v.Root.String() }
+
+// parseBase reads what base wrote.
+func parseBase(s string) (ref string, root manifest.ID, err error) {
+	ref, hex, ok := strings.Cut(s, " ")
+	image, _, exact := strings.Cut(ref, "@")
+	if ok && exact && manifest.CheckName(image) == nil {
+		root, err = manifest.ParseID(hex)
+	}
+	if !ok || !exact || err != nil || root.IsZero() {
+		return "", root, fmt.Errorf("%.120q is no version of an image", s)
+	}
+	return ref, root, nil
+}
+
+// Bytes is a number of bytes as people write it: 20G, 500M. It is a flag.Value.
+type Bytes int64
+
+// Set implements flag.Value.
+func (b *Bytes) Set(s string) error {
+	n, err := site.ParseBytes(s)
+	*b = Bytes(n)
+	return err
+}
+
+// String implements flag.Value.
+func (b Bytes) String() string { return strconv.FormatInt(int64(b), 10) }

@@ -1,0 +1,145 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/libvirt"
+)
+
+// Hypervisor is what VMs' disks have to do with.
+type Hypervisor interface {
+	Domains(ctx context.Context) ([]libvirt.Domain, error)
+	Start(ctx context.Context, spec libvirt.Spec) error
+	Remove(ctx context.Context, vm heliotrope.VMID) error
+	Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error)
+	Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
+	Confirm(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
+	Sweep(ctx context.Context, diskDir string) error
+}
+
+// Over is a hypervisor some of whose VMs have disks of the image store: each is there before its
+// VM needs it, and goes once its VM has gone for good.
+type Over struct {
+	Hypervisor Hypervisor
+	Disks      *Disks
+}
+
+// Start starts a VM. If its image is no directory of the host, and it has no disk yet, its disk
+// becomes one over an image of the store.
+func (o Over) Start(ctx context.Context, spec libvirt.Spec) error {
+	defer o.Disks.hold(spec.VM)()
+	volume, err := o.volume(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("make disk of %s: %w", spec.VM, err)
+	}
+	spec.Volume = volume
+	return o.Hypervisor.Start(ctx, spec)
+}
+
+// volume is a VM's disk in the image store; nil: it is none of that.
+func (o Over) volume(ctx context.Context, spec libvirt.Spec) (*libvirt.Volume, error) {
+	domains, err := o.Hypervisor.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defined, alive := false, false
+	for _, d := range domains {
+		if heliotrope.VMID(d.Name) == spec.VM {
+			defined, alive = true, d.State != agentapi.VMShutOff && d.State != agentapi.VMCrashed
+		}
+	}
+	own := libvirt.HasVolume(spec.DiskDir, spec.VM, defined)
+	if !own {
+		if alive { // it has what it needs
+			return nil, nil
+		}
+		_, err := os.Stat(spec.ImageDir)
+		switch {
+		case err == nil, libvirt.HasFile(spec.DiskDir, spec.VM, defined):
+			return nil, nil
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, err
+		case o.Disks.c.Store == "":
+			return nil, nil
+		}
+	}
+	// What there is of a VM that the host does not have is the rest of an earlier stay.
+	v, err := o.Disks.put(ctx, spec.VM, wanted{Image: spec.What.Image, Fresh: !own && !defined})
+	if errors.Is(err, ErrNoImage) {
+		err = fmt.Errorf("%s is no directory, and %w", spec.ImageDir, err)
+	}
+	return v, err
+}
+
+// Remove removes a VM and its disk.
+func (o Over) Remove(ctx context.Context, vm heliotrope.VMID) error {
+	if err := o.Hypervisor.Remove(ctx, vm); err != nil {
+		return err
+	}
+	o.Disks.settle(ctx, vm)
+	return nil
+}
+
+// Prepare waits for a VM of another host. A disk that stands on a version of an image there gets
+// a volume on the same one here.
+func (o Over) Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error) {
+	on, bytes, err := libvirt.VolumeBase(in.XML)
+	if err != nil || on == "" {
+		if err != nil {
+			err = fmt.Errorf("prepare %s: %w", in.VM, err)
+			return nil, err
+		}
+		return o.Hypervisor.Prepare(ctx, in)
+	}
+	defer o.Disks.hold(in.VM)()
+	if o.Disks.c.Store == "" {
+		return nil, fmt.Errorf("prepare %s: %w: its disk stands on %s, and this host has no image store (--image-store)", in.VM, agentapi.ErrInvalid, on)
+	}
+	volume, err := o.Disks.put(ctx, in.VM, wanted{Base: on, Fresh: true})
+	if err != nil {
+		return nil, fmt.Errorf("prepare %s: make disk: %w", in.VM, err)
+	}
+	var cookie []byte
+	if volume.Bytes != bytes {
+		err = fmt.Errorf("prepare %s: its disk has %d bytes, one made of %s here %d", in.VM, bytes, on, volume.Bytes)
+	} else {
+		cookie, err = o.Hypervisor.Prepare(ctx, in)
+	}
+	if err != nil {
+		o.Disks.settle(ctx, in.VM)
+		return nil, err
+	}
+	return cookie, nil
+}
+
+// Finish is the destination's last step.
+func (o Over) Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
+	if err := o.Hypervisor.Finish(ctx, vm, cookie, cancelled); err != nil {
+		return err
+	}
+	if cancelled {
+		o.Disks.settle(ctx, vm)
+	}
+	return nil
+}
+
+// Confirm is the source's last step.
+func (o Over) Confirm(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
+	if err := o.Hypervisor.Confirm(ctx, vm, cookie, cancelled); err != nil {
+		return err
+	}
+	if !cancelled {
+		o.Disks.settle(ctx, vm)
+	}
+	return nil
+}
+
+// Sweep removes what moves and removals that were broken off have left.
+func (o Over) Sweep(ctx context.Context, diskDir string) error {
+	return errors.Join(o.Hypervisor.Sweep(ctx, diskDir), o.Disks.sweep(ctx))
+}

@@ -1,0 +1,260 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"slices"
+	"strings"
+
+	"encoding/json"
+
+	"heliotrope"
+	"heliotrope/hostagent/libvirt"
+	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/nbd"
+	"heliotrope/imagesync/site"
+)
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(v); err != nil {
+		return fmt.Errorf("read order: %w", err)
+	}
+	return nil
+}
+
+// openAll opens all volumes that there are. One that cannot be opened is no reason to let the
+// others wait; whoever connects to it tries again.
+func (s *server) openAll(ctx context.Context) error {
+	names, err := site.Volumes(s.c.Dir)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if _, err := s.open(ctx, name); err != nil {
+			s.log.Error("a disk cannot be served", "vm", name, "error", err)
+		}
+	}
+	return nil
+}
+
+// open opens a volume that is there. The lock is held.
+func (s *server) open(ctx context.Context, name string) (*served, error) {
+	if d := s.disks[name]; d != nil {
+		return d, nil
+	}
+	o, err := site.ReadOrigin(s.c.Dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		delete(s.broken, name)
+		return nil, err
+	}
+	var d *served
+	if err == nil {
+		d, err = s.openOn(ctx, o.Base, name, o.Copied)
+	}
+	if err != nil {
+		s.broken[name] = err
+		return nil, err
+	}
+	delete(s.broken, name)
+	return d, nil
+}
+
+// openOn opens a volume on a version, or makes it; copied says that a move writes all of it, and
+// nothing of the version has to come. The lock is held.
+func (s *server) openOn(ctx context.Context, v manifest.Version, name string, copied bool) (*served, error) {
+	on := s.sites[v.Root]
+	if on == nil {
+		base, err := s.source.Base(ctx, s.c.Dir, v)
+		if err != nil {
+			return nil, err
+		}
+		on = &opened{}
+		if on.Site, err = site.Open(s.c.Dir, v, base, site.Options{Record: bootTime, Log: s.log, Room: s.budget.room}); err != nil {
+			return nil, err
+		}
+		on.life, on.end = context.WithCancel(s.background)
+		s.sites[v.Root] = on
+	}
+	open := on.Open
+	if copied {
+		open = on.OpenCopy
+	}
+	d, err := open(name)
+	if err != nil {
+		return nil, errors.Join(err, s.closeIfIdle(on))
+	}
+	if !d.Origin.Copied && !on.fills {
+		on.fills = true
+		on.run.Go(func() { on.Fill(on.life) })
+	}
+	out := &served{Disk: d, on: on}
+	var life context.Context
+	life, out.end = context.WithCancel(s.background)
+	on.run.Go(func() { on.Record(life, d) })
+	s.disks[name] = out
+	return out, nil
+}
+
+// closeIfIdle closes a version that no volume stands on. What came of it stays. The lock is held.
+func (s *server) closeIfIdle(on *opened) error {
+	for _, d := range s.disks {
+		if d.on == on {
+			return nil
+		}
+	}
+	delete(s.sites, on.Version.Root)
+	on.end()
+	on.run.Wait()
+	s.budget.closed(on.Cache().Stats())
+	return on.Close()
+}
+
+// release closes a volume, if it is open. The lock is held.
+func (s *server) release(name string) error {
+	d := s.disks[name]
+	if d == nil {
+		return nil
+	}
+	delete(s.disks, name)
+	d.end()
+	_, err := d.on.Release(name)
+	return errors.Join(err, s.closeIfIdle(d.on))
+}
+
+// close closes everything.
+func (s *server) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for name := range s.disks {
+		errs = append(errs, s.release(name))
+	}
+	return errors.Join(append(errs, s.source.Close())...)
+}
+
+// put sees to it that a VM has a volume, and that it is served.
+func (s *server) put(ctx context.Context, vm string, w wanted) (made, error) {
+	if err := manifest.CheckName(vm); err != nil {
+		return made{}, fmt.Errorf("serve disk: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.Fresh {
+		if err := s.drop(ctx, vm); err != nil {
+			return made{}, fmt.Errorf("serve disk of %s: %w", vm, err)
+		}
+	}
+	d, err := s.open(ctx, vm)
+	if errors.Is(err, fs.ErrNotExist) {
+		d, err = s.create(ctx, vm, w)
+	}
+	if err != nil {
+		return made{}, fmt.Errorf("serve disk of %s: %w", vm, err)
+	}
+	return made{Base: base(d.Origin.Base), Bytes: d.Size()}, nil
+}
+
+// create makes a volume. The lock is held.
+func (s *server) create(ctx context.Context, vm string, w wanted) (*served, error) {
+	store, err := s.source.Store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ref, root := w.Image, manifest.ID{}
+	if w.Base != "" {
+		if ref, root, err = parseBase(w.Base); err != nil {
+			return nil, err
+		}
+	}
+	v, err := store.Version(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("image store %s: %w", s.c.Store, err)
+	}
+	if w.Base != "" && v.Root != root {
+		return nil, fmt.Errorf("%s of image store %s is another than that of the host which the VM comes from: is it another store?", ref, s.c.Store)
+	}
+	if err := store.Need(ctx, v, s.owner+"/"+vm); err != nil {
+		return nil, err
+	}
+	d, err := s.openOn(ctx, v, vm, w.Base != "")
+	if err != nil {
+		return nil, errors.Join(err, store.NoNeed(context.WithoutCancel(ctx), v, s.owner+"/"+vm))
+	}
+	s.log.Info("disk made", "vm", vm, "image", v.Ref(), "bytes", v.Size)
+	return d, nil
+}
+
+// remove removes a VM's volume, if there is one, with all that was written to it.
+func (s *server) remove(ctx context.Context, vm string) error {
+	if err := manifest.CheckName(vm); err != nil {
+		return fmt.Errorf("remove disk: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.drop(ctx, vm); err != nil {
+		return fmt.Errorf("remove disk of %s: %w", vm, err)
+	}
+	return nil
+}
+
+// drop removes a volume. The lock is held.
+func (s *server) drop(ctx context.Context, vm string) error {
+	o, err := site.ReadOrigin(s.c.Dir, vm)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if release := s.release(vm); release != nil {
+		s.log.Warn("a disk that is removed could not be closed", "vm", vm, "error", release)
+	}
+	delete(s.broken, vm)
+	if failed := site.RemoveVolume(s.c.Dir, vm); failed != nil {
+		return failed
+	}
+	s.log.Info("disk removed", "vm", vm, "image", o.Base.Ref())
+	if err != nil {
+		return nil // what it stood on is not known; a sweep tells the store
+	}
+	store, err := s.source.Store(ctx)
+	if err == nil {
+		err = store.NoNeed(ctx, o.Base, s.owner+"/"+vm)
+	}
+	if err != nil {
+		s.log.Warn("the store does not hear that an image is not needed any more; the next server of disks tells it", "image", o.Base.Ref(), "error", err)
+	}
+	return nil
+}
+
+// Export implements nbd.Exports: a volume by the path of the file that stands for it.
+func (s *server) Export(ctx context.Context, name string) (nbd.Export, error) {
+	vm, ok := libvirt.VolumeName(s.c.DiskDir, name)
+	if !ok || manifest.CheckName(string(vm)) != nil {
+		return nbd.Export{}, fmt.Errorf("open %q: %w", name, nbd.ErrNoExport)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.open(ctx, string(vm))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("open %q: %w", name, nbd.ErrNoExport)
+	}
+	if err != nil {
+		return nbd.Export{}, err
+	}
+	d.Connected()
+	return d.Disk.Export(d.on.Site), nil
+}
+
+// Names implements nbd.Exports.
+func (s *server) Names(context.Context) (names []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.disks {
+		names = append(names, libvirt.VolumeExport(s.c.DiskDir, heliotrope.VMID(name)))
+	}
+	slices.SortFunc(names, strings.Compare)
+	return names, nil
+}
