@@ -32,6 +32,7 @@ import (
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/benchmarks"
 	"heliotrope/controller/collector"
+	"heliotrope/controller/images"
 	"heliotrope/controller/membership"
 	"heliotrope/controller/prices"
 	"heliotrope/controller/store"
@@ -55,6 +56,8 @@ type Config struct {
 	History     string         // of traffic: a directory or a bucket's URL; default DIR/traffic; off: not kept
 	Retention   time.Duration  // of History; default 24 h
 	Prices      string         // a feed of what sites cost (package prices); default: as the topology says
+	ImageStore  string         // of VM images: a directory or a bucket's URL; default: none
+	ImageKeys   string         // directory of the keys that sign for stores; default: image-keys beside Dir
 	IPFIX       string         // collector that traffic is told to, host:port by UDP; default: none
 	Version     string
 	Log         *slog.Logger
@@ -63,6 +66,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Dir, c.RunDir = cmp.Or(c.Dir, "/var/lib/heliotrope/controller"), cmp.Or(c.RunDir, "/run/heliotrope")
 	c.AgentListen, c.APIListen = cmp.Or(c.AgentListen, ":7443"), cmp.Or(c.APIListen, "127.0.0.1:7080")
+	c.ImageKeys = cmp.Or(c.ImageKeys, filepath.Join(filepath.Dir(c.Dir), "image-keys"))
 	c.Version = cmp.Or(c.Version, "devel")
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -81,6 +85,7 @@ type Controller struct {
 	pilot   *autopilot.Autopilot
 	prices  *prices.Feed
 	speeds  *benchmarks.Benchmarks
+	images  *images.Images // nil: there is no store
 	metrics *metrics
 	meshing chan struct{} // one for each host that gets many ports just now
 	started time.Time
@@ -121,11 +126,22 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	c.pilot = autopilot.New(steered{operations{c}}, autopilot.Stored(c.store), cfg.Log)
 	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
+	if cfg.ImageStore != "" {
+		tell := func(image, what string) { c.event("image", image, what, nil) }
+		c.images, err = images.Open(images.Config{Store: cfg.ImageStore, Keys: cfg.ImageKeys, Dir: filepath.Join(cfg.Dir, "uploads"), Log: cfg.Log, Tell: tell})
+		if err != nil {
+			return err
+		}
+		defer c.images.Close()
+	}
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.world.Sync(ctx, c.store, c.log) })
 	g.Go(func() error { return c.serveAPI(ctx) })
 	g.Go(func() error { return c.store.Lead(ctx, c.lead) })
+	if c.images != nil {
+		g.Go(func() error { return c.images.Run(ctx) })
+	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}

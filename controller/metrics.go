@@ -67,7 +67,8 @@ var (
 
 // Describe names the metrics.
 func (v *viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed, descPlans, descGained} {
+	own := []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed, descPlans, descGained}
+	for _, d := range append(own, imageDescs...) {
 		ch <- d
 	}
 }
@@ -140,6 +141,7 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, g := range v.c.speeds.Gauges() {
 		gauge(prometheus.NewDesc(g.Name, g.Help, g.Labels, nil), g.Value, g.Values...)
 	}
+	collectImages(ch, now)
 	gauge(descRev, float64(now.Revision))
 	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])
 }

@@ -47,11 +47,15 @@ func (c *Controller) apiToken(ctx context.Context) ([]byte, error) {
 }
 
 func (c *Controller) backend() api.Backend {
-	return api.Backend{
+	b := api.Backend{
 		Topologies: desired{c}, Inventory: inventory{c}, Membership: c.members, Migrations: operations{c}, Routes: routes{c},
 		Meshes: meshes{c}, Flows: pipelines{c}, Events: chronicle{c}, Health: health{c}, Answers: c.store, Traffic: c.traffic, Plans: c.pilot, Benchmarks: c.speeds,
 		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}
+	if c.images != nil {
+		b.Images = c.images
+	}
+	return b
 }
 
 func buildVersion(version string) api.Version {

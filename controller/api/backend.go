@@ -174,7 +174,8 @@ type Answers interface {
 	Release(ctx context.Context, key, hash string) error
 }
 
-// Backend is all of the above. Metrics may be nil, and Traffic and Plans where none is counted.
+// Backend is all of the above. Metrics may be nil, Traffic and Plans where none is counted, and
+// Images where there is no store.
 type Backend struct {
 	Topologies Topologies
 	Inventory  Inventory
@@ -189,6 +190,7 @@ type Backend struct {
 	Traffic    Traffic
 	Plans      Plans
 	Benchmarks Benchmarks
+	Images     Images
 	Metrics    http.Handler
 
 	// ParseTopology reads a topology in YAML or JSON and returns every problem it has.

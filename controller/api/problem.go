@@ -45,6 +45,7 @@ const (
 	TypeNoCondition = urn + "precondition-missing" // 428: say If-Match
 	TypeTooMany     = urn + "too-many-requests"    // 429: see Retry-After
 	TypeInternal    = urn + "internal"             // 500
+	TypeFull        = urn + "full"                 // 507: there is no room for it
 	TypeUnavailable = urn + "unavailable"          // 503: the store is away; try again
 )
 
@@ -66,7 +67,7 @@ func kindOf(status int) kind {
 	case http.StatusPreconditionFailed:
 		return kind{TypeStale, "Changed meanwhile", "read it again and send it with the new ETag"}
 	case http.StatusRequestEntityTooLarge:
-		return kind{TypeTooLarge, "Too large", "a body has at most 1 MiB"}
+		return kind{TypeTooLarge, "Too large", "a body has at most 1 MiB, a part of an upload 8 MiB"}
 	case http.StatusUnsupportedMediaType:
 		return kind{TypeMediaType, "Unsupported media type", "send application/json; topologies also as application/yaml"}
 	case http.StatusUnprocessableEntity:
@@ -75,6 +76,8 @@ func kindOf(status int) kind {
 		return kind{TypeNoCondition, "Precondition missing", ""}
 	case http.StatusTooManyRequests:
 		return kind{TypeTooMany, "Too many requests", "wait as Retry-After says"}
+	case http.StatusInsufficientStorage:
+		return kind{TypeFull, "No room", ""}
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
 		return kind{TypeUnavailable, "Unavailable", "try again in a moment; running traffic is not affected"}
 	}

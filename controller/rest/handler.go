@@ -99,6 +99,7 @@ func (h *handler) register() huma.API {
 	h.registerTraffic(routes)
 	h.registerPlans(routes)
 	h.registerBenchmarks(routes)
+	h.registerImages(routes)
 	h.registerEvents(routes)
 	return routes
 }

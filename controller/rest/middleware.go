@@ -114,20 +114,24 @@ func (h *handler) caller(r *http.Request) (string, *api.Problem) {
 	return "token", nil
 }
 
-// bounded reads the body, at most 1 MiB of it, and gives the request a deadline. After
+// bounded reads the body, at most 1 MiB of it (8 of a part of an image), and gives the request a deadline. After
 // that nothing is read from the connection, so the read deadline is lifted: it would end
 // a long answer otherwise.
 func (h *handler) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		data, err := io.ReadAll(io.LimitReader(r.Body, api.MaxBody+1))
+		most := int64(api.MaxBody)
+		if r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, "/v1/uploads/") {
+			most = api.MaxPart
+		}
+		data, err := io.ReadAll(io.LimitReader(r.Body, most+1))
 		if err != nil {
 			w.Header().Set("Connection", "close")
 			writeProblem(w, r, api.NewProblem(http.StatusBadRequest, "the body could not be read to its end"))
 			return
 		}
-		if len(data) > api.MaxBody {
+		if int64(len(data)) > most {
 			w.Header().Set("Connection", "close")
-			writeProblem(w, r, api.NewProblem(http.StatusRequestEntityTooLarge, "the body is larger than 1 MiB"))
+			writeProblem(w, r, api.NewProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d MiB", most>>20)))
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(data))

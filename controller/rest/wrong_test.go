@@ -95,6 +95,10 @@ func TestWrongInput(t *testing.T) {
 		{name: "traffic of no site", method: "GET", path: "/v1/traffic/report?site=mars", status: 404, typ: api.TypeNotFound, pointer: "query.site"},
 		{name: "traffic of no network", method: "GET", path: "/v1/traffic/report?network=mars", status: 404, typ: api.TypeNotFound, pointer: "query.network"},
 
+		{name: "images of no store", method: "GET", path: "/v1/images", status: 503, typ: api.TypeUnavailable},
+		{name: "upload to no store", method: "POST", path: "/v1/uploads", contentType: asJSON, body: `{"image":"web","size_bytes":1}`, status: 503, typ: api.TypeUnavailable},
+		{name: "part without an offset", method: "PATCH", path: "/v1/uploads/u-1", contentType: api.MediaPart, body: "x", status: 422, typ: api.TypeInvalid, pointer: "header.Upload-Offset"},
+
 		{name: "no body", method: "POST", path: "/v1/migrations", status: 400, typ: api.TypeBadRequest},
 		{name: "no JSON", method: "POST", path: "/v1/migrations", contentType: asJSON, body: "{", status: 400, typ: api.TypeBadRequest},
 		{name: "JSON of another shape", method: "POST", path: "/v1/migrations", contentType: asJSON, body: "[1]", status: 422, typ: api.TypeInvalid},

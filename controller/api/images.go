@@ -1,0 +1,205 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Image is a version of an image in the controller's store.
+type Image struct {
+	Image        string    `json:"image" example:"debian"`
+	Version      int       `json:"version" doc:"1, 2, …; the newest is what the image is."`
+	Root         string    `json:"root" doc:"BLAKE3 of its manifest: the same content has the same."`
+	SizeBytes    int64     `json:"size_bytes" doc:"That a guest sees."`
+	ContentBytes int64     `json:"content_bytes" doc:"Of what is not zeros."`
+	CreatedAt    time.Time `json:"created_at"`
+	From         string    `json:"from,omitempty" doc:"What it was made of."`
+	Pinned       bool      `json:"pinned" doc:"It cannot be removed."`
+	NeededBy     []string  `json:"needed_by,omitempty" doc:"Disks that stand on it, as VM on host: it cannot be removed either."`
+}
+
+// Ref is how people write it: IMAGE@VERSION.
+func (i Image) Ref() string { return fmt.Sprintf("%s@%d", i.Image, i.Version) }
+
+// UploadRequest says what is to be sent.
+type UploadRequest struct {
+	Image     string `json:"image" minLength:"1" maxLength:"63" doc:"The image of which it becomes the next version." example:"debian"`
+	SizeBytes int64  `json:"size_bytes" minimum:"1" doc:"Of the file."`
+	SHA256    string `json:"sha256,omitempty" pattern:"^([0-9a-f]{64})?$" doc:"Of the file, in hexadecimal: a file that has another is refused."`
+	Format    string `json:"format,omitempty" enum:"raw,qcow2," doc:"Default: what the file begins like."`
+	From      string `json:"from,omitempty" maxLength:"200" doc:"What it is, for people; default: who sent it." example:"debian-12-genericcloud-amd64.qcow2"`
+}
+
+// States of an upload. Done and failed are the last.
+const (
+	UploadReceiving = "receiving"
+	UploadImporting = "importing"
+	UploadDone      = "done"
+	UploadFailed    = "failed"
+)
+
+// Upload is a file that is sent to the controller in parts, and becomes a version of an
+// image once it is whole.
+type Upload struct {
+	ID          string    `json:"id"`
+	Image       string    `json:"image"`
+	SizeBytes   int64     `json:"size_bytes"`
+	OffsetBytes int64     `json:"offset_bytes" doc:"How much has come, for good: the next part begins there."`
+	State       string    `json:"state" doc:"receiving, importing, done or failed."`
+	Progress    float64   `json:"progress" doc:"Of the import, 0 to 1."`
+	Note        string    `json:"note,omitempty" doc:"Why it failed."`
+	Made        *Image    `json:"made,omitempty" doc:"The version, once it is done."`
+	NewBytes    int64     `json:"new_bytes,omitempty" doc:"Of its content, what the store did not have."`
+	ExpiresAt   time.Time `json:"expires_at" doc:"When it is forgotten if nothing more comes."`
+}
+
+// MaxPart is the most bytes that one part of an upload has.
+const MaxPart = 8 << 20
+
+// MediaPart is the type of a part, and HeaderOffset says where it begins: names of the tus
+// resumable upload protocol 1.0.
+const (
+	MediaPart    = "application/offset+octet-stream"
+	HeaderOffset = "Upload-Offset"
+)
+
+// Images keeps VM images. Where the controller has no store every method fails with Unavailable.
+type Images interface {
+	// Images are all versions, or those of one image, in order.
+	Images(ctx context.Context, image string) ([]Image, error)
+	// Image is one: IMAGE is the newest, IMAGE@2 the second.
+	Image(ctx context.Context, ref string) (Image, error)
+	// RemoveImage removes a version; Conflict while it is pinned, or a disk stands on it.
+	RemoveImage(ctx context.Context, ref string) (Image, error)
+	// PinImage keeps a version from being removed, or ends that.
+	PinImage(ctx context.Context, ref string, pin bool) (Image, error)
+
+	// CreateUpload begins an upload under id; if there is one under id already it returns that.
+	CreateUpload(ctx context.Context, id string, r UploadRequest) (Upload, error)
+	// Uploads are those that are under way, or ended lately, the newest first.
+	Uploads(ctx context.Context) ([]Upload, error)
+	// Upload is one of them.
+	Upload(ctx context.Context, id string) (Upload, error)
+	// AppendUpload adds a part, which is on the disk when it returns; Conflict where the part
+	// does not begin at the upload's offset. The last part begins the import.
+	AppendUpload(ctx context.Context, id string, offset int64, part []byte) (Upload, error)
+	// DropUpload forgets an upload and what came of it; Conflict while it is imported.
+	DropUpload(ctx context.Context, id string) error
+}
+
+// Images are all versions, or (image not empty) those of one image.
+func (c *Client) Images(ctx context.Context, image string) ([]Image, error) {
+	q := url.Values{}
+	if image != "" {
+		q.Set("image", image)
+	}
+	return list[Image](ctx, c, q, "/v1/images")
+}
+
+// Image is one version: IMAGE is the newest, IMAGE@2 the second.
+func (c *Client) Image(ctx context.Context, ref string) (Image, error) {
+	return get[Image](ctx, c, nil, "/v1/images/%s", ref)
+}
+
+// RemoveImage removes a version.
+func (c *Client) RemoveImage(ctx context.Context, ref string) error {
+	_, err := c.do(ctx, call{method: http.MethodDelete, path: escape("/v1/images/%s", ref)}, nil)
+	return err
+}
+
+// PinImage keeps a version from being removed, or ends that.
+func (c *Client) PinImage(ctx context.Context, ref string, pin bool) (Image, error) {
+	verb := "unpin"
+	if pin {
+		verb = "pin"
+	}
+	return post[Image](ctx, c, "", struct{}{}, "/v1/images/%s/"+verb, ref)
+}
+
+// Uploads are those that are under way or ended lately.
+func (c *Client) Uploads(ctx context.Context) ([]Upload, error) {
+	return list[Upload](ctx, c, nil, "/v1/uploads")
+}
+
+// Upload is one upload as it is now.
+func (c *Client) Upload(ctx context.Context, id string) (Upload, error) {
+	return get[Upload](ctx, c, nil, "/v1/uploads/%s", id)
+}
+
+// CreateUpload begins an upload. The same key and request give the same one.
+func (c *Client) CreateUpload(ctx context.Context, r UploadRequest, key string) (Upload, error) {
+	return post[Upload](ctx, c, key, r, "/v1/uploads")
+}
+
+// AppendUpload sends a part.
+func (c *Client) AppendUpload(ctx context.Context, id string, offset int64, part []byte) (Upload, error) {
+	var u Upload
+	_, err := c.do(ctx, call{method: http.MethodPatch, path: escape("/v1/uploads/%s", id), body: part, contentType: MediaPart,
+		header: http.Header{HeaderOffset: {strconv.FormatInt(offset, 10)}}}, &u)
+	return u, err
+}
+
+// DropUpload forgets an upload.
+func (c *Client) DropUpload(ctx context.Context, id string) error {
+	_, err := c.do(ctx, call{method: http.MethodDelete, path: escape("/v1/uploads/%s", id)}, nil)
+	return err
+}
+
+// Send sends what is missing of an upload from file, in parts that take about a second each.
+// A part that failed is sent again, from where the controller says that it is, until nothing
+// has come through for patience. Progress is told after each part.
+func (c *Client) Send(ctx context.Context, u Upload, file io.ReaderAt, patience time.Duration, progress func(Upload)) (Upload, error) {
+	part, last := 1<<20, time.Now()
+	buf := make([]byte, MaxPart)
+	for u.State == UploadReceiving {
+		n := int(min(int64(part), u.SizeBytes-u.OffsetBytes))
+		if _, err := file.ReadAt(buf[:n], u.OffsetBytes); err != nil {
+			return u, fmt.Errorf("read what is sent: %w", err)
+		}
+		began := time.Now()
+		next, err := c.AppendUpload(ctx, u.ID, u.OffsetBytes, buf[:n])
+		if err != nil {
+			if next, err = c.resume(ctx, u, err, last.Add(patience)); err != nil {
+				return u, err
+			}
+			part = 1 << 20
+		} else if took := time.Since(began); took < time.Second/2 {
+			part = min(part*2, MaxPart)
+		} else if took > 2*time.Second {
+			part = max(part/2, 64<<10)
+		}
+		if next.OffsetBytes != u.OffsetBytes {
+			last = time.Now()
+		}
+		u = next
+		progress(u)
+	}
+	return u, nil
+}
+
+// resume asks where an upload is after a part failed, again and again until a time.
+func (c *Client) resume(ctx context.Context, u Upload, failed error, until time.Time) (Upload, error) {
+	for {
+		if p, ok := failed.(*Problem); ok && p.Status < 500 && p.Status != http.StatusConflict && p.Status != http.StatusTooManyRequests {
+			return u, failed
+		}
+		if time.Now().After(until) {
+			return u, failed
+		}
+		select {
+		case <-ctx.Done():
+			return u, context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+		next, err := c.Upload(ctx, u.ID)
+		if err == nil {
+			return next, nil
+		}
+		failed = err
+	}
+}

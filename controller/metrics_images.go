@@ -1,0 +1,41 @@
+package controller
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"heliotrope/controller/world"
+)
+
+// What agents say of disks over images of a store, by host. The counters begin anew with the
+// host's server of disks.
+var (
+	descImageHits    = prometheus.NewDesc("heliotrope_image_cache_hits_total", "Reads that were answered by what the host had of an image.", []string{"host"}, nil)
+	descImageChunks  = prometheus.NewDesc("heliotrope_image_chunks_total", "Chunks that came from the store: a guest waited for one on demand.", []string{"host", "kind"}, nil)
+	descImageFetched = prometheus.NewDesc("heliotrope_image_fetched_bytes_total", "Content that came from the store.", []string{"host"}, nil)
+	descImageFailed  = prometheus.NewDesc("heliotrope_image_fetches_failed_total", "Chunks that did not come.", []string{"host"}, nil)
+	descImageEvicted = prometheus.NewDesc("heliotrope_image_caches_evicted_total", "Caches of images that were dropped for room.", []string{"host"}, nil)
+	descImageVolumes = prometheus.NewDesc("heliotrope_image_volumes", "Disks over images of the store.", []string{"host"}, nil)
+	descImageCache   = prometheus.NewDesc("heliotrope_image_cache_bytes", "What is kept of images of the store.", []string{"host"}, nil)
+)
+
+var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageFailed, descImageEvicted, descImageVolumes, descImageCache}
+
+func collectImages(ch chan<- prometheus.Metric, now *world.View) {
+	for id, h := range now.Hosts {
+		s := h.Status.Images
+		if s == nil {
+			continue
+		}
+		tell := func(d *prometheus.Desc, kind prometheus.ValueType, value int64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(d, kind, float64(value), append([]string{string(id)}, labels...)...)
+		}
+		tell(descImageHits, prometheus.CounterValue, s.Hits)
+		tell(descImageChunks, prometheus.CounterValue, s.Demand, "demand")
+		tell(descImageChunks, prometheus.CounterValue, s.Background, "background")
+		tell(descImageFetched, prometheus.CounterValue, s.Fetched)
+		tell(descImageFailed, prometheus.CounterValue, s.Failed)
+		tell(descImageEvicted, prometheus.CounterValue, s.Evicted)
+		tell(descImageVolumes, prometheus.GaugeValue, int64(len(s.Volumes)))
+		tell(descImageCache, prometheus.GaugeValue, s.Used)
+	}
+}
