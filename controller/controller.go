@@ -128,7 +128,7 @@ func Run(ctx context.Context, cfg Config) error {
 	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
 	if cfg.ImageStore != "" {
 		tell := func(image, what string) { c.event("image", image, what, nil) }
-		c.images, err = images.Open(images.Config{Store: cfg.ImageStore, Keys: cfg.ImageKeys, Dir: filepath.Join(cfg.Dir, "uploads"), Log: cfg.Log, Tell: tell})
+		c.images, err = images.Open(images.Config{Store: cfg.ImageStore, Keys: cfg.ImageKeys, Dir: filepath.Join(cfg.Dir, "uploads"), Hosts: counted{c}, Log: cfg.Log, Tell: tell})
 		if err != nil {
 			return err
 		}

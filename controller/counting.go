@@ -8,6 +8,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
+	"heliotrope/controller/images"
 	"heliotrope/controller/world"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
@@ -48,6 +49,22 @@ func (c counted) Fabric() collector.Fabric {
 	v := c.world.View()
 	t, placements := v.Topology.Ends(v.Placements)
 	return collector.Fabric{Topology: t, Placements: placements}
+}
+
+// ImageHosts are the hosts of the topology, and the term while this controller leads.
+func (c counted) ImageHosts() (all []images.Host, term uint64) {
+	if d := c.leading(); d != nil {
+		term = d.term
+	}
+	v := c.world.View()
+	for id, spec := range v.Topology.Hosts {
+		h := images.Host{ID: id, Site: spec.Site, Images: v.Hosts[id].Status.Images}
+		if agent := v.Hosts[id].Agent; agent != nil {
+			h.Agent = agent
+		}
+		all = append(all, h)
+	}
+	return all, term
 }
 
 // Devices are the network devices of a host's ports that are VMs', by interface ID.

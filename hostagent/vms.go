@@ -158,6 +158,14 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 	return nil
 }
 
+// PullImage lets a version of an image come before a VM needs it.
+func (v *vms) PullImage(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageCache, error) {
+	if err := v.ledger.fence(o.Term); err != nil {
+		return agentapi.ImageCache{}, err
+	}
+	return v.disks.Pull(ctx, o.Image)
+}
+
 // Status says how the host is. It is an error, not an empty list, if libvirt does not
 // tell which VMs there are.
 func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {

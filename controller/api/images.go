@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"heliotrope"
 )
 
 // Image is a version of an image in the controller's store.
@@ -68,6 +70,33 @@ const (
 	HeaderOffset = "Upload-Offset"
 )
 
+// PushRequest says where a version is to be, before a VM there needs it.
+type PushRequest struct {
+	Sites  []heliotrope.SiteID `json:"sites,omitempty" doc:"Default: all."`
+	DryRun bool                `json:"dry_run,omitempty" doc:"Only say what would come."`
+}
+
+// States of a place.
+const (
+	PlaceAbsent  = "absent"   // nothing has come
+	PlaceComing  = "coming"   // some has
+	PlaceHere    = "here"     // all has
+	PlaceAway    = "away"     // the host is not connected
+	PlaceNoStore = "no-store" // it has no image store
+	PlaceFailed  = "failed"   // it did not take the order
+)
+
+// ImagePlace is what a host has of a version.
+type ImagePlace struct {
+	Host         heliotrope.HostID `json:"host"`
+	Site         heliotrope.SiteID `json:"site"`
+	State        string            `json:"state" doc:"absent, coming, here, away, no-store or failed."`
+	HereBytes    int64             `json:"here_bytes" doc:"Of its content, by what the host told lately."`
+	ContentBytes int64             `json:"content_bytes"`
+	Disks        int               `json:"disks,omitempty" doc:"VMs' disks that stand on it there."`
+	Note         string            `json:"note,omitempty"`
+}
+
 // Images keeps VM images. Where the controller has no store every method fails with Unavailable.
 type Images interface {
 	// Images are all versions, or those of one image, in order.
@@ -78,6 +107,11 @@ type Images interface {
 	RemoveImage(ctx context.Context, ref string) (Image, error)
 	// PinImage keeps a version from being removed, or ends that.
 	PinImage(ctx context.Context, ref string, pin bool) (Image, error)
+
+	// PushImage lets a version come to the hosts of some sites, and does not wait for it.
+	PushImage(ctx context.Context, ref string, r PushRequest) ([]ImagePlace, error)
+	// ImagePlaces says how much of a version each host has, by site and host.
+	ImagePlaces(ctx context.Context, ref string) ([]ImagePlace, error)
 
 	// CreateUpload begins an upload under id; if there is one under id already it returns that.
 	CreateUpload(ctx context.Context, id string, r UploadRequest) (Upload, error)
@@ -119,6 +153,17 @@ func (c *Client) PinImage(ctx context.Context, ref string, pin bool) (Image, err
 		verb = "pin"
 	}
 	return post[Image](ctx, c, "", struct{}{}, "/v1/images/%s/"+verb, ref)
+}
+
+// PushImage lets a version come to the hosts of some sites.
+func (c *Client) PushImage(ctx context.Context, ref string, r PushRequest) ([]ImagePlace, error) {
+	l, err := post[List[ImagePlace]](ctx, c, "", r, "/v1/images/%s/push", ref)
+	return l.Items, err
+}
+
+// ImagePlaces says how much of a version each host has.
+func (c *Client) ImagePlaces(ctx context.Context, ref string) ([]ImagePlace, error) {
+	return list[ImagePlace](ctx, c, nil, "/v1/images/%s/places", ref)
 }
 
 // Uploads are those that are under way or ended lately.

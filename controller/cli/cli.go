@@ -76,7 +76,7 @@ type silentError struct{ error }
 
 // isCobraUsage knows the errors that cobra makes without a type.
 func isCobraUsage(err error) bool {
-	for _, begin := range []string{"unknown command", "required flag", "accepts ", "requires at least "} {
+	for _, begin := range []string{"unknown command", "required flag", "accepts ", "requires at least ", "at least one of the flags", "if any flags in the group"} {
 		if strings.HasPrefix(err.Error(), begin) {
 			return true
 		}

@@ -34,6 +34,7 @@ type Config struct {
 	Store string // a directory, or a bucket's URL
 	Keys  string // directory of the keys that sign for stores
 	Dir   string // of uploads
+	Hosts Hosts
 	Log   *slog.Logger
 	// Tell records what happened to an image.
 	Tell func(image, message string)

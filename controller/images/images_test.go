@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,9 +42,14 @@ type rig struct {
 	api    *api.Client
 	stop   func()
 
-	mu   sync.Mutex
-	told []string
+	mu    sync.Mutex
+	told  []string
+	hosts []Host
+	term  uint64
 }
+
+// ImageHosts makes the rig a world.
+func (r *rig) ImageHosts() ([]Host, uint64) { return slices.Clone(r.hosts), r.term }
 
 func newRig(t *testing.T) *rig {
 	r := &rig{t: t, dir: t.TempDir()}
@@ -55,7 +61,7 @@ func newRig(t *testing.T) *rig {
 // start begins; with no imports, whoever is restarted before one ends.
 func (r *rig) start(imports bool) {
 	r.t.Helper()
-	m, err := Open(Config{Store: filepath.Join(r.dir, "store"), Keys: filepath.Join(r.dir, "keys"), Dir: filepath.Join(r.dir, "uploads"), Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
+	m, err := Open(Config{Store: filepath.Join(r.dir, "store"), Keys: filepath.Join(r.dir, "keys"), Dir: filepath.Join(r.dir, "uploads"), Hosts: r, Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 		Tell: func(image, message string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -16,6 +16,10 @@ type (
 	imageRef struct {
 		Ref string `path:"ref" doc:"IMAGE is its newest version, IMAGE@2 the second."`
 	}
+	pushImage struct {
+		Ref  string `path:"ref" doc:"IMAGE is its newest version, IMAGE@2 the second."`
+		Body api.PushRequest
+	}
 	uploadRef struct {
 		ID string `path:"id"`
 	}
@@ -60,6 +64,22 @@ func (h *handler) registerImages(routes huma.API) {
 			return &body[api.Image]{i}, err
 		})
 	}
+	push := operation("POST", "/v1/images/{ref}/push", "push-image", "Let a version come to the hosts of some sites, before a VM there needs it", 400, 404, 415, 422)
+	push.DefaultStatus = http.StatusAccepted
+	handle(h, routes, push, func(ctx context.Context, in *pushImage) (*body[api.List[api.ImagePlace]], error) {
+		if err := h.stored(); err != nil {
+			return nil, err
+		}
+		all, err := h.Images.PushImage(ctx, in.Ref, in.Body)
+		return listOf(all), err
+	})
+	handle(h, routes, operation("GET", "/v1/images/{ref}/places", "image-places", "How much of a version each host has", 404), func(ctx context.Context, in *imageRef) (*body[api.List[api.ImagePlace]], error) {
+		if err := h.stored(); err != nil {
+			return nil, err
+		}
+		all, err := h.Images.ImagePlaces(ctx, in.Ref)
+		return listOf(all), err
+	})
 	h.registerUploads(routes)
 }
 

@@ -19,6 +19,8 @@ type Host interface {
 	PutVM(ctx context.Context, order VMOrder) error
 	RemoveVM(ctx context.Context, order RemoveOrder) error
 	Probe(ctx context.Context, order ProbeOrder) ([]Path, error)
+	// PullImage lets a version of an image come from the host's store, and does not wait for it.
+	PullImage(ctx context.Context, order PullOrder) (ImageCache, error)
 }
 
 // Moves is an agent's part in moves.
@@ -68,6 +70,15 @@ func Handler(host Host, moves Moves, counter Counter, bencher Bencher) http.Hand
 			paths, err = host.Probe(r.Context(), o)
 		}
 		answer(w, paths, err)
+	})
+	mux.HandleFunc("POST /v1/images", func(w http.ResponseWriter, r *http.Request) {
+		var o PullOrder
+		err := readOrder(w, r, &o)
+		var c ImageCache
+		if err == nil {
+			c, err = host.PullImage(r.Context(), o)
+		}
+		answer(w, c, err)
 	})
 	mux.HandleFunc("PUT /v1/moves/{id}", func(w http.ResponseWriter, r *http.Request) {
 		var o MoveOrder

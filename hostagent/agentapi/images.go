@@ -1,6 +1,12 @@
 package agentapi
 
-import "heliotrope"
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"heliotrope"
+)
 
 // ImageStatus is what a host has of images of its store, and what its server of disks has done
 // since that began: the counters only grow, and begin anew with Boot.
@@ -37,4 +43,20 @@ type ImageCache struct {
 	Bytes   int64  `json:"content_bytes"` // of the version, zeros not counted
 	Here    int64  `json:"here_bytes"`
 	Volumes int    `json:"volumes"`
+}
+
+// PullOrder has a version of an image come to a host before a VM there needs it.
+type PullOrder struct {
+	Term  uint64 `json:"term"`
+	Image string `json:"image"` // IMAGE, or IMAGE@VERSION
+}
+
+// PullImage gives a PullOrder and returns what the host has of the version now; HostStatus.Images
+// says how it goes on.
+func (a *Agent) PullImage(ctx context.Context, order PullOrder) (ImageCache, error) {
+	var c ImageCache
+	if err := call(ctx, a.http, http.MethodPost, "/v1/images", order, &c); err != nil {
+		return c, fmt.Errorf("pull image to %s: %w", a.host, err)
+	}
+	return c, nil
 }

@@ -146,6 +146,12 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 		s.log.Info("what came of an image was dropped", "root", c.root, "bytes", c.used)
 	}
 	for _, c := range all {
+		if on := s.sites[c.root]; on != nil && on.pulled && s.budget.used > s.budget.limit {
+			on.pulled = false
+			s.budget.mu.Unlock()
+			err = errors.Join(err, s.closeIfIdle(on))
+			s.budget.mu.Lock()
+		}
 		if s.budget.used > s.budget.limit && s.sites[c.root] == nil {
 			free(c, func() error { return os.RemoveAll(c.path) })
 		}
@@ -195,8 +201,9 @@ func (s *server) status() agentapi.ImageStatus {
 	for root, on := range s.sites {
 		stats := on.Cache().Stats()
 		sum.Demand, sum.Background, sum.Hits = sum.Demand+stats.Demand, sum.Background+stats.Background, sum.Hits+stats.Hits
-		out.Caches = append(out.Caches, agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content,
-			Here: int64(on.Present()) * volume.ChunkSize, Volumes: volumes[root]})
+		c := on.seen()
+		c.Volumes = volumes[root]
+		out.Caches = append(out.Caches, c)
 	}
 	slices.SortFunc(out.Caches, func(a, b agentapi.ImageCache) int { return cmp.Compare(a.Image, b.Image) })
 	if all, err := listCaches(s.c.Dir); err == nil {

@@ -161,6 +161,22 @@ func (d *Disks) put(ctx context.Context, vm heliotrope.VMID, w wanted) (*libvirt
 	return &libvirt.Volume{Bytes: m.Bytes, Base: m.Base}, nil
 }
 
+// Pull lets a version of an image come before a VM needs it, and returns what there is of it now.
+// ErrInvalid: the host has no image store, or that has no such image.
+func (d *Disks) Pull(ctx context.Context, ref string) (agentapi.ImageCache, error) {
+	if d.c.Store == "" {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w: this host has no image store (--image-store)", ref, agentapi.ErrInvalid)
+	}
+	if err := d.wait(ctx); err != nil {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
+	}
+	c, err := d.client.pull(ctx, ref)
+	if errors.Is(err, ErrNoImage) {
+		err = fmt.Errorf("%w: %w", agentapi.ErrInvalid, err)
+	}
+	return c, err
+}
+
 // hold keeps a VM's volume from being swept until release is called.
 func (d *Disks) hold(vm heliotrope.VMID) (release func()) {
 	d.mu.Lock()

@@ -22,6 +22,7 @@ import (
 //	GET    /v1/life           ends when the server does
 //	PUT    /v1/volumes/VM     a wanted; the answer is a made
 //	DELETE /v1/volumes/VM
+//	PUT    /v1/images/REF     lets a version come; the answer is an agentapi.ImageCache
 //	POST   /v1/stop
 const answerLimit = 4 << 20 // bytes
 
@@ -125,6 +126,11 @@ func (c *client) put(ctx context.Context, vm string, w wanted) (m made, err erro
 
 func (c *client) remove(ctx context.Context, vm string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/volumes/"+url.PathEscape(vm), nil, &struct{}{})
+}
+
+func (c *client) pull(ctx context.Context, ref string) (out agentapi.ImageCache, err error) {
+	err = c.call(ctx, http.MethodPut, "/v1/images/"+url.PathEscape(ref), nil, &out)
+	return out, err
 }
 
 func (c *client) stop(ctx context.Context) error {

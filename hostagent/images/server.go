@@ -59,7 +59,9 @@ type opened struct {
 	life  context.Context // of what goes on for it
 	end   context.CancelFunc
 	run   sync.WaitGroup
-	fills bool // a volume reads it: all of it is to come
+	fills bool // a volume reads it, or it was pulled: all of it is to come
+	// pulled is that somebody wants it here though no volume needs it.
+	pulled bool
 }
 
 // served is a volume that is open.
@@ -198,6 +200,10 @@ func (s *server) handler() http.Handler {
 	})
 	mux.HandleFunc("DELETE /v1/volumes/{vm}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, s.remove(r.Context(), r.PathValue("vm")))
+	})
+	mux.HandleFunc("PUT /v1/images/{ref}", func(w http.ResponseWriter, r *http.Request) {
+		c, err := s.pull(r.Context(), r.PathValue("ref"))
+		answer(w, c, err)
 	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, struct{}{}, nil)

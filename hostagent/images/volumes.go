@@ -12,10 +12,12 @@ import (
 	"encoding/json"
 
 	"heliotrope"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/site"
+	"heliotrope/imagesync/volume"
 )
 
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
@@ -67,18 +69,9 @@ func (s *server) open(ctx context.Context, name string) (*served, error) {
 // openOn opens a volume on a version, or makes it; copied says that a move writes all of it, and
 // nothing of the version has to come. The lock is held.
 func (s *server) openOn(ctx context.Context, v manifest.Version, name string, copied bool) (*served, error) {
-	on := s.sites[v.Root]
-	if on == nil {
-		base, err := s.source.Base(ctx, s.c.Dir, v)
-		if err != nil {
-			return nil, err
-		}
-		on = &opened{}
-		if on.Site, err = site.Open(s.c.Dir, v, base, site.Options{Record: bootTime, Log: s.log, Room: s.budget.room}); err != nil {
-			return nil, err
-		}
-		on.life, on.end = context.WithCancel(s.background)
-		s.sites[v.Root] = on
+	on, err := s.version(ctx, v)
+	if err != nil {
+		return nil, err
 	}
 	open := on.Open
 	if copied {
@@ -88,9 +81,8 @@ func (s *server) openOn(ctx context.Context, v manifest.Version, name string, co
 	if err != nil {
 		return nil, errors.Join(err, s.closeIfIdle(on))
 	}
-	if !d.Origin.Copied && !on.fills {
-		on.fills = true
-		on.run.Go(func() { on.Fill(on.life) })
+	if !d.Origin.Copied {
+		on.fill()
 	}
 	out := &served{Disk: d, on: on}
 	var life context.Context
@@ -100,8 +92,65 @@ func (s *server) openOn(ctx context.Context, v manifest.Version, name string, co
 	return out, nil
 }
 
-// closeIfIdle closes a version that no volume stands on. What came of it stays. The lock is held.
+// version opens a version, if it is not open. The lock is held.
+func (s *server) version(ctx context.Context, v manifest.Version) (*opened, error) {
+	if on := s.sites[v.Root]; on != nil {
+		return on, nil
+	}
+	base, err := s.source.Base(ctx, s.c.Dir, v)
+	if err != nil {
+		return nil, err
+	}
+	on := &opened{}
+	if on.Site, err = site.Open(s.c.Dir, v, base, site.Options{Record: bootTime, Log: s.log, Room: s.budget.room}); err != nil {
+		return nil, err
+	}
+	on.life, on.end = context.WithCancel(s.background)
+	s.sites[v.Root] = on
+	return on, nil
+}
+
+// fill lets all of the version come.
+func (on *opened) fill() {
+	if !on.fills {
+		on.fills = true
+		on.run.Go(func() { on.Fill(on.life) })
+	}
+}
+
+// pull lets a version come that no volume needs yet, and says what there is of it. It stays open,
+// to be told of, until the caches need its room.
+func (s *server) pull(ctx context.Context, ref string) (agentapi.ImageCache, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	store, err := s.source.Store(ctx)
+	if err != nil {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
+	}
+	v, err := store.Version(ctx, ref)
+	if err != nil {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: image store %s: %w", ref, s.c.Store, err)
+	}
+	on, err := s.version(ctx, v)
+	if err != nil {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
+	}
+	on.pulled = true
+	on.fill()
+	return on.seen(), nil
+}
+
+// seen is what there is of the version.
+func (on *opened) seen() agentapi.ImageCache {
+	return agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content, Here: int64(on.Present()) * volume.ChunkSize}
+}
+
+// closeIfIdle closes a version that no volume stands on and nobody pulled. What came of it stays.
+// The lock is held.
 func (s *server) closeIfIdle(on *opened) error {
+	if on.pulled {
+		return nil
+	}
 	for _, d := range s.disks {
 		if d.on == on {
 			return nil
@@ -133,6 +182,10 @@ func (s *server) close() error {
 	var errs []error
 	for name := range s.disks {
 		errs = append(errs, s.release(name))
+	}
+	for _, on := range s.sites { // that were pulled
+		on.pulled = false
+		errs = append(errs, s.closeIfIdle(on))
 	}
 	return errors.Join(append(errs, s.source.Close())...)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/delta"
@@ -195,20 +196,37 @@ func (a *app) pull() *cobra.Command {
 
 func (a *app) push() *cobra.Command {
 	var to string
-	var dry bool
+	var p pushFlags
 	cmd := &cobra.Command{
-		Use: "push IMAGE[@VERSION] --to STORE", Short: "Copy a version to another store, by what is missing there", Args: cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
-			other, err := a.open(ctx, to)
-			if err != nil {
-				return err
-			}
-			return errors.Join(transfer(ctx, s, other, args[0], dry, out), other.Close())
-		}),
+		Use: "push IMAGE[@VERSION] --to STORE | --sites SITES", Short: "Copy a version to another store, or let it come to hosts before they need it", Args: cobra.ExactArgs(1),
+		Long: `With --to, copy a version to another store, by what is missing there. With --sites, ask the controller to let a version of its store come to the
+hosts of these sites (or of all), so that a VM there starts from what is there; hosts pull it in the background, after what their VMs read.`,
+		Example: `  heliotrope image push debian --to /mnt/backup
+  heliotrope image push debian@3 --sites all --wait`,
 	}
-	cmd.Flags().StringVar(&to, "to", "", "the store that is to have it: a directory, or a bucket's URL")
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be sent")
-	cmd.MarkFlagRequired("to")
+	copies := a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
+		other, err := a.open(ctx, to)
+		if err != nil {
+			return err
+		}
+		return errors.Join(transfer(ctx, s, other, args[0], p.dry, out), other.Close())
+	})
+	hosts := remote(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
+		return p.push(ctx, c, out, args[0])
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(p.sites) > 0 {
+			return hosts(cmd, args)
+		}
+		return copies(cmd, args)
+	}
+	f := cmd.Flags()
+	f.StringVar(&to, "to", "", "the store that is to have it: a directory, or a bucket's URL")
+	f.StringSliceVar(&p.sites, "sites", nil, "sites whose hosts are to have it, or all")
+	f.BoolVar(&p.wait, "wait", false, "with --sites: until it is there, or the command is interrupted")
+	f.BoolVar(&p.dry, "dry-run", false, "only say what would be sent, or come")
+	cmd.MarkFlagsOneRequired("to", "sites")
+	cmd.MarkFlagsMutuallyExclusive("to", "sites")
 	return cmd
 }
 

@@ -183,7 +183,8 @@ func TestWhatIsRefused(t *testing.T) {
 		"list nix":                       "3 no such image",
 		"export nix ./x":                 "3 no such image",
 		"quota lots":                     "1 is no number of bytes",
-		"push debian":                    "2 required flag",
+		"push debian":                    "2 at least one of the flags in the group [to sites]",
+		"push debian --to ./x --sites y": "2 [to sites]",
 		"push debian --to ftp://x":       "1 nothing is known of ftp://",
 		"import debian ./disk.raw --foo": "2 unknown flag",
 	} {

@@ -130,6 +130,19 @@ func sum(ctx context.Context, out *output.Printer, f *os.File, size int64) (stri
 	}
 }
 
+func (a *app) places() *cobra.Command {
+	return &cobra.Command{
+		Use: "places IMAGE[@VERSION]", Short: "Show how much of a version each host has", Args: cobra.ExactArgs(1),
+		RunE: remote(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
+			places, err := c.ImagePlaces(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return showPlaces(out, places)
+		}),
+	}
+}
+
 func (a *app) uploads() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "uploads", Short: "List files that are being sent to the controller", Args: cobra.NoArgs,
