@@ -98,6 +98,7 @@ var rows = map[string]int{
 
 	"hostagent/bench":       4,
 	"hostagent/images":      4,
+	"hostagent/memory":      4,
 	"imagesync/site":        4,
 	"hostagent/paths":       4,
 	"controller/benchmarks": 4,
@@ -133,7 +134,7 @@ var rows = map[string]int{
 var beside = map[string][]string{
 	"arpproxy":  {"flows"},
 	"ovsdb":     {"ovsdb/vswitch"},
-	"hostagent": {"hostagent/bench", "hostagent/images", "hostagent/paths"},
+	"hostagent": {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast"},

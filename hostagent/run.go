@@ -10,6 +10,7 @@ import (
 	"heliotrope/hostagent/capture"
 	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
+	"heliotrope/hostagent/memory"
 	"heliotrope/hostagent/paths"
 	"heliotrope/migration/relay"
 	"net"
@@ -50,7 +51,13 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	hub := newHub()
+	// In RunDir files are memory: pages of guests have no business on a disk.
+	encoding, err := memory.Encoding(int64(c.MoveMemory), int64(c.PageCache), filepath.Join(c.RunDir, "pages"), c.Log)
+	if err != nil {
+		return err
+	}
 	server := relay.NewServer(id.HostServer(relay.ALPN), agentapi.PeerHost, c.Log)
+	server.Encoding = encoding
 	port, err := relay.Listen(ctx, c.Relay)
 	if err != nil {
 		return err
@@ -66,6 +73,7 @@ func Run(ctx context.Context, c Config) error {
 		}
 		return imaged{images.Over{Hypervisor: hv, Disks: disks}, inner{hv}}, nil
 	}, c.Log)
+	up, ways, gone := &uplink{hub: hub}, paths.New(c.Log), &revoked{hub: hub, log: c.Log}
 	mv := &moves{
 		dir: filepath.Join(c.StateDir, "moves"), runDir: c.RunDir, diskDir: c.diskDir(), user: c.QEMUUser,
 		log: c.Log, conn: conn, ledger: ledger, hub: hub, relay: server,
@@ -74,13 +82,12 @@ func Run(ctx context.Context, c Config) error {
 			if err != nil {
 				return nil, fmt.Errorf("find relay of %s: %w", peer, err)
 			}
-			return &relay.Client{Addr: a, TLS: id.HostClient(peer, relay.ALPN)}, nil
+			return &relay.Client{Addr: a, TLS: id.HostClient(peer, relay.ALPN), Encoding: memory.Towards(peer, ways.Measured(), encoding)}, nil
 		},
 	}
 	if err := mv.load(); err != nil {
 		return errors.Join(err, port.Close())
 	}
-	up, ways, gone := &uplink{hub: hub}, paths.New(c.Log), &revoked{hub: hub, log: c.Log}
 	vm := &vms{
 		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
 		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone, disks: disks,
@@ -112,6 +119,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	if c.Revocation != "" {
 		g.Go(func() error { return gone.run(ctx, c.Revocation) })
+	}
+	if encoding != nil && encoding.Site != nil {
+		g.Go(func() error { return encoding.Site.Run(ctx) }) // what is kept of VMs that moved
 	}
 	g.Go(func() error { return mv.run(ctx) })             // steps of moves
 	g.Go(func() error { return server.Serve(ctx, port) }) // streams from other hosts

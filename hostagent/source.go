@@ -7,6 +7,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
+	"heliotrope/hostagent/memory"
 	"heliotrope/migration/relay"
 	"os"
 	"path/filepath"
@@ -90,7 +91,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	memory, disk, err := s.sockets(o.Move)
+	ramSocket, diskSocket, err := s.sockets(o.Move)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	defer cancel()
 	var streams errgroup.Group
 	var forwarders []*relay.Forwarder
-	for kind, path := range map[relay.Kind]string{relay.Memory: memory, relay.Disk: disk} {
+	for kind, path := range map[relay.Kind]string{relay.Memory: ramSocket, relay.Disk: diskSocket} {
 		f, err := client.Forward(path, relay.Header{Move: o.Move, VM: o.VM, Kind: kind})
 		if err == nil {
 			err = giveTo(s.user, path)
@@ -118,10 +119,10 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	}
 	s.note(m, func(r *agentapi.MoveReport) { r.State = agentapi.MoveCopying })
 	cookie, err := hv.Perform(ctx, libvirt.Outgoing{
-		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: memory, DiskSocket: disk,
+		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
 		Progress: func(p agentapi.MoveProgress) {
-			p.RelayBytes = client.Sent()
+			p.RelayBytes, p.Memory = client.Sent(), memory.Parts(client.Memory())
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
 		},
 		Paused: func(at time.Time) {
@@ -130,7 +131,9 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	})
 	cancel()
 	broken := streams.Wait()
-	s.note(m, func(r *agentapi.MoveReport) { r.Progress.RelayBytes = client.Sent() })
+	s.note(m, func(r *agentapi.MoveReport) {
+		r.Progress.RelayBytes, r.Progress.Memory = client.Sent(), memory.Parts(client.Memory())
+	})
 	for _, f := range forwarders {
 		if n := f.Owed(); err == nil && n > 0 {
 			err = fmt.Errorf("%d writes to the disk did not arrive", n)

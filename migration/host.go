@@ -84,4 +84,16 @@ type Progress struct {
 	DirtyPerSecond uint64        `json:"dirty_per_second"` // bytes
 	Downtime       time.Duration `json:"downtime"`         // as QEMU measured it, once it ended
 	RelayBytes     uint64        `json:"relay_bytes"`      // sent to the other host, TLS records included
+	Memory         []Encoded     `json:"memory,omitempty"` // what the stream of memory consisted of; none: it was sent as it is
+}
+
+// IsZero says whether nothing is known of a copy.
+func (p Progress) IsZero() bool { return p.TotalBytes == 0 && p.DoneBytes == 0 && p.RelayBytes == 0 }
+
+// Encoded is a part of the hypervisor's stream of memory (package migration/wan).
+type Encoded struct {
+	Kind   string `json:"kind"`         // zero, same, dup, site, delta, literal, noise, verbatim; heads: what all of them cost beside
+	Pages  uint64 `json:"pages"`        // of verbatim: pieces
+	Stream uint64 `json:"stream_bytes"` // of the hypervisor's stream
+	Wire   uint64 `json:"wire_bytes"`   // that it became
 }

@@ -214,7 +214,7 @@ func (m Move) measure(r Report, now time.Time) Move {
 		if r.Progress.DoneBytes > m.Measured.Copy.DoneBytes {
 			m.ProgressAt = now
 		}
-		if r.Progress.DoneBytes >= m.Measured.Copy.DoneBytes && r.Progress != (Progress{}) {
+		if r.Progress.DoneBytes >= m.Measured.Copy.DoneBytes && !r.Progress.IsZero() {
 			m.Measured.Copy = r.Progress
 		}
 		m.Measured.Rescued = max(m.Measured.Rescued, r.Rescued)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/migration"
 )
 
 // Times are RFC 3339 UTC, byte counts and rates are numbers, durations carry their unit
@@ -270,6 +271,8 @@ type Measured struct {
 	DirtyPerSecond uint64  `json:"dirty_per_second" doc:"Bytes that the guest changes per second."`
 	RescuedPackets int     `json:"rescued_packets" doc:"Caught in the stopped VM's queue and sent on."`
 	ConvergedMs    float64 `json:"converged_ms" doc:"From the commit until every connected switch had the new flows and every BGP peer was told."`
+
+	Memory []migration.Encoded `json:"memory,omitempty" doc:"What the hypervisor's stream of memory consisted of, and what became of it on the wire; none: it was sent as it is."`
 }
 
 // Route is one public prefix that the controller announces.

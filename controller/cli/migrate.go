@@ -176,6 +176,14 @@ func migrationTable(t *output.Table, m api.Migration) {
 	for _, p := range m.Phases {
 		t.Row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), output.Seconds(p.TookS))
 	}
+	if len(d.Memory) == 0 {
+		return
+	}
+	t.Line("")
+	t.Head("MEMORY", "PAGES", "STREAM", "WIRE")
+	for _, k := range d.Memory {
+		t.Row(k.Kind, k.Pages, output.Bytes(k.Stream), output.Bytes(k.Wire))
+	}
 }
 
 func took(m api.Migration) float64 {

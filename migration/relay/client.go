@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"heliotrope/migration/wan"
 	"io"
 	"net"
 	"net/netip"
@@ -19,37 +20,68 @@ import (
 type Client struct {
 	Addr netip.AddrPort // the destination's relay port
 	TLS  *tls.Config    // accepts the destination and nobody else
+	// Encoding is how memory is encoded, if the destination can decode it; nil: not at all.
+	Encoding *Encoding
 
 	sent, received atomic.Uint64
+	mu             sync.Mutex
+	memory         wan.Stats // guarded by mu
 }
 
 // Sent is how many bytes were given to the network so far, TLS records included.
 func (c *Client) Sent() uint64 { return c.sent.Load() }
 
+// Memory says what the encoded memory streams consisted of so far.
+func (c *Client) Memory() wan.Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.memory
+}
+
+func (c *Client) count(s wan.Stats) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.memory.Add(&s)
+}
+
 // dial opens a stream and returns once the destination has let it in.
 func (c *Client) dial(ctx context.Context, h Header) (*tls.Conn, error) {
+	conn, _, err := c.offer(ctx, h)
+	return conn, err
+}
+
+// offer opens a stream, with its header's offer to those who understand it, and returns
+// what was taken of that.
+func (c *Client) offer(ctx context.Context, h Header) (*tls.Conn, Offer, error) {
 	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: tune}
 	raw, err := d.DialContext(ctx, "tcp", c.Addr.String())
 	if err != nil {
-		return nil, fmt.Errorf("dial relay: %w", err)
+		return nil, Offer{}, fmt.Errorf("dial relay: %w", err)
 	}
-	conn := tls.Client(wireConn{raw, &c.sent, &c.received}, c.TLS)
+	conn := tls.Client(wireConn{raw, &c.sent, &c.received}, withV2(c.TLS))
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	raw.SetDeadline(time.Now().Add(2 * handshakeTimeout))
 	err = conn.HandshakeContext(ctx)
+	if conn.ConnectionState().NegotiatedProtocol != alpnV2 {
+		h.Codec = Offer{}
+	}
 	if err == nil {
 		err = writeHeader(conn, h)
 	}
+	var taken Offer
 	if err == nil {
-		err = readAnswer(conn)
+		taken, err = readAnswer(conn)
+	}
+	if err == nil {
+		err = taken.fits(h.Codec)
 	}
 	if err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("dial relay %s: %w", c.Addr, err)
+		return nil, Offer{}, fmt.Errorf("dial relay %s: %w", c.Addr, err)
 	}
 	raw.SetDeadline(time.Time{})
-	return conn, nil
+	return conn, taken, nil
 }
 
 // SendPackets sends one batch of a NIC's frames and returns how many the destination
@@ -142,13 +174,20 @@ func (f *Forwarder) Serve(ctx context.Context) error {
 }
 
 func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
-	conn, err := f.client.dial(ctx, f.header)
+	h := f.header
+	if h.Kind == Memory {
+		h.Codec = f.client.Encoding.offer(h.VM)
+	}
+	conn, taken, err := f.client.offer(ctx, h)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if f.header.Kind == Disk {
+	switch {
+	case h.Kind == Disk:
 		return joinDisk(ctx, conn, local, &f.owed)
+	case taken.Version != 0:
+		return encodeMemory(ctx, conn, local, h.VM, f.client.Encoding, taken, f.client.count)
 	}
 	return join(ctx, conn, local)
 }

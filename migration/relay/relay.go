@@ -10,6 +10,11 @@
 // kind Disk, but for the source's end, which answers writes early (diskStream). A stream
 // of kind Packets has frames, and is answered with how many were taken.
 //
+// Where both ends say so, in the header and in the answer (Offer), the source's direction of a
+// Memory stream is encoded by package wan (memory.go), and what the two hosts have kept from
+// other moves (Site) is not sent again. Peers that know of it speak the protocol's second
+// version, which TLS negotiates; with others everything is as it was in the first.
+//
 // TLS is not only for secrecy: a hypervisor's stream has no checksum of its own, and one
 // wrong bit becomes a wrong page in the guest. The end of a stream counts only when TLS
 // says that it is the end.
@@ -36,8 +41,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ALPN is the protocol's name in TLS.
-const ALPN = "heliotrope-relay/1"
+// ALPN is the protocol's name in TLS. A Client and a Server add the second version's, in
+// which a header may have an Offer and an answer may take it.
+const (
+	ALPN   = "heliotrope-relay/1"
+	alpnV2 = "heliotrope-relay/2"
+)
 
 // Kind is what a stream carries.
 type Kind string
@@ -57,6 +66,7 @@ type Header struct {
 	// Batch numbers the frames of a NIC from 1 on, so that a batch that is sent again
 	// because its answer got lost is taken once.
 	Batch uint64 `json:"batch,omitempty"`
+	Codec Offer  `json:"codec,omitzero"` // Memory: how the source would encode it
 }
 
 const (
@@ -114,39 +124,55 @@ func readHeader(r io.Reader) (Header, error) {
 		return Header{}, fmt.Errorf("parse relay header: unknown kind %q", h.Kind)
 	case h.NIC < 0 || h.NIC > 255:
 		return Header{}, fmt.Errorf("parse relay header: NIC %d", h.NIC)
+	case h.Codec.MirrorPages < 0:
+		return Header{}, fmt.Errorf("parse relay header: a mirror of %d pages", h.Codec.MirrorPages)
 	}
 	return h, nil
 }
 
-// writeAnswer tells the source that its stream is let in, or why not.
-func writeAnswer(w io.Writer, refusal error) error {
+// writeAnswer tells the source that its stream is let in, and what of its offer is taken, or
+// why not.
+func writeAnswer(w io.Writer, taken Offer, refusal error) error {
 	line := "ok"
-	if refusal != nil {
+	switch {
+	case refusal != nil:
 		line = strings.ReplaceAll(refusal.Error(), "\n", " ")
 		line = line[:min(len(line), 1000)]
+	case taken != Offer{}:
+		body, err := json.Marshal(taken)
+		if err != nil {
+			return fmt.Errorf("encode relay answer: %w", err)
+		}
+		line += " " + string(body)
 	}
 	_, err := io.WriteString(w, line+"\n")
 	return err
 }
 
 // readAnswer reads bytewise: what follows the line belongs to the stream.
-func readAnswer(r io.Reader) error {
+func readAnswer(r io.Reader) (taken Offer, err error) {
 	var line []byte
 	one := make([]byte, 1)
 	for len(line) < 1024 {
 		if _, err := io.ReadFull(r, one); err != nil {
-			return fmt.Errorf("read relay answer: %w", err)
+			return Offer{}, fmt.Errorf("read relay answer: %w", err)
 		}
 		if one[0] != '\n' {
 			line = append(line, one[0])
 			continue
 		}
-		if string(line) != "ok" {
-			return fmt.Errorf("%w: %s", ErrRefused, line)
+		if body, ok := bytes.CutPrefix(line, []byte("ok ")); ok {
+			if err := json.Unmarshal(body, &taken); err != nil {
+				return Offer{}, fmt.Errorf("parse relay answer: %w", err)
+			}
+			return taken, nil
 		}
-		return nil
+		if string(line) != "ok" {
+			return Offer{}, fmt.Errorf("%w: %s", ErrRefused, line)
+		}
+		return Offer{}, nil
 	}
-	return errors.New("read relay answer: it has no end")
+	return Offer{}, errors.New("read relay answer: it has no end")
 }
 
 // halfConn is a connection whose directions end separately.

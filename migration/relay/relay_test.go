@@ -31,7 +31,7 @@ type pki struct {
 	pool *x509.CertPool
 }
 
-func newPKI(t *testing.T) *pki {
+func newPKI(t testing.TB) *pki {
 	t.Helper()
 	p := &pki{pool: x509.NewCertPool()}
 	c := p.issue(t, "ca")
@@ -40,7 +40,7 @@ func newPKI(t *testing.T) *pki {
 	return p
 }
 
-func (p *pki) issue(t *testing.T, name string) tls.Certificate {
+func (p *pki) issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -65,7 +65,7 @@ func (p *pki) issue(t *testing.T, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-func (p *pki) config(t *testing.T, name string) *tls.Config {
+func (p *pki) config(t testing.TB, name string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{ALPN}, Certificates: []tls.Certificate{p.issue(t, name)},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.pool, RootCAs: p.pool, ServerName: "dst",
@@ -90,7 +90,7 @@ func destination(t *testing.T, p *pki) (*Server, netip.AddrPort) {
 }
 
 // run runs f until the test ends and waits for it.
-func run(t *testing.T, f func(ctx context.Context) error) {
+func run(t testing.TB, f func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var g sync.WaitGroup
 	g.Go(func() { f(ctx) })
@@ -98,7 +98,7 @@ func run(t *testing.T, f func(ctx context.Context) error) {
 }
 
 // hypervisor listens on a unix socket and gives each connection to serve.
-func hypervisor(t *testing.T, serve func(*net.UnixConn)) string {
+func hypervisor(t testing.TB, serve func(*net.UnixConn)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hv.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -123,7 +123,7 @@ func hypervisor(t *testing.T, serve func(*net.UnixConn)) string {
 }
 
 // source makes a socket that stands for the destination's, and connects to it.
-func source(t *testing.T, c *Client, h Header) (path string, connect func() *net.UnixConn) {
+func source(t testing.TB, c *Client, h Header) (path string, connect func() *net.UnixConn) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "fwd.sock")
 	f, err := c.Forward(path, h)
@@ -278,7 +278,7 @@ func TestBrokenStreamIsNoEnd(t *testing.T) {
 		}
 		conn := tls.Server(raw, p.config(t, "dst"))
 		readHeader(conn)
-		writeAnswer(conn, nil)
+		writeAnswer(conn, Offer{}, nil)
 		conn.Write([]byte("half of it"))
 		return raw.Close()
 	})
@@ -332,7 +332,7 @@ func TestPackets(t *testing.T) {
 
 func FuzzHeader(f *testing.F) {
 	var b bytes.Buffer
-	if err := writeHeader(&b, Header{Move: "m1", VM: "web", Kind: Packets, NIC: 3, Batch: 9}); err != nil {
+	if err := writeHeader(&b, Header{Move: "m1", VM: "web", Kind: Packets, NIC: 3, Batch: 9, Codec: Offer{Version: 1, MirrorPages: 5, Seed: 6}}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())

@@ -28,6 +28,9 @@ type Expectation struct {
 
 // Server is a host's relay port.
 type Server struct {
+	// Encoding is how memory may be encoded; nil: not at all. It is set before Serve.
+	Encoding *Encoding
+
 	tls      *tls.Config
 	peer     func(tls.ConnectionState) (heliotrope.HostID, error)
 	log      *slog.Logger
@@ -52,7 +55,7 @@ type expected struct {
 // certificates; peer says whose certificate a connection has.
 func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.HostID, error), log *slog.Logger) *Server {
 	return &Server{
-		tls: config, peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
+		tls: withV2(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
 		moves: map[heliotrope.MoveID]*expected{},
 	}
 }
@@ -148,13 +151,13 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	defer cancel()
 	e, err := s.enter(from, h, conn, cancel)
 	if err != nil {
-		return errors.Join(err, writeAnswer(conn, err))
+		return errors.Join(err, writeAnswer(conn, Offer{}, err))
 	}
 	defer s.leave(e, conn)
 	if h.Kind == Packets {
 		return e.takePackets(ctx, conn, h)
 	}
-	return e.carry(ctx, conn, h)
+	return e.carry(ctx, conn, h, s.Encoding)
 }
 
 // enter adds a stream to the expectation that it meets; end is how to end it. The peer
@@ -179,15 +182,20 @@ func (s *Server) leave(e *expected, conn *tls.Conn) {
 	delete(e.streams, conn)
 }
 
-func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header) error {
+func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding *Encoding) error {
 	d := net.Dialer{Timeout: handshakeTimeout}
 	local, err := d.DialContext(ctx, "unix", e.Sockets[h.Kind])
 	if err != nil {
-		return errors.Join(err, writeAnswer(conn, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
+		return errors.Join(err, writeAnswer(conn, Offer{}, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
 	}
 	defer local.Close()
-	if err := writeAnswer(conn, nil); err != nil {
+	taken, site := encoding.take(h)
+	defer site.close()
+	if err := writeAnswer(conn, taken, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
+	}
+	if taken.Version != 0 {
+		return decodeMemory(ctx, conn, local.(*net.UnixConn), h.VM, encoding, taken, site)
 	}
 	return join(ctx, conn, local.(*net.UnixConn))
 }
@@ -195,7 +203,7 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header) error {
 func (e *expected) takePackets(ctx context.Context, conn *tls.Conn, h Header) error {
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 	defer stop()
-	if err := writeAnswer(conn, nil); err != nil {
+	if err := writeAnswer(conn, Offer{}, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
 	}
 	frames, err := readFrames(conn)

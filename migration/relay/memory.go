@@ -1,0 +1,413 @@
+package relay
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"heliotrope"
+	"heliotrope/migration/wan"
+	"io"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// parcels is how many batches are under way in a source: one is being filled, the others
+	// are packed and sent. The last of them is what a pause waits for, so they are few: 2 MiB.
+	parcels = 4
+	// arrivals is how many batches are under way in a destination.
+	arrivals   = 3
+	chunkBytes = 128 << 10 // read at once from the hypervisor
+	// silence is how long the hypervisor says nothing before what looks like half of a page
+	// is sent as it is.
+	silence = 20 * time.Millisecond
+)
+
+// parcel is a batch on its way to the wire.
+type parcel struct {
+	batch  wan.Batch
+	frame  []byte
+	took   time.Duration // to pack
+	packed chan struct{} // one token, when frame is ready
+}
+
+// memorySource is the source's end of an encoded stream: each stage is a goroutine, packing
+// several, and hands over to the next by a channel.
+//
+//	hypervisor ─► read ─► encode ─┬─► pack ─┬─► send ─► TLS
+//	                              └─► pack ─┘   in order
+type memorySource struct {
+	remote *tls.Conn
+	local  *net.UnixConn
+	config wan.Config
+	taken  Offer
+	count  func(wan.Stats)
+	keep   func(*wan.Mirror)
+	mirror *wan.Mirror // when the stream has come to its end
+
+	known         chan known
+	chunks, spare chan []byte
+	free          chan *parcel
+	toPack        chan *parcel
+	toSend        chan *parcel
+	idle          chan struct{} // one token, when nothing is under way any more
+	current       *parcel
+
+	level       atomic.Uint32 // a wan.Level, for batches yet to come
+	least, most wan.Level
+	packers     int
+}
+
+// encodeMemory carries the hypervisor's stream of vm from local to remote, encoded, and what
+// comes back as it is. It returns as join does.
+func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, count func(wan.Stats)) error {
+	c := taken.config()
+	if taken.Kept != "" {
+		var err error
+		if c.Mirror, err = e.Site.mirror(vm, taken.Kept); err != nil {
+			return err
+		}
+	}
+	s := &memorySource{
+		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.keep(vm, m) }, known: make(chan known, 1),
+		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
+		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
+		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
+		least: e.Least, most: cmp.Or(e.Most, wan.Best), packers: min(runtime.GOMAXPROCS(0), parcels-1),
+	}
+	s.level.Store(uint32(new(wan.Pace).Level(s.packers, s.least, s.most)))
+	for range parcels - 1 {
+		s.free <- &parcel{packed: make(chan struct{}, 1)}
+	}
+	for range cap(s.spare) {
+		s.spare <- make([]byte, chunkBytes)
+	}
+	stages := []func(context.Context) error{s.read, s.encode, s.send, s.answers}
+	for range s.packers {
+		stages = append(stages, s.pack)
+	}
+	return carryMemory(ctx, remote, local, stages)
+}
+
+// carryMemory runs the stages of one end until all have come to their end, one has failed, or
+// ctx ends. It closes both connections: at once where something failed, so that neither
+// hypervisor waits for what will not come.
+func carryMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, stages []func(context.Context) error) error {
+	closeBoth := func() { remote.NetConn().Close(); local.Close() }
+	defer closeBoth()
+	g, inner := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(inner, closeBoth)
+	defer stop()
+	for _, stage := range stages {
+		g.Go(func() error { return stage(inner) })
+	}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// passBack passes on what the destination's hypervisor says to the source's.
+func passBack(dst, src halfConn) error {
+	_, err := io.Copy(struct{ io.Writer }{dst}, struct{ io.Reader }{src})
+	if err == nil {
+		err = dst.CloseWrite()
+	}
+	if err != nil {
+		return fmt.Errorf("relay answers to memory: %w", err)
+	}
+	return nil
+}
+
+// receive is a channel's next, or an error if ctx ends first.
+func receive[T any](ctx context.Context, from <-chan T) (v T, open bool, err error) {
+	select {
+	case v, open = <-from:
+		return v, open, nil
+	case <-ctx.Done():
+		return v, false, context.Cause(ctx)
+	}
+}
+
+// A stage closes its channel only where the stream has come to its end: what follows tells the
+// other end that this is all.
+
+func (s *memorySource) read(ctx context.Context) error {
+	for {
+		buf, _, err := receive(ctx, s.spare)
+		if err != nil {
+			return err
+		}
+		n, err := s.local.Read(buf[:chunkBytes])
+		if n > 0 {
+			s.chunks <- buf[:n] // has room for all there are
+		}
+		if err == io.EOF {
+			close(s.chunks)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read memory from hypervisor: %w", err)
+		}
+	}
+}
+
+// answers reads what the destination knows, and then passes on what its hypervisor says.
+func (s *memorySource) answers(context.Context) error {
+	if s.taken.Site > 0 {
+		k, err := readKnown(bufio.NewReader(io.LimitReader(s.remote, int64(s.taken.Site)*int64(digestLen))), s.taken.Site)
+		if err != nil {
+			return err
+		}
+		s.known <- k
+	}
+	return passBack(s.local, s.remote)
+}
+
+func (s *memorySource) encode(ctx context.Context) error {
+	enc := wan.NewEncoder(s.config, &s.current.batch, func(*wan.Batch) (*wan.Batch, error) { return s.handOver(ctx) })
+	if s.taken.Site > 0 {
+		// It is there in a fraction of what it saves.
+		k, _, err := receive(ctx, s.known)
+		if err != nil {
+			return err
+		}
+		key, err := s.taken.key()
+		if err == nil {
+			err = enc.Know(key, k)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	quiet := time.NewTimer(silence)
+	defer quiet.Stop()
+	for {
+		chunk, open, err := s.next(ctx, enc, quiet)
+		if err != nil {
+			return err
+		}
+		if !open {
+			err := enc.Drain()
+			if err == nil {
+				s.mirror = enc.Mirror()
+				close(s.toPack)
+				close(s.toSend)
+			}
+			return err
+		}
+		enc.SetLevel(wan.Level(s.level.Load()))
+		if _, err := enc.Write(chunk); err != nil {
+			return err
+		}
+		s.spare <- chunk
+	}
+}
+
+// next waits for more of the stream. Meanwhile nothing is kept back that the wire could
+// carry: while it carries something else, the open batch may as well grow.
+func (s *memorySource) next(ctx context.Context, enc *wan.Encoder, quiet *time.Timer) (chunk []byte, open bool, err error) {
+	select {
+	case chunk, open = <-s.chunks:
+		return chunk, open, nil
+	default:
+	}
+	quiet.Reset(silence)
+	for {
+		if len(s.free) == parcels-1 {
+			if err := enc.Flush(); err != nil {
+				return nil, false, err
+			}
+		}
+		select {
+		case chunk, open = <-s.chunks:
+			return chunk, open, nil
+		case <-s.idle:
+		case <-quiet.C:
+			if err := enc.Drain(); err != nil {
+				return nil, false, err
+			}
+		case <-ctx.Done():
+			return nil, false, context.Cause(ctx)
+		}
+	}
+}
+
+// handOver sends the current parcel on its way and waits for an empty one.
+func (s *memorySource) handOver(ctx context.Context) (*wan.Batch, error) {
+	s.toPack <- s.current
+	s.toSend <- s.current // both have room for all there are
+	p, _, err := receive(ctx, s.free)
+	if err != nil {
+		return nil, err
+	}
+	s.current = p
+	return &p.batch, nil
+}
+
+func (s *memorySource) pack(ctx context.Context) error {
+	var packer wan.Packer
+	for {
+		p, open, err := receive(ctx, s.toPack)
+		if err != nil || !open {
+			return err
+		}
+		begun := time.Now()
+		if p.frame, err = packer.Pack(p.frame[:0], &p.batch); err != nil {
+			return err
+		}
+		p.took = time.Since(begun)
+		p.packed <- struct{}{}
+	}
+}
+
+func (s *memorySource) send(ctx context.Context) error {
+	var pace wan.Pace
+	for {
+		p, open, err := receive(ctx, s.toSend)
+		if err != nil {
+			return err
+		}
+		if !open {
+			if err := s.remote.CloseWrite(); err != nil {
+				return fmt.Errorf("end memory: %w", err)
+			}
+			// Not later: once the VM has moved, nobody waits for this stream. If the other end
+			// has not got all of it, it keeps something else, and that is found out.
+			s.keep(s.mirror)
+			return nil
+		}
+		asked := time.Now()
+		if _, _, err := receive(ctx, p.packed); err != nil {
+			return err
+		}
+		begun := time.Now()
+		if _, err := s.remote.Write(p.frame); err != nil {
+			return fmt.Errorf("send memory: %w", err)
+		}
+		pace.Saw(&p.batch, p.took, begun.Sub(asked), time.Since(begun))
+		s.level.Store(uint32(pace.Level(s.packers, s.least, s.most)))
+		s.count(p.batch.Stats())
+		p.batch.Reset()
+		s.free <- p
+		select {
+		case s.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// memoryDestination is the other end.
+//
+//	TLS ─► receive, unpack ─► decode ─► hypervisor
+type memoryDestination struct {
+	remote *tls.Conn
+	local  *net.UnixConn
+	site   *sitePages
+	free   chan *wan.Batch
+	full   chan *wan.Batch
+}
+
+// decodeMemory carries an encoded stream of vm from remote to the hypervisor at local, and
+// what that answers as it is. It returns as join does.
+func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, site *sitePages) error {
+	d := &memoryDestination{remote: remote, local: local, site: site, free: make(chan *wan.Batch, arrivals), full: make(chan *wan.Batch, arrivals)}
+	for range arrivals {
+		d.free <- new(wan.Batch)
+	}
+	c := taken.config()
+	c.Pages, c.Mirror = site, site.mirror
+	dec := wan.NewDecoder(c)
+	decode := func(ctx context.Context) error {
+		err := d.decode(ctx, dec)
+		var wrong *wrongError
+		switch {
+		case err == nil:
+			e.Site.keep(vm, dec.Mirror())
+		case errors.As(err, &wrong):
+			e.Site.spoil(vm, site)
+		}
+		return err
+	}
+	return carryMemory(ctx, remote, local, []func(context.Context) error{d.unpack, decode, d.answers})
+}
+
+// wrongError is a stream that arrived, but not as it was.
+type wrongError struct{ error }
+
+func (e *wrongError) Unwrap() error { return e.error }
+
+// answers tells what the site has, and then passes on what the hypervisor says.
+func (d *memoryDestination) answers(context.Context) error {
+	if len(d.site.digests) > 0 {
+		if _, err := d.remote.Write(d.site.digests); err != nil {
+			return fmt.Errorf("tell what is known here: %w", err)
+		}
+		d.site.digests = nil
+	}
+	return passBack(d.remote, d.local)
+}
+
+func (d *memoryDestination) unpack(ctx context.Context) error {
+	var unpacker wan.Unpacker
+	var head [wan.FrameHead]byte
+	body := make([]byte, 0, wan.MaxFrame)
+	for {
+		_, err := io.ReadFull(d.remote, head[:])
+		if err == io.EOF {
+			close(d.full)
+			return nil
+		}
+		n := 0
+		if err == nil {
+			n, err = wan.BodySize(&head)
+		}
+		if err == nil {
+			body = body[:n]
+			_, err = io.ReadFull(d.remote, body)
+		}
+		if err != nil {
+			return fmt.Errorf("receive memory: %w", noEOF(err))
+		}
+		b, _, err := receive(ctx, d.free)
+		if err != nil {
+			return err
+		}
+		if err := unpacker.Unpack(b, &head, body); err != nil {
+			return err
+		}
+		d.full <- b
+	}
+}
+
+func (d *memoryDestination) decode(ctx context.Context, dec *wan.Decoder) error {
+	var out []byte
+	for {
+		b, open, err := receive(ctx, d.full)
+		if err != nil {
+			return err
+		}
+		if !open {
+			break
+		}
+		if out, err = dec.Decode(out[:0], b); err != nil {
+			return &wrongError{err}
+		}
+		if _, err := d.local.Write(out); err != nil {
+			return fmt.Errorf("give memory to hypervisor: %w", err)
+		}
+		d.free <- b
+	}
+	if err := d.local.CloseWrite(); err != nil {
+		return fmt.Errorf("end memory: %w", err)
+	}
+	return nil
+}

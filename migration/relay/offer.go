@@ -1,0 +1,99 @@
+package relay
+
+import (
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"heliotrope"
+	"heliotrope/migration/wan"
+	"math/rand/v2"
+	"slices"
+)
+
+// Encoding says how a host's relay encodes memory streams, or decodes them.
+type Encoding struct {
+	// MirrorPages is how many pages of 4 KiB it keeps the last version of while a VM moves:
+	// what it spends of its own memory. A VM's pages beyond are sent without deltas.
+	MirrorPages int
+	// How hard a source compresses is left to what the wire and its cores do, but it is between
+	// these two. Over a wire whose bytes cost money, Least is wan.Quick or Fast; 0 leaves a wire that is
+	// faster than the codec alone. Most is wan.Best if it is 0.
+	Least, Most wan.Level
+	// Site is where pages of other moves are found, and where those of this one are kept; nil:
+	// neither.
+	Site *Site
+}
+
+// Offer is how a source would encode memory, and what of that the destination takes.
+type Offer struct {
+	Version     int    `json:"version"` // of the code; 0: none
+	MirrorPages int    `json:"mirrorPages"`
+	Seed        uint64 `json:"seed"`
+	// Kept is the sum of what the source has kept of the VM; taken, both begin with that.
+	Kept string `json:"kept,omitempty"`
+	// The destination has Site pages of its own, whose digests with the key Key, in hexadecimal,
+	// come before anything that the hypervisor answers.
+	Site int    `json:"site,omitempty"`
+	Key  string `json:"key,omitempty"`
+}
+
+const codecVersion = 1
+
+func (e *Encoding) offer(vm heliotrope.VMID) Offer {
+	if e == nil {
+		return Offer{}
+	}
+	return Offer{Version: codecVersion, MirrorPages: e.MirrorPages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, e.MirrorPages)}
+}
+
+// take is what a destination takes of a header's offer, and the pages that it has for it.
+func (e *Encoding) take(h Header) (Offer, *sitePages) {
+	if e == nil || h.Kind != Memory || h.Codec.Version != codecVersion {
+		return Offer{}, &sitePages{}
+	}
+	o := Offer{Version: codecVersion, MirrorPages: min(h.Codec.MirrorPages, e.MirrorPages), Seed: h.Codec.Seed}
+	site := e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages)
+	if o.Site = site.len(); site.mirror != nil {
+		o.Kept = h.Codec.Kept
+	}
+	if o.Site > 0 {
+		o.Key = hex.EncodeToString(site.key[:])
+	}
+	return o, site
+}
+
+// fits says whether a source can do what was taken of its offer.
+func (o Offer) fits(offer Offer) error {
+	if o == (Offer{}) {
+		return nil
+	}
+	_, err := o.key()
+	if err != nil || o.Version != offer.Version || o.Seed != offer.Seed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
+		o.Site < 0 || o.Site > maxSitePages || o.Kept != "" && o.Kept != offer.Kept {
+		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
+	}
+	return nil
+}
+
+func (o Offer) key() (key [32]byte, err error) {
+	if o.Site == 0 {
+		return key, nil
+	}
+	b, err := hex.DecodeString(o.Key)
+	if err == nil && copy(key[:], b) != len(b) || len(b) != len(key) {
+		err = fmt.Errorf("it has %d bytes", len(b))
+	}
+	if err != nil {
+		return key, fmt.Errorf("read key of digests: %w", err)
+	}
+	return key, nil
+}
+
+func (o Offer) config() wan.Config { return wan.Config{MirrorPages: o.MirrorPages, Seed: o.Seed} }
+
+// withV2 offers the protocol's second version before the others.
+func withV2(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.NextProtos = append([]string{alpnV2}, slices.Clip(c.NextProtos)...)
+	return c
+}

@@ -1,0 +1,406 @@
+package relay
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"heliotrope"
+	"heliotrope/migration/wan"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Site keeps pages of the VMs that moved to a host or away from it: a VM that comes back, or
+// one like it, then finds most of its memory there. What is kept is memory of guests: the
+// directory is root's alone, and best one in memory. A file has the digests of a VM's pages,
+// then the pages; it is written after a move, replaced as a whole, and never changed.
+//
+// Digests are keyed with a secret of the host, which it tells to those who send it VMs.
+// Whoever does not know it can neither ask for a page by guessing at its content nor make two
+// pages of one digest.
+type Site struct {
+	dir      string
+	maxPages int
+	log      *slog.Logger
+	key      [32]byte
+	queue    chan keepsake
+}
+
+type keepsake struct {
+	vm     heliotrope.VMID
+	mirror *wan.Mirror
+}
+
+// The head of a file: siteMagic, the sum of the mirror, how many pages, and the length of what
+// says where they are.
+const (
+	siteMagic = "heliotrope pages"
+	siteHead  = len(siteMagic) + 16 + 8 + 8
+	siteExt   = ".pages"
+	pageBytes = 4096
+	digestLen = len(wan.Digest{})
+	// maxSitePages bounds what a source keeps of a destination's digests: about 30 MB.
+	maxSitePages = 1 << 20
+)
+
+// NewSite returns the site in dir, which it makes if there is none. It keeps no more than
+// maxPages pages of 4 KiB.
+func NewSite(dir string, maxPages int, log *slog.Logger) (*Site, error) {
+	s := &Site{dir: dir, maxPages: min(maxPages, maxSitePages), log: log, queue: make(chan keepsake, 1)}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make site: %w", err)
+	}
+	name := filepath.Join(dir, "key")
+	key, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(key) != len(s.key) {
+		key = make([]byte, len(s.key))
+		rand.Read(key)
+		err = os.WriteFile(name, key, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read key of site: %w", err)
+	}
+	copy(s.key[:], key)
+	return s, nil
+}
+
+// Run writes what is to be kept until ctx ends. Without it nothing is kept.
+func (s *Site) Run(ctx context.Context) error {
+	for {
+		k, _, err := receive(ctx, s.queue)
+		if err != nil {
+			return err
+		}
+		if err := s.write(k); err != nil {
+			s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
+		}
+	}
+}
+
+// keep takes a mirror that nobody changes any more. It does not wait: if an earlier one is
+// still being written, this one is not kept.
+func (s *Site) keep(vm heliotrope.VMID, m *wan.Mirror) {
+	if s == nil || m.Len() == 0 {
+		return
+	}
+	select {
+	case s.queue <- keepsake{vm, m}:
+	default:
+		s.log.Info("a VM's pages are not kept: others are being written", "vm", vm)
+	}
+}
+
+func (s *Site) path(vm heliotrope.VMID) string { return filepath.Join(s.dir, string(vm)+siteExt) }
+
+func (s *Site) write(k keepsake) (err error) {
+	n := min(k.mirror.Len(), s.maxPages)
+	if err := s.evict(k.vm, n); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, "new-*")
+	if err != nil {
+		return fmt.Errorf("keep pages: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := errors.Join(s.fill(f, k.mirror, n), f.Close()); err != nil {
+		return fmt.Errorf("keep pages: %w", err)
+	}
+	if err := os.Rename(f.Name(), s.path(k.vm)); err != nil {
+		return fmt.Errorf("keep pages: %w", err)
+	}
+	return nil
+}
+
+func (s *Site) fill(f *os.File, m *wan.Mirror, n int) error {
+	digester, err := wan.NewDigester(s.key)
+	if err != nil {
+		return err
+	}
+	sum, places := m.Sum(n), m.Places(n)
+	head := append([]byte(siteMagic), sum[:]...)
+	head = binary.BigEndian.AppendUint64(head, uint64(n))
+	head = binary.BigEndian.AppendUint64(head, uint64(len(places)))
+	for i := range n {
+		d := digester.Page(m.Page(i))
+		head = append(head, d[:]...)
+	}
+	if _, err := f.Write(append(head, places...)); err != nil {
+		return err
+	}
+	for i := range n {
+		if _, err := f.Write(m.Page(i)[:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kept is a file of the site.
+type kept struct {
+	path   string
+	at     time.Time
+	sum    [16]byte
+	pages  int
+	places int // bytes
+}
+
+var errNotWhole = errors.New("it has another form or was not written to its end")
+
+// look reads a file's head.
+func look(path string) (kept, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return kept{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return kept{}, err
+	}
+	var head [siteHead]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:len(siteMagic)]) != siteMagic {
+		return kept{}, errNotWhole
+	}
+	k := kept{path: path, at: info.ModTime(), sum: [16]byte(head[len(siteMagic):])}
+	pages, places := binary.BigEndian.Uint64(head[siteHead-16:]), binary.BigEndian.Uint64(head[siteHead-8:])
+	size := uint64(info.Size())
+	if pages > size || places > size || uint64(siteHead)+pages*uint64(digestLen+pageBytes)+places != size {
+		return kept{}, errNotWhole
+	}
+	k.pages, k.places = int(pages), int(places)
+	return k, nil
+}
+
+// first is where in the file the pages begin.
+func (k kept) first() int64 { return int64(siteHead + k.pages*digestLen + k.places) }
+
+// mirror reads all of it, and compares its sum.
+func (k kept) mirror() (*wan.Mirror, error) {
+	f, err := os.Open(k.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	places := make([]byte, k.places)
+	if _, err := f.ReadAt(places, k.first()-int64(k.places)); err != nil {
+		return nil, err
+	}
+	pages := bufio.NewReaderSize(io.NewSectionReader(f, k.first(), int64(k.pages)*pageBytes), bufferSize)
+	m, err := wan.ReadMirror(places, k.pages, func(dst *[4096]byte) error {
+		_, err := io.ReadFull(pages, dst[:])
+		return err
+	})
+	if err == nil && m.Sum(k.pages) != k.sum {
+		err = errNotWhole
+	}
+	return m, err
+}
+
+// list returns the files, newest first.
+func (s *Site) list() ([]kept, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list site: %w", err)
+	}
+	var all []kept
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), siteExt) {
+			continue
+		}
+		k, err := look(filepath.Join(s.dir, e.Name()))
+		if err != nil {
+			s.log.Warn("cannot use pages", "file", e.Name(), "error", err)
+			continue
+		}
+		all = append(all, k)
+	}
+	slices.SortFunc(all, func(a, b kept) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.path, b.path)) })
+	return all, nil
+}
+
+// sum tells what is kept of a VM, of no more than maxPages pages; "": nothing.
+func (s *Site) sum(vm heliotrope.VMID, maxPages int) string {
+	if s == nil {
+		return ""
+	}
+	k, err := look(s.path(vm))
+	if err != nil || k.pages > maxPages {
+		return ""
+	}
+	return hex.EncodeToString(k.sum[:])
+}
+
+// mirror reads what is kept of a VM, if its sum is this one.
+func (s *Site) mirror(vm heliotrope.VMID, sum string) (*wan.Mirror, error) {
+	k, err := look(s.path(vm))
+	if err == nil && hex.EncodeToString(k.sum[:]) != sum {
+		err = errors.New("it has changed")
+	}
+	var m *wan.Mirror
+	if err == nil {
+		m, err = k.mirror()
+	}
+	if err != nil {
+		os.Remove(s.path(vm)) // the next attempt does without
+		return nil, fmt.Errorf("read kept pages: %w", err)
+	}
+	return m, nil
+}
+
+// evict makes room for so many pages of a VM, whose old ones count no more.
+func (s *Site) evict(vm heliotrope.VMID, pages int) error {
+	all, err := s.list()
+	if err != nil {
+		return err
+	}
+	room := s.maxPages - pages
+	for _, k := range all {
+		if k.path == s.path(vm) {
+			continue
+		}
+		if room -= k.pages; room < 0 {
+			if err := os.Remove(k.path); err != nil {
+				return fmt.Errorf("remove old pages: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// sitePages are what a destination has for one stream: the pages of the VM's earlier stay
+// first, then those of others.
+type sitePages struct {
+	mirror  *wan.Mirror // that the stream begins with, if the source has the same
+	key     [32]byte
+	digests []byte
+	files   []sitePagesOf
+}
+
+type sitePagesOf struct {
+	*os.File
+	first int64  // where its pages begin
+	end   uint64 // the reference behind its last
+}
+
+// open returns what there is for a VM; it may be nothing. kept is what the source has of it.
+func (s *Site) open(vm heliotrope.VMID, kept string, maxPages int) *sitePages {
+	p := &sitePages{}
+	if s == nil {
+		return p
+	}
+	p.key = s.key
+	var err error
+	if kept != "" && kept == s.sum(vm, maxPages) {
+		if p.mirror, err = s.mirror(vm, kept); err != nil {
+			s.log.Warn("cannot begin with what was kept", "vm", vm, "error", err)
+		}
+	}
+	all, err := s.list()
+	if err != nil {
+		s.log.Warn("cannot use the site's pages", "error", err)
+		return p
+	}
+	for _, own := range []bool{true, false} {
+		for _, k := range all {
+			if own != (k.path == s.path(vm)) || own && p.mirror != nil || p.len()+k.pages > s.maxPages {
+				continue
+			}
+			if err := p.add(k); err != nil {
+				s.log.Warn("cannot use pages", "file", k.path, "error", err)
+			}
+		}
+	}
+	return p
+}
+
+func (p *sitePages) len() int { return len(p.digests) / digestLen }
+
+func (p *sitePages) add(k kept) error {
+	f, err := os.Open(k.path)
+	if err != nil {
+		return err
+	}
+	digests := make([]byte, k.pages*digestLen)
+	if _, err := f.ReadAt(digests, int64(siteHead)); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.digests = append(p.digests, digests...)
+	p.files = append(p.files, sitePagesOf{f, k.first(), uint64(p.len())})
+	return nil
+}
+
+// Page reads a page.
+func (p *sitePages) Page(ref uint64, dst *[4096]byte) error {
+	before := uint64(0)
+	for _, f := range p.files {
+		if ref < f.end {
+			_, err := f.ReadAt(dst[:], f.first+int64(ref-before)*pageBytes)
+			return err
+		}
+		before = f.end
+	}
+	return fmt.Errorf("read page: %d of %d", ref, before)
+}
+
+// spoil removes the files that a stream used which could not be decoded: one of them may have
+// changed on disk, and the next attempt is to do without.
+func (s *Site) spoil(vm heliotrope.VMID, p *sitePages) {
+	var errs []error
+	if p.mirror != nil {
+		errs = append(errs, os.Remove(s.path(vm)))
+	}
+	for _, f := range p.files {
+		errs = append(errs, os.Remove(f.Name()))
+	}
+	if len(errs) > 0 {
+		s.log.Warn("kept pages are given up after a stream that did not come out right", "vm", vm, "files", len(errs), "error", errors.Join(errs...))
+	}
+}
+
+func (p *sitePages) close() {
+	for _, f := range p.files {
+		f.Close()
+	}
+}
+
+// known is a destination's digests at the source. The reference of a page is its place.
+type known map[wan.Digest]uint32
+
+func (k known) Lookup(d wan.Digest) (ref uint64, ok bool) {
+	n, ok := k[d]
+	return uint64(n), ok
+}
+
+// readKnown reads n digests.
+func readKnown(r io.Reader, n int) (known, error) {
+	k := known{}
+	buf := make([]byte, 8192*digestLen)
+	for i := 0; i < n; {
+		part := buf[:min(len(buf), (n-i)*digestLen)]
+		if _, err := io.ReadFull(r, part); err != nil {
+			return nil, fmt.Errorf("read what the destination knows: %w", noEOF(err))
+		}
+		for ; len(part) > 0; part = part[digestLen:] {
+			d := wan.Digest(part)
+			if _, ok := k[d]; !ok {
+				k[d] = uint32(i)
+			}
+			i++
+		}
+	}
+	return k, nil
+}

@@ -1,0 +1,77 @@
+package wan
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/klauspost/compress/s2"
+	"pgregory.net/rapid"
+)
+
+func TestSplit(t *testing.T) {
+	g := newGuest(300, 4)
+	var text []byte
+	for i := range g.pages {
+		text = append(text, g.pages[i][:]...)
+	}
+	var packer, unpacker splitter
+	try := func(t interface{ Fatalf(string, ...any) }, data []byte) int {
+		packed, err := packer.pack(nil, data)
+		if err != nil {
+			t.Fatalf("pack %d bytes: %v", len(data), err)
+		}
+		got, err := unpacker.unpack(make([]byte, 0, len(data)), packed, len(data))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("unpack %d bytes: %v, or others", len(data), err)
+		}
+		return len(packed)
+	}
+	whole := text[:maxBatch]
+	quick, light := try(t, whole), len(s2.Encode(nil, whole))
+	t.Logf("%d bytes are %d, and %d by S2 alone", len(whole), quick, light)
+	if quick > light*9/10 {
+		t.Errorf("%d bytes are %d, and %d by S2 alone", len(whole), quick, light)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
+		values := rapid.IntRange(1, 256).Draw(t, "values")
+		var data []byte
+		for n := rapid.IntRange(1, 300000).Draw(t, "length"); len(data) < n; {
+			switch rnd.IntN(4) {
+			case 0:
+				for range rnd.IntN(100) {
+					data = append(data, byte(rnd.IntN(values)))
+				}
+			case 1: // long, and near or far
+				from := rnd.IntN(len(data) + 1)
+				data = append(data, data[from:min(len(data), from+1+rnd.IntN(70000))]...)
+			case 2:
+				from := rnd.IntN(len(data) + 1)
+				data = append(data, data[from:min(len(data), from+4+rnd.IntN(20))]...)
+			case 3:
+				data = append(data, make([]byte, rnd.IntN(10000))...)
+			}
+			data = append(data, byte(rnd.IntN(values)))
+		}
+		try(t, data)
+	})
+}
+
+func FuzzSplit(f *testing.F) {
+	var s splitter
+	for _, text := range []string{"a", "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
+		packed, err := s.pack(nil, []byte(text))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(packed, len(text))
+	}
+	f.Fuzz(func(t *testing.T, packed []byte, n int) {
+		n = min(max(n, 0), maxBatch)
+		var s splitter
+		if got, err := s.unpack(make([]byte, 0, n), packed, n); err == nil && len(got) != n {
+			t.Errorf("%d bytes of %d", len(got), n)
+		}
+	})
+}

@@ -1,0 +1,133 @@
+// Package wan encodes QEMU's migration stream for a long way: to a fraction of its bytes, and
+// back to every one of them.
+//
+// Both ends keep the last version of each page that went by (the mirror), in the order in
+// which pages first came, so that one can tell the other in a few bytes what it has already.
+// Of every page the Encoder says one of these:
+//
+//	zero     it is one of a run of zeros
+//	same     it is what it was when it was last sent
+//	dup      it is what another page was when that was last sent
+//	site     it is what the destination has from elsewhere: an image, another VM, an earlier stay
+//	delta    it differs in these places from what it was
+//	literal  it is this
+//	noise    it is this, and no compressor will make it shorter
+//
+// Everything else in the stream goes verbatim. Batches of up to half a MiB of the stream are
+// columns (what pages are, where they are, deltas, other bytes, literals), each compressed by
+// itself and on its own: batches can be compressed beside each other, at a level that each
+// carries with it.
+//
+//	QEMU ─► Encoder ─► Batch ─► Packer ─► frame ══► Unpacker ─► Batch ─► Decoder ─► QEMU
+//	        mirror             one a core                                mirror
+//
+// A frame tells the hash of the whole stream up to its end. The Decoder compares before it
+// gives out a byte of the batch: a fault in either end, a mirror that is not the other's, a
+// bit that fell over in memory or two pages of one digest end the migration, and QEMU's source
+// goes on; they never become a wrong page in the guest. The hash is XXH3 of 128 bits: what it
+// meets are faults, since the way is inside TLS, and at ten times BLAKE3's speed it costs the
+// source a fiftieth of its time instead of a quarter. A guest could make pages of one XXH3;
+// so a dup is compared byte by byte before it is called one, and the digests by which pages of
+// other VMs are found are BLAKE3 keyed with a secret of the trust domain.
+//
+// The package does no I/O, starts nothing and locks nothing: package relay does.
+package wan
+
+import "errors"
+
+const (
+	pageBits = 12
+	pageSize = 1 << pageBits
+
+	// BatchBytes is how much of the stream a batch holds before it is full; one token more
+	// at most. Four of them under way are what the pause waits for.
+	BatchBytes = 512 << 10
+
+	maxBatch  = 1 << 20 // bytes of the stream, and of each column, that a decoder accepts
+	maxBlocks = 256     // RAM blocks; the pages of further ones go verbatim
+)
+
+// ErrCorrupt is what a Decoder says of a frame that no Encoder has made for it.
+var ErrCorrupt = errors.New("the encoded stream is not whole")
+
+// Digest is a page's keyed hash. 64 bits: among millions of pages at each end two are taken for
+// one in one move of millions, and the batch's hash ends that move; and who does not know the
+// key cannot make two. They are as short as that because the destination sends one of every
+// page that it has.
+type Digest [8]byte
+
+// Known is what the destination has of its own.
+type Known interface {
+	// Lookup returns the reference by which the destination finds the page.
+	Lookup(Digest) (ref uint64, ok bool)
+}
+
+// Pages gives a destination's own pages out.
+type Pages interface {
+	// Page writes the page that ref stands for into dst. A page that is no more is an error;
+	// one that has changed is found by the batch's hash.
+	Page(ref uint64, dst *[4096]byte) error
+}
+
+// Config must say the same at both ends, but for Pages.
+type Config struct {
+	MirrorPages int    // pages of 4 KiB whose last version is kept; those that come later have no delta
+	Seed        uint64 // of the stream's hash: any number
+	Pages       Pages  // Decoder: may be nil if the Encoder is told of nothing that is Known
+	// Mirror is what both ends have kept of the VM's last stream, by its Sum; nil: nothing. It
+	// then belongs to the Encoder or the Decoder.
+	Mirror *Mirror
+}
+
+// Class is what a part of the stream is, for those who count.
+type Class uint8
+
+const (
+	Zero Class = iota
+	Same
+	Dup
+	Site
+	Delta
+	Literal
+	Noise
+	Verbatim // no page
+	Classes
+)
+
+var classNames = [Classes]string{"zero", "same", "dup", "site", "delta", "literal", "noise", "verbatim"}
+
+func (c Class) String() string {
+	if c < Classes {
+		return classNames[c]
+	}
+	return "unknown"
+}
+
+// Stats says what a stream consisted of.
+type Stats struct {
+	Pages [Classes]uint64 // Verbatim: tokens
+	In    [Classes]uint64 // bytes of the stream
+	// Out is in bytes of frames. What is told of pages beside their content, and of the frame
+	// itself, is counted as Heads.
+	Out   [Classes]uint64
+	Heads uint64
+}
+
+// Add adds another stream's.
+func (s *Stats) Add(o *Stats) {
+	for c := range Classes {
+		s.Pages[c] += o.Pages[c]
+		s.In[c] += o.In[c]
+		s.Out[c] += o.Out[c]
+	}
+	s.Heads += o.Heads
+}
+
+// Total is the bytes of the stream, and of frames.
+func (s *Stats) Total() (in, out uint64) {
+	for c := range Classes {
+		in += s.In[c]
+		out += s.Out[c]
+	}
+	return in, out + s.Heads
+}
