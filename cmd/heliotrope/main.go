@@ -17,6 +17,7 @@ import (
 	"heliotrope/topologies/lab/schedbench"
 	"heliotrope/topologies/lab/story"
 	"heliotrope/topologies/lab/trafficbench"
+	"heliotrope/topologies/lab/wanbench"
 )
 
 // version is set by the linker.
@@ -32,7 +33,7 @@ func run() int {
 	root := cli.Command(version)
 	labs := lab.Command()
 	labs.AddCommand(story.Commands()...)
-	labs.AddCommand(bench.Command(), trafficbench.Command(), schedbench.Command(), imagebench.Command(),
+	labs.AddCommand(bench.Command(), trafficbench.Command(), schedbench.Command(), imagebench.Command(), wanbench.Command(),
 		endpoints.Command())
 	root.AddCommand(controllerCommand(), images.Command(), labs)
 	err := root.ExecuteContext(ctx)

@@ -230,7 +230,11 @@ func pack(ctx context.Context, root, cache, path string) error {
 
 // writeArchive does not compress: under emulation either way boots in the same time.
 func writeArchive(w io.Writer, program, modules string) error {
-	a := archive{w: w}
+	return writeInto(&archive{w: w}, program, modules)
+}
+
+// writeInto ends an archive with what every guest has.
+func writeInto(a *archive, program, modules string) error {
 	a.add("dev", modeDirectory|0o755, device{}, nil)
 	a.add("dev/console", modeCharacter|0o600, device{5, 1}, nil) // else init has no output
 	a.add("modules", modeDirectory|0o755, device{}, nil)

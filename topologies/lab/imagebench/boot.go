@@ -25,6 +25,7 @@ import (
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/topologies/lab/claim"
+	"heliotrope/topologies/lab/guest"
 )
 
 // A VM boots the Debian root: by direct kernel boot, under plain emulation, with virtio-blk. Its first
@@ -230,22 +231,13 @@ func (y *bootYard) tell(what string, r booted) {
 
 // prepare makes the store and the guest's initial RAM disk.
 func (y *bootYard) prepare(ctx context.Context) error {
-	guest := filepath.Join(cacheDir(), "guest")
-	y.kernel, y.initrd = filepath.Join(guest, "vmlinuz"), filepath.Join(y.dir, "initrd")
-	if !isFile(y.kernel) {
-		return fmt.Errorf("there is no %s: run make deps", y.kernel)
-	}
-	source, program := filepath.Join(y.dir, "init.go"), filepath.Join(y.dir, "init")
-	if err := os.WriteFile(source, bytes.Replace(bootInit, []byte("//go:build ignore"), nil, 1), 0o600); err != nil {
+	var err error
+	if y.kernel, err = guest.Kernel(); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, source)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GO111MODULE=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile init: %w: %s", err, bytes.TrimSpace(out))
-	}
-	if err := writeInitrd(y.initrd, program, filepath.Join(guest, "modules")); err != nil {
-		return fmt.Errorf("write initial RAM disk: %w", err)
+	y.initrd = filepath.Join(y.dir, "initrd")
+	if err := guest.Make(ctx, y.initrd, bootInit, map[string][]byte{"script": []byte(bootScript)}); err != nil {
+		return fmt.Errorf("make initial RAM disk: %w", err)
 	}
 	s, err := openStore(ctx, y.dir, "far")
 	if err != nil {
@@ -261,52 +253,6 @@ func (y *bootYard) prepare(ctx context.Context) error {
 	y.figures.Content = y.version.Content
 	return err
 }
-
-// writeInitrd writes the kernel's "newc" archive.
-func writeInitrd(name, program, modules string) (err error) {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	w := bufio.NewWriter(f)
-	inode := 0
-	add := func(name string, mode, major, minor int, content []byte) {
-		inode++
-		fmt.Fprintf(w, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00", inode, mode, 0, 0, 1, 0, len(content), 0, 0, major, minor, len(name)+1, 0, name)
-		w.Write(make([]byte, -(110+len(name)+1)&3))
-		w.Write(content)
-		w.Write(make([]byte, -len(content)&3))
-	}
-	add("dev", fileDir|0o755, 0, 0, nil)
-	add("dev/console", fileChar|0o600, 5, 1, nil)
-	add("root", fileDir|0o755, 0, 0, nil)
-	add("modules", fileDir|0o755, 0, 0, nil)
-	add("script", fileRegular|0o644, 0, 0, []byte(bootScript))
-	names, err := filepath.Glob(filepath.Join(modules, "virtio*.ko"))
-	if err != nil {
-		return err
-	}
-	for _, from := range append(names, program) {
-		content, err := os.ReadFile(from)
-		if err != nil {
-			return err
-		}
-		to := "modules/" + filepath.Base(from)
-		if from == program {
-			to = "init"
-		}
-		add(to, fileRegular|0o755, 0, 0, content)
-	}
-	add("TRAILER!!!", 0, 0, 0, nil)
-	return w.Flush()
-}
-
-const (
-	fileRegular = 0o100000
-	fileDir     = 0o040000
-	fileChar    = 0o020000
-)
 
 // local boots from a copy of the file.
 func (y *bootYard) local(ctx context.Context) (booted, error) {
@@ -378,7 +324,7 @@ func (y *bootYard) run(ctx context.Context, disk string, answered func()) error 
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
-		"-kernel", y.kernel, "-initrd", y.initrd, "-append", bootOptions, "-drive", "file="+disk+",format=raw,if=virtio")
+		"-kernel", y.kernel, "-initrd", y.initrd, "-append", guest.CommandLine, "-drive", "file="+disk+",format=raw,if=virtio")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var wrong bytes.Buffer
 	cmd.Stderr = &wrong
@@ -404,9 +350,6 @@ func (y *bootYard) run(ctx context.Context, disk string, answered func()) error 
 	}
 	return nil
 }
-
-// bootOptions are the kernel's: those of the lab's guests.
-const bootOptions = "console=ttyS0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check mitigations=off nokaslr net.ifnames=0"
 
 // many makes volumes.
 func (y *bootYard) many(ctx context.Context) error {

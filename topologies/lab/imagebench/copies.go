@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -23,11 +24,14 @@ import (
 var makeImages string
 
 // images makes the images, if they are not there.
-func (b *Bench) images(ctx context.Context) error {
-	script := exec.CommandContext(ctx, "bash", "-c", makeImages, "make-images", b.Images)
-	script.Stderr = b.Out
+func (b *Bench) images(ctx context.Context) error { return Images(ctx, b.Images, b.Out) }
+
+// Images makes the images in dir, unless they are there; what that takes is told to out.
+func Images(ctx context.Context, dir string, out io.Writer) error {
+	script := exec.CommandContext(ctx, "bash", "-c", makeImages, "make-images", dir)
+	script.Stderr = out
 	if err := script.Run(); err != nil {
-		return fmt.Errorf("make images in %s: %w", b.Images, err)
+		return fmt.Errorf("make images in %s: %w", dir, err)
 	}
 	return nil
 }

@@ -56,10 +56,13 @@ when it has measured; the last line, a JSON object, says whether what is claimed
 	cmd.AddCommand(nbdServeCommand())
 	f := cmd.Flags()
 	f.StringSliceVar(&b.Only, "only", nil, "parts to measure: "+b.Names()+" (default all)")
-	f.StringVar(&b.Images, "images", filepath.Join(cacheDir(), "bench-images"), "directory in which the images are kept")
+	f.StringVar(&b.Images, "images", DefaultDir(), "directory in which the images are kept")
 	f.IntVar(&b.Points, "points", 500, "processes that are killed")
 	return cmd
 }
+
+// DefaultDir is where the images are kept.
+func DefaultDir() string { return filepath.Join(cacheDir(), "bench-images") }
 
 func cacheDir() string {
 	if dir := os.Getenv("HELIOTROPE_CACHE"); dir != "" {

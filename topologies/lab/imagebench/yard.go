@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"heliotrope/topologies/lab/netns"
 )
 
 // yard is a switch with hosts at its ports: a network namespace for each, whose links have a
@@ -27,7 +25,7 @@ const yardPort = 7000
 // newYard makes a yard of so many hosts with links of so many Mbit/s.
 func newYard(hosts, mbits int) (*yard, error) {
 	y := &yard{}
-	hub, err := newNamespace()
+	hub, err := netns.New()
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +33,7 @@ func newYard(hosts, mbits int) (*yard, error) {
 	script := &strings.Builder{}
 	fmt.Fprintln(script, "ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up")
 	for i := range hosts {
-		ns, err := newNamespace()
+		ns, err := netns.New()
 		if err != nil {
 			return nil, errors.Join(err, y.close())
 		}
@@ -43,12 +41,12 @@ func newYard(hosts, mbits int) (*yard, error) {
 		fmt.Fprintf(script, "ip link add p%d type veth peer name eth0 netns /proc/%d/fd/%d\nip link set p%d master br0 up\n%s\n",
 			i, os.Getpid(), ns.Fd(), i, shaper(fmt.Sprint("p", i), mbits))
 	}
-	if err := shell(y.hub, script.String()); err != nil {
+	if err := netns.Shell(y.hub, script.String()); err != nil {
 		return nil, errors.Join(err, y.close())
 	}
 	for i, ns := range y.hosts {
 		up := fmt.Sprintf("ip link set lo up; ip address add %s/24 dev eth0; ip link set eth0 up\n%s", yardAddress(i), shaper("eth0", mbits))
-		if err := shell(ns, up); err != nil {
+		if err := netns.Shell(ns, up); err != nil {
 			return nil, errors.Join(err, y.close())
 		}
 	}
@@ -74,7 +72,7 @@ func (y *yard) close() error {
 
 // listen opens a host's port.
 func (y *yard) listen(ctx context.Context, host int) (l net.Listener, err error) {
-	err = inside(y.hosts[host], func() (err error) {
+	err = netns.Inside(y.hosts[host], func() (err error) {
 		var lc net.ListenConfig
 		l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(yardAddress(host), strconv.Itoa(yardPort)))
 		return err
@@ -84,7 +82,7 @@ func (y *yard) listen(ctx context.Context, host int) (l net.Listener, err error)
 
 // dial opens a connection from one host to another.
 func (y *yard) dial(ctx context.Context, from, to int) (conn net.Conn, err error) {
-	err = inside(y.hosts[from], func() (err error) {
+	err = netns.Inside(y.hosts[from], func() (err error) {
 		var d net.Dialer
 		conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(yardAddress(to), strconv.Itoa(yardPort)))
 		return err
@@ -93,48 +91,6 @@ func (y *yard) dial(ctx context.Context, from, to int) (conn net.Conn, err error
 }
 
 // cut takes a host's link down: nothing tells the others.
-func (y *yard) cut(host int) error { return shell(y.hub, fmt.Sprintf("ip link set p%d down", host)) }
-
-func newNamespace() (ns *os.File, err error) {
-	err = onOwnThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make namespace (root may): %w", err)
-		}
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			return fmt.Errorf("open namespace: %w", err)
-		}
-		return nil
-	})
-	return ns, err
-}
-
-// inside runs do on a thread in the namespace. What it opens stays there.
-func inside(ns *os.File, do func() error) error {
-	return onOwnThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter namespace: %w", err)
-		}
-		return do()
-	})
-}
-
-// onOwnThread runs do on a thread that ends with it.
-func onOwnThread(do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: a thread that was elsewhere serves nobody else
-		done <- do()
-	}()
-	return <-done
-}
-
-// shell runs a script in a namespace.
-func shell(ns *os.File, script string) error {
-	return inside(ns, func() error {
-		if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
-			return fmt.Errorf("set namespace up: %w: %s", err, out)
-		}
-		return nil
-	})
+func (y *yard) cut(host int) error {
+	return netns.Shell(y.hub, fmt.Sprintf("ip link set p%d down", host))
 }

@@ -1,0 +1,133 @@
+package wanbench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"heliotrope"
+)
+
+// away is how long a guest works at the other site before it comes back. A guest under emulation
+// does in a minute what one on a processor of its own does in some seconds; what it writes in an
+// hour at most it has written by then: all works are periodic within less.
+const away = time.Minute
+
+// withKept moves a guest where the sites have something of before.
+func (y *yard) withKept(ctx context.Context, f *field, m *machine, name string, l link) (*machine, moved, error) {
+	md := ours
+	md.name = name
+	if name == oursBack {
+		dirs, err := f.dirs("back")
+		if err != nil {
+			return nil, moved{}, err
+		}
+		md.pages = dirs
+		first, _, err := y.migrate(ctx, f, m, md, l)
+		if err != nil {
+			return nil, moved{}, err
+		}
+		if err := pause(ctx, away); err != nil {
+			return nil, moved{}, errors.Join(err, first.kill())
+		}
+		to, r, err := y.migrate(ctx, f, first, md, l)
+		if err != nil {
+			err = errors.Join(err, first.kill())
+		}
+		return to, r, err
+	}
+	other, err := y.others(ctx, f, m.work)
+	if err != nil {
+		return nil, moved{}, fmt.Errorf("move another guest: %w", err)
+	}
+	if md.pages, err = f.dirs("site"); err != nil {
+		return nil, moved{}, err
+	}
+	for i, dir := range md.pages { // what this move leaves there is not for the next one
+		if err := copyDir(other[i], dir); err != nil {
+			return nil, moved{}, err
+		}
+	}
+	return y.migrate(ctx, f, m, md, l)
+}
+
+// others are directories with what another guest of that work has left at the sites.
+func (y *yard) others(ctx context.Context, f *field, work string) (*[2]string, error) {
+	if f.others[work] != nil {
+		return f.others[work], nil
+	}
+	dirs, err := f.dirs("other")
+	if err != nil {
+		return nil, err
+	}
+	md := ours
+	md.vm, md.pages = heliotrope.VMID("other"), dirs
+	m, err := y.boot(ctx, f, work)
+	if err != nil {
+		return nil, err
+	}
+	for range 2 { // there and back
+		to, _, err := y.migrate(ctx, f, m, md, link{Mbits: 1000})
+		if err != nil {
+			return nil, errors.Join(err, m.kill())
+		}
+		m = to
+	}
+	f.others[work] = dirs
+	return dirs, m.kill()
+}
+
+// dirs makes a directory for each site.
+func (f *field) dirs(name string) (*[2]string, error) {
+	f.runs++
+	var dirs [2]string
+	for i, site := range sites {
+		dirs[i] = filepath.Join(f.dir, fmt.Sprintf("pages-%s-%d-%s", name, f.runs, site))
+		if err := os.Mkdir(dirs[i], 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return &dirs, nil
+}
+
+func copyDir(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
