@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/libvirt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -314,7 +315,7 @@ func (s *moves) sockets(id heliotrope.MoveID) (memory, disk string, err error) {
 		return "", "", fmt.Errorf("make socket directory: %w", err)
 	}
 	memory, disk = filepath.Join(dir, "memory.sock"), filepath.Join(dir, "disk.sock")
-	return memory, disk, giveTo(s.user, dir)
+	return memory, disk, libvirt.GiveTo(s.user, dir)
 }
 
 func (s *moves) socketDir(id heliotrope.MoveID) string {

@@ -2,14 +2,10 @@ package hostagent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
-	"os"
-	"os/user"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -187,23 +183,6 @@ func (m *move) allows(o agentapi.MoveOrder) error {
 		return fmt.Errorf("%w: %s cannot follow %s, which came to %s", agentapi.ErrInvalid, o.Step, at, state)
 	}
 	return nil
-}
-
-// giveTo makes name the owner of path, unless it is empty.
-func giveTo(name, path string) error {
-	if name == "" {
-		return nil
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return fmt.Errorf("find QEMU's user: %w", err)
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("find QEMU's user: %w", err)
-	}
-	return os.Chown(path, uid, gid)
 }
 
 var _ agentapi.Moves = moveService{}

@@ -103,7 +103,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	for kind, path := range map[relay.Kind]string{relay.Memory: ramSocket, relay.Disk: diskSocket} {
 		f, err := client.Forward(path, relay.Header{Move: o.Move, VM: o.VM, Kind: kind})
 		if err == nil {
-			err = giveTo(s.user, path)
+			err = libvirt.GiveTo(s.user, path)
 			forwarders = append(forwarders, f)
 			streams.Go(func() error { return f.Serve(ctx) })
 		}

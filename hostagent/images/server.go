@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"os/user"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -136,7 +134,7 @@ func (s *server) listen(ctx context.Context) error {
 		return err
 	}
 	defer disks.Close()
-	if err := giveTo(s.c.User, libvirt.VolumeSocket(s.c.DiskDir)); err != nil {
+	if err := libvirt.GiveTo(s.c.User, libvirt.VolumeSocket(s.c.DiskDir)); err != nil {
 		return err
 	}
 	control, err := nbd.Listen(ctx, s.c.controlSocket())
@@ -162,23 +160,6 @@ func (s *server) listen(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// giveTo makes name the owner of a socket, unless it is empty.
-func giveTo(name, path string) error {
-	if name == "" {
-		return nil
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return fmt.Errorf("find QEMU's user: %w", err)
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("find QEMU's user: %w", err)
-	}
-	return os.Chown(path, uid, gid)
 }
 
 func (s *server) handler() http.Handler {

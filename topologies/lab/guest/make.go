@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	_ "embed" // of made.go.txt
 	"errors"
 	"fmt"
 	"maps"
@@ -27,9 +28,13 @@ func Kernel() (string, error) {
 	return kernel, nil
 }
 
-// Make writes an initial RAM disk whose process 1 is the program that source is, a single Go
-// file of the standard library ("//go:build ignore" is left out of it), with the drivers in
-// /modules, the empty directory /root to mount something at, and files, by name.
+//go:embed made.go.txt
+var common []byte
+
+// Make writes an initial RAM disk whose process 1 is the program that source is, a Go file of
+// the standard library ("//go:build ignore" is left out of it), with what all such programs
+// have in common (made.go.txt: begin mounts the disk at /root), the drivers in /modules, and
+// files, by name.
 func Make(ctx context.Context, name string, source []byte, files map[string][]byte) (err error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -40,11 +45,13 @@ func Make(ctx context.Context, name string, source []byte, files map[string][]by
 		return err
 	}
 	defer os.RemoveAll(work)
-	text, program := filepath.Join(work, "init.go"), filepath.Join(work, "init")
-	if err := os.WriteFile(text, bytes.Replace(source, []byte("//go:build ignore"), nil, 1), 0o600); err != nil {
+	program := filepath.Join(work, "init")
+	text, shared := filepath.Join(work, "init.go"), filepath.Join(work, "made.go")
+	err = errors.Join(os.WriteFile(text, bytes.Replace(source, []byte("//go:build ignore"), nil, 1), 0o600), os.WriteFile(shared, common, 0o600))
+	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, text)
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, text, shared)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GO111MODULE=off")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile init: %w: %s", err, bytes.TrimSpace(out))

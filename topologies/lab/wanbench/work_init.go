@@ -29,23 +29,8 @@ func main() {
 }
 
 func run() error {
-	if err := errors.Join(mount("devtmpfs", "/dev"), mount("proc", "/proc")); err != nil {
+	if err := begin(syscall.MS_RDONLY, "noload"); err != nil {
 		return err
-	}
-	for _, name := range []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"} {
-		if err := load("/modules/" + name + ".ko"); err != nil {
-			return fmt.Errorf("load %s: %w", name, err)
-		}
-	}
-	var err error
-	for range 500 {
-		if err = syscall.Mount("/dev/vda", "/root", "ext4", syscall.MS_RDONLY, "noload"); !errors.Is(err, syscall.ENOENT) {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		return fmt.Errorf("mount root: %w", err)
 	}
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -221,16 +206,6 @@ cd / && rm -rf /tmp/src /tmp/src.tgz /tmp/sorted
 	}
 }
 
-func mount(kind, at string) error {
-	if err := os.MkdirAll(at, 0o755); err != nil && !errors.Is(err, syscall.EROFS) {
-		return err
-	}
-	if err := syscall.Mount(kind, at, kind, 0, ""); err != nil && !errors.Is(err, syscall.EBUSY) {
-		return fmt.Errorf("mount %s: %w", at, err)
-	}
-	return nil
-}
-
 // up is what "ip link set NAME up" does.
 func up(name string) error {
 	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
@@ -242,21 +217,6 @@ func up(name string) error {
 	copy(request[:15], name)
 	binary.NativeEndian.PutUint16(request[16:], syscall.IFF_UP|syscall.IFF_RUNNING)
 	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(s), syscall.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// load is finit_module, which package syscall does not have.
-func load(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	const finitModule = 313
-	none := [1]byte{}
-	if _, _, errno := syscall.Syscall(finitModule, f.Fd(), uintptr(unsafe.Pointer(&none[0])), 0); errno != 0 && errno != syscall.EEXIST {
 		return errno
 	}
 	return nil
