@@ -262,8 +262,11 @@ func (f *field) join(bonds []bond) {
 		f.Edges[all.u] = append(f.Edges[all.u], assign.Edge{To: all.v, Out: all.out, In: all.in, Rule: rule})
 		f.Edges[all.v] = append(f.Edges[all.v], assign.Edge{To: all.u, Out: all.in, In: all.out, Rule: rule})
 	}
-	for _, list := range f.Edges {
+	all := make([]assign.Edge, 0, 2*len(bonds)) // side by side: a search walks through them all the time
+	for u, list := range f.Edges {
 		slices.SortStableFunc(list, func(a, b assign.Edge) int { return cmp.Compare(b.Out+b.In, a.Out+a.In) })
+		all = append(all, list...)
+		f.Edges[u] = all[len(all)-len(list) : len(all) : len(all)]
 	}
 }
 

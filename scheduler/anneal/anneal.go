@@ -27,7 +27,10 @@ func (r *Random) Below(n int) int { return int((r.Next() >> 32) * uint64(n) >> 3
 // AtOnce is how many steps there are between two looks at the temperature.
 const AtOnce = 1024
 
-const chanceBits = 12
+const (
+	chanceBits       = 12
+	mostTemperatures = 9.02 // of which the least of the chances is taken
+)
 
 // Walk is a walk that takes what is better, and what is worse with a chance that falls as it cools.
 type Walk struct {
@@ -53,7 +56,7 @@ func (w *Walk) Limit(temperature float64) float64 {
 
 // Takes says whether a change is taken that costs so much more.
 func (w *Walk) Takes(worse, temperature float64) bool {
-	return worse < 0 || worse < w.Limit(temperature)
+	return worse < 0 || worse < temperature*mostTemperatures && worse < w.Limit(temperature)
 }
 
 // Cool calls batch for each AtOnce of steps, with the share of them that is done and a

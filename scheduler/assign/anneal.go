@@ -14,14 +14,14 @@ type annealer struct {
 	*State
 	anneal.Walk
 	mark     []int // of each unit: the cluster that it was last in
-	clusters int
-	group    []int
-	back     []int // what goes the other way
+	clusters int   // the last mark
+	group    bunch
+	back     bunch // what makes room for it
 
 	best       []int
 	bestUSD    float64
-	bestExcess float64    // of what is asked for over the room there is
-	scale      [2]float64 // the first and the last, or none: no site is ever overfull
+	bestExcess float64 // of what is asked for over the room there is
+	scale      scale
 }
 
 const (
@@ -29,6 +29,8 @@ const (
 
 	mostTemperatures = 10 // that worse is taken with any chance
 	bondScales       = 7  // doublings of the temperature at which units stay together in a cluster
+	mostBack         = 64 // units that make room
+	thirds           = 4  // times of which these go to a third site once
 	clusterBits      = 3  // of a step's chance, all of which are 0 where it is one of a cluster
 
 	// In the first part a site may hold more than it has room for, at a toll that rises, as a
@@ -80,14 +82,19 @@ func (a *annealer) warmth() float64 {
 	return sum / float64(max(n, 1))
 }
 
-// A scale is the first and the last toll of a run: without a price of room it is the toll alone that
-// says which sites are worth most.
-var usualScale, leasedScale = [2]float64{0.3, 30}, [2]float64{0.1, 3}
+// scale is the first and the last toll of a run, as multiples of what a vCPU costs in all; none: no site is
+// ever overfull.
+type scale [2]float64
+
+// Without a price of room it is the toll alone that says which sites are worth most. Where it begins gently,
+// several clusters that make room for each other, and what makes the last of it, can go one after the
+// other, with sites overfull in between.
+var usualScale, gentleScale, leasedScale = scale{0.3, 30}, scale{0.05, 10}, scale{0.1, 3}
 
 // cool anneals from a multiple of warmth.
-func (a *annealer) cool(hot float64, steps int) {
+func (a *annealer) cool(hot float64, toll scale, steps int) {
 	a.descend()
-	a.scale = usualScale
+	a.scale = toll
 	a.run(a.warmth()*hot, steps)
 }
 
@@ -191,19 +198,20 @@ func (a *annealer) chain(u, k int, temperature float64) {
 	const longest = 64
 	home, usd := a.At[u], a.USD
 	a.clusters++
-	a.group = append(a.group[:0], u)
+	group := append(a.group.units[:0], u)
 	a.mark[u] = a.clusters
-	for i := 0; i < len(a.group) && len(a.group) < longest; i++ {
-		to := home + k - a.At[a.group[i]]
-		for _, e := range a.f.Edges[a.group[i]] {
+	for i := 0; i < len(group) && len(group) < longest; i++ {
+		to := home + k - a.At[group[i]]
+		for _, e := range a.f.Edges[group[i]] {
 			if e.Rule != None && a.At[e.To] == to && a.mark[e.To] != a.clusters && a.f.Rules[e.Rule][to*a.f.Sites+to] {
 				a.mark[e.To] = a.clusters
-				a.group = append(a.group, e.To)
+				group = append(group, e.To)
 			}
 		}
 	}
+	a.group.units = group
 	exchange := func() {
-		for _, v := range a.group {
+		for _, v := range group {
 			a.Move(v, home+k-a.At[v])
 		}
 	}
@@ -214,62 +222,145 @@ func (a *annealer) chain(u, k int, temperature float64) {
 	}
 }
 
+// bunch is some units of one site, and what it adds to the cost when they go to another together.
+type bunch struct {
+	units      []int
+	first      int // the mark of the first of them; each other's is one more
+	usd        float64
+	vcpus, mib float64
+}
+
 // cluster tries a unit with some of those around it at its site, against others of as much
 // room where a site is full.
 func (a *annealer) cluster(u, k int, temperature float64) {
 	home, bond := a.At[u], temperature*float64(int(1)<<a.Below(bondScales))
-	a.group = a.grow(a.group[:0], u, k, 2<<a.Below(5), math.Inf(1), bond)
-	fits, vcpus, mib := a.groupFits(a.group, k)
-	if !a.permitsGroup(a.group, k) {
+	a.grow(&a.group, u, k, 2<<a.Below(5), math.Inf(1), bond)
+	if !a.permitsGroup(a.group.units, k) {
 		return
 	}
-	usd := a.groupGain(a.group, a.mark, a.clusters, k)
-	a.back = a.back[:0]
-	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.Next()&1 == 0) && usd < Never/2 {
-		a.back = a.grow(a.back, a.here[k][a.Below(len(a.here[k]))], home, 64, vcpus, bond)
-		_, less, lessMiB := a.groupFits(a.back, home)
-		vcpus, mib = vcpus-less, mib-lessMiB
-		if a.toll == 0 && (!a.holds(k, vcpus, mib) || !a.holds(home, -vcpus, -mib)) || a.maxMoves < math.MaxInt {
-			return
-		}
-		usd += a.groupGain(a.back, a.mark, a.clusters, home)
-	} else if !fits && a.toll == 0 {
+	g := &a.group
+	fits := a.holds(k, g.vcpus, g.mib)
+	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.Next()&1 == 0) && g.usd < Never/2 {
+		a.displace(u, k, temperature, bond)
 		return
 	}
+	if !fits && a.toll == 0 {
+		return
+	}
+	usd := g.usd
 	if a.toll > 0 {
-		usd += a.tolls(k, vcpus, mib) + a.tolls(home, -vcpus, -mib)
+		usd += a.tolls(k, g.vcpus, g.mib) + a.tolls(home, -g.vcpus, -g.mib)
 	}
 	if a.Takes(usd, temperature) {
-		for _, v := range a.group {
-			a.Move(v, k)
-		}
-		for _, v := range a.back {
-			a.Move(v, home)
-		}
+		a.moveAll(g, k)
 	}
 }
 
-// grow makes a group of a unit and some of those around it at its site, breadth first, up to
-// a number of units, or of vCPUs, for them to go to another site k. Who talks so much that one
-// of two would hardly go without the other at a temperature comes along (after Wolff's
-// clusters, of spins): what is cut is little.
-func (a *annealer) grow(group []int, u, k, size int, vcpus, temperature float64) []int {
-	home := a.At[u]
-	out, in := a.f.Price[k*a.f.Sites+home], a.f.Back[k*a.f.Sites+home]
-	a.clusters++
-	group = append(group, u)
-	a.mark[u] = a.clusters
-	vcpus -= a.f.VCPUs[u]
-	for i := 0; i < len(group) && len(group) < size; i++ {
-		for _, e := range a.f.Edges[group[i]] {
-			if a.At[e.To] == home && a.mark[e.To] != a.clusters && len(group) < size && vcpus >= a.f.VCPUs[e.To] && !a.Takes(e.Out*out+e.In*in, temperature) {
-				a.mark[e.To] = a.clusters
-				group = append(group, e.To)
-				vcpus -= a.f.VCPUs[e.To]
+// displace tries the group at a full site, and some of those there, of as much room, at the group's
+// site or, where room has no price, at a third.
+func (a *annealer) displace(u, k int, temperature, bond float64) {
+	if a.maxMoves < math.MaxInt {
+		return
+	}
+	home, g, back := a.At[u], &a.group, &a.back
+	v := a.here[k][a.Below(len(a.here[k]))]
+	to := home
+	if a.scale[0] > 0 && a.scale != leasedScale && a.Below(thirds) == 0 {
+		if to = a.target(v, a.Next()&1 == 0); to == k {
+			to = home
+		}
+	}
+	if a.f.Linear[v*a.f.Sites+to] >= Never/2 {
+		return
+	}
+	a.grow(back, v, to, mostBack, g.vcpus, bond)
+	in, inMiB := g.vcpus-back.vcpus, g.mib-back.mib
+	if a.toll == 0 {
+		fits := a.holds(k, in, inMiB)
+		if to == home {
+			fits = fits && a.holds(home, -in, -inMiB)
+		} else {
+			fits = fits && a.holds(to, back.vcpus, back.mib)
+		}
+		if !fits {
+			return
+		}
+	}
+	usd := g.usd + back.usd + a.crossing(home, k, to)
+	switch {
+	case a.toll == 0:
+	case to == home:
+		usd += a.tolls(k, in, inMiB) + a.tolls(home, -in, -inMiB)
+	default:
+		usd += a.tolls(k, in, inMiB) + a.tolls(home, -g.vcpus, -g.mib) + a.tolls(to, back.vcpus, back.mib)
+	}
+	if a.Takes(usd, temperature) {
+		a.moveAll(g, k)
+		a.moveAll(back, to)
+	}
+}
+
+func (a *annealer) moveAll(b *bunch, k int) {
+	for _, u := range b.units {
+		a.Move(u, k)
+	}
+}
+
+// crossing is what the gains of the group, which goes from home to k, and of those that make room there and go
+// elsewhere leave out: what is between the two.
+func (a *annealer) crossing(home, k, to int) float64 {
+	var usd float64
+	for _, u := range a.group.units {
+		for _, e := range a.f.Edges[u] {
+			if a.mark[e.To] >= a.back.first {
+				usd += a.f.PairUSD(e, k, to) - a.f.PairUSD(e, k, k) - a.f.PairUSD(e, home, to) + a.f.PairUSD(e, home, k)
 			}
 		}
 	}
-	return group
+	return usd
+}
+
+// grow makes a bunch of a unit and some of those around it at its site, breadth first, up to
+// a number of units, or of vCPUs, for them to go to another site k. Who talks so much that one
+// of two would hardly go without the other at a temperature comes along (after Wolff's
+// clusters, of spins): what is cut is little. Who may not be at k does not.
+func (a *annealer) grow(b *bunch, u, k, size int, vcpus, temperature float64) {
+	f, n, home := a.f, a.f.Sites, a.At[u]
+	out, in := f.Price[k*n+home], f.Back[k*n+home]
+	apart := out + in - f.Price[k*n+k] - f.Price[home*n+home] // of a GB, either way
+	group := append(b.units[:0], u)
+	first := a.clusters + 1
+	a.mark[u] = first
+	vcpus -= f.VCPUs[u]
+	b.usd, b.vcpus, b.mib = 0, 0, 0
+	var gb float64
+	for i := 0; i < len(group); i++ {
+		v := group[i]
+		b.usd += a.Gain(v, k)
+		b.vcpus += f.VCPUs[v]
+		b.mib += f.MiB[v]
+		for _, e := range f.Edges[v] {
+			if a.At[e.To] != home {
+				continue
+			}
+			if there := a.mark[e.To] - first; there >= 0 {
+				if there < i {
+					if gb += e.Out + e.In; e.Rule != None {
+						b.usd += f.ruleUSD(e, k, k) + f.ruleUSD(e, home, home) - f.ruleUSD(e, k, home) - f.ruleUSD(e, home, k)
+					}
+				}
+				continue
+			}
+			if len(group) < size && vcpus >= f.VCPUs[e.To] && !a.Takes(e.Out*out+e.In*in, temperature) && f.Linear[e.To*n+k] < Never/2 {
+				a.mark[e.To] = first + len(group)
+				group = append(group, e.To)
+				vcpus -= f.VCPUs[e.To]
+			}
+		}
+	}
+	b.usd -= gb * apart
+	b.units, b.first = group, first
+	a.clusters = first + len(group)
 }
 
 // descend takes what is better, unit by unit, those first that gain most, until no single

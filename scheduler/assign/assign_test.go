@@ -150,6 +150,46 @@ func TestTableIsExact(t *testing.T) {
 	})
 }
 
+// What a bunch that moves, and one that makes room for it, are said to add is what adding all up
+// anew says, and none of them has a unit that may not be where it goes but for its first.
+func TestBunchesAreExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 12, 4)
+		for i := range f.Linear {
+			if rapid.IntRange(0, 9).Draw(t, "barred") == 0 {
+				f.Linear[i] += Never
+			}
+		}
+		a := newAnnealer(f, f.Home, rapid.Uint64().Draw(t, "seed"), func() bool { return false })
+		unit, site, bond := rapid.IntRange(0, len(f.Home)-1), rapid.IntRange(0, f.Sites-1), rapid.Float64Range(0.1, 1000)
+		for range 10 {
+			u, k, to := unit.Draw(t, "u"), site.Draw(t, "k"), site.Draw(t, "to")
+			home := a.At[u]
+			if k == home || k == to {
+				continue
+			}
+			before := f.USD(a.At)
+			a.grow(&a.group, u, k, rapid.IntRange(1, 12).Draw(t, "size"), math.Inf(1), bond.Draw(t, "bond"))
+			said := a.group.usd
+			a.back.units = nil
+			if len(a.here[k]) > 0 {
+				a.grow(&a.back, a.here[k][a.Below(len(a.here[k]))], to, mostBack, a.group.vcpus, bond.Draw(t, "bond"))
+				said += a.back.usd + a.crossing(home, k, to)
+			}
+			for _, v := range a.group.units[1:] {
+				if f.Linear[v*f.Sites+k] >= Never/2 {
+					t.Fatalf("%d may not be at %d", v, k)
+				}
+			}
+			a.moveAll(&a.group, k)
+			a.moveAll(&a.back, to)
+			if added := f.USD(a.At) - before; math.Abs(added-said) > 1e-6 {
+				t.Fatalf("it was to add %v and added %v", said, added)
+			}
+		}
+	})
+}
+
 // The bound is below the optimum, whatever the messages are; and what a pass says of it is
 // what reckoning it anew says.
 func TestBoundHolds(t *testing.T) {

@@ -10,7 +10,7 @@
 //
 // The search starts from the placement of now and from what the messages say, and anneals:
 // single units, units to their neighbours, two for each other where a site is full, clusters,
-// and clusters for each other. In a large field most of it is done with the rent as a price of
+// clusters for each other, and clusters that send others on to a third site. In a large field most of it is done with the rent as a price of
 // room, since then a site that is full is no better than another but for those that gain most
 // there. Polish goes on with the room of bins, hosts, instead of sites. A table has what each unit would cost at each site, all others staying where
 // they are: a move is weighed in O(1) and, once taken, costs O(degree × sites).

@@ -31,6 +31,7 @@ const (
 	lastGauge    = 0.001
 	firstStep    = 0.15 // of the gap, likewise once there are messages
 	lastStep     = 0.006
+	turnDecay    = 2    // powers of the usual by which a step shrinks at a right angle; the rent goes straight on as fast as it went
 	settledPart  = 0.7  // of the passes, after which the rent stays
 	rentMomentum = 0.6  // share of the change before
 	blurPart     = 0.02 // of what a unit costs on average
@@ -304,23 +305,31 @@ func (d *dual) lease() *Field {
 }
 
 // raise changes the rent: more where what was asked for exceeds the room. gain is how much
-// that may add to the bound.
-func (d *dual) raise(gain float64) {
-	var length float64
+// that may add to the bound. It returns how much it turned: 0 where what is asked for exceeds the
+// room as it did in the changes before, 1 at a right angle, 2 where it is the other way round.
+func (d *dual) raise(gain float64) (turn float64) {
+	var length, dot, a, b float64
 	for i, x := range d.excess {
 		if x < 0 && d.rent[i] == 0 {
 			x = 0
 		}
+		dot += x * d.before[i]
+		a += x * x
+		b += d.before[i] * d.before[i]
 		x = (1-rentMomentum)*x + rentMomentum*d.before[i]
 		d.before[i] = x
 		length += x * x
 	}
 	if length == 0 {
-		return
+		return 1
 	}
 	for i := range d.rent {
 		d.rent[i] = max(0, d.rent[i]+gain/length*d.before[i])
 	}
+	if a*b == 0 {
+		return 1
+	}
+	return 1 - dot/math.Sqrt(a*b)
 }
 
 // read makes a placement of the messages: units in order, each where it costs least given
@@ -400,8 +409,8 @@ func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float
 			read()
 		}
 		d.blur = blurPart * math.Abs(usd) / float64(len(d.Home))
-		d.raise(step * min(max(ceiling-usd, 0), 0.1*math.Abs(usd)))
-		step *= math.Pow(lastStep/firstStep, 1/float64(2*settled))
+		turn := d.raise(step * min(max(ceiling-usd, 0), 0.1*math.Abs(usd)))
+		step *= math.Pow(lastStep/firstStep, turnDecay*turn/float64(2*settled))
 	}
 	copy(d.rent, rent)
 	d.pass(true)

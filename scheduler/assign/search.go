@@ -137,7 +137,7 @@ func (f *Field) Search(o Options) (*State, float64) {
 		}
 		a := newAnnealer(leased, at, best.Next(), late)
 		if leased == f {
-			a.cool(from.hot, steps/len(starts))
+			a.cool(from.hot, from.scale, steps/len(starts))
 		} else {
 			a = a.cede(f, from.hot, steps/len(starts))
 		}
@@ -153,17 +153,21 @@ func (f *Field) Search(o Options) (*State, float64) {
 type start struct {
 	messages bool    // at what was read from them, not at the best so far
 	hot      float64 // multiple of warmth
+	scale    scale
 }
 
-// starts are several for small fields, some so hot that where they begin is forgotten; a
-// large field has time for one.
+// starts are several for small fields, some so hot that where they begin is forgotten, the others
+// with a gentle toll; a large field has time for one.
 func (f *Field) starts(read *State) []start {
-	list := []start{{true, 0.03}, {false, 0.3}, {true, 0.1}, {false, 1}, {false, 0.1}, {false, 0.3}, {false, 1}, {false, 0.03}}
+	list := []start{
+		{true, 0.03, gentleScale}, {false, 0.3, gentleScale}, {true, 0.1, gentleScale}, {false, 3, usualScale},
+		{false, 0.1, gentleScale}, {false, 1, usualScale}, {false, 3, usualScale}, {false, 0.3, gentleScale},
+	}
 	switch {
 	case len(f.Home) > smallField && read != nil:
-		return []start{{true, lukewarmStart}}
+		return []start{{true, lukewarmStart, leasedScale}}
 	case len(f.Home) > smallField:
-		return []start{{false, warmStart}}
+		return []start{{false, warmStart, usualScale}}
 	case read == nil:
 		list = slices.DeleteFunc(list, func(s start) bool { return s.messages })
 	}
