@@ -86,6 +86,7 @@ type partition struct {
 	weight  []float64 // of links
 	odd     []float64 // of links
 	between []half    // links with the label that they lead to
+	both    community // what two are together
 }
 
 func newPartition(n *network, label []int) *partition {
@@ -205,11 +206,11 @@ func (p *partition) fit(c *community) {
 	c.absent = math.Log(1 - c.density)
 }
 
-// pool returns what the links of c and d together are like.
-func pool(c, d *community) *community {
-	both := &community{links: c.links + d.links, sigma: spread, parts: []*community{c, d}}
+// pool makes both what the links of c and d together are like.
+func pool(both, c, d *community) {
+	*both = community{links: c.links + d.links, sigma: spread, parts: append(both.parts[:0], c, d)}
 	if both.links == 0 {
-		return both
+		return
 	}
 	both.mean = (c.links*c.mean + d.links*d.mean) / both.links
 	square := worth * spread * spread
@@ -217,7 +218,6 @@ func pool(c, d *community) *community {
 		square += x.sigma*x.sigma*(x.links+worth) - worth*spread*spread + x.links*(x.mean-both.mean)*(x.mean-both.mean)
 	}
 	both.sigma = math.Sqrt(square / (both.links + worth))
-	return both
 }
 
 // odds is how much likelier link l's rate is of c's application, if it is of one, than a

@@ -177,7 +177,8 @@ func (p *partition) mergeOne(label, least int) bool {
 
 // bond is the evidence that c and d, which have those links between them, are one.
 func (p *partition) bond(c, d *community, between []half) float64 {
-	both := pool(c, d)
+	both := &p.both
+	pool(both, c, d)
 	if both.links == 0 { // two VMs
 		both.mean = p.links[between[0].link].x
 	}

@@ -26,14 +26,14 @@ type filling struct {
 // that brings more.
 func (t *template) match(g *gains, width int) (at []int, best float64) {
 	fits := t.fits(g)
-	beam := []filling{{at: slices.Repeat([]int{-1}, t.n), used: make([]bool, g.n), near: make([]float64, g.n)}}
+	b := beam{now: []filling{t.empty(g)}}
 	for i, place := range t.order {
-		if beam = t.widen(g, fits, beam, place, width); i == 0 && t.alike() {
-			beam = beam[:min(len(beam), 2)] // any node may be first
+		if b.widen(t, g, fits, place, width); i == 0 && t.alike() {
+			b.now = b.now[:min(len(b.now), 2)] // any node may be first
 		}
 	}
 	best = math.Inf(-1)
-	for _, f := range beam[:min(len(beam), mostClimbs)] {
+	for _, f := range b.now[:min(len(b.now), mostClimbs)] {
 		if score := t.climb(g, f.at, f.score); score > best {
 			at, best = f.at, score
 		}
@@ -41,21 +41,36 @@ func (t *template) match(g *gains, width int) (at []int, best float64) {
 	return at, best
 }
 
+// empty is a filling without any place filled.
+func (t *template) empty(g *gains) filling {
+	return filling{at: slices.Repeat([]int{-1}, t.n), used: make([]bool, g.n), near: make([]float64, g.n)}
+}
+
 // alike says whether all places are, so that none needs to be found first.
 func (t *template) alike() bool {
 	return slices.Contains([]Kind{Ring, Torus1D, Torus2D, Torus3D, Butterfly}, t.kind)
 }
 
+// beam is the fillings that a search goes on with, the best first.
+type beam struct {
+	now, before []filling // those of before give their room to the next
+	steps       []step
+}
+
+// step puts a node into the place that is next.
+type step struct {
+	from, turn   int // the filling, and the node's turn among those that are loud
+	score, guess float64
+}
+
+func ahead(a, b step) int {
+	return cmp.Or(cmp.Compare(b.guess, a.guess), a.from-b.from, a.turn-b.turn)
+}
+
 // widen fills one more place of each filling, and keeps the best.
-func (t *template) widen(g *gains, fits []float64, beam []filling, place, width int) []filling {
-	type step struct {
-		from, turn   int // turn is the node's, among those that are loud
-		score, guess float64
-	}
-	steps := make([]step, 0, min(4*width+1, len(beam)*len(g.loud)))
-	ahead := func(a, b step) int { return cmp.Or(cmp.Compare(b.guess, a.guess), a.from-b.from, a.turn-b.turn) }
-	least := math.Inf(-1)
-	for i, f := range beam {
+func (b *beam) widen(t *template, g *gains, fits []float64, place, width int) {
+	b.steps = b.steps[:0]
+	for i, f := range b.now {
 		for turn, v := range g.loud {
 			if f.used[v] {
 				continue
@@ -67,29 +82,37 @@ func (t *template) widen(g *gains, fits []float64, beam []filling, place, width 
 					lost -= g.best(v, w)
 				}
 			}
-			s := step{i, turn, f.score + sum, f.guess + sum - loss*lost + fits[place*g.n+v]}
-			if s.guess > least {
-				steps = append(steps, s)
-			}
-			if len(steps) > 4*width {
-				slices.SortFunc(steps, ahead)
-				steps = steps[:width]
-				least = steps[width-1].guess
-			}
+			b.keep(step{i, turn, f.score + sum, f.guess + sum - loss*lost + fits[place*g.n+v]}, width)
 		}
 	}
-	slices.SortFunc(steps, ahead)
-	next := make([]filling, 0, width)
-	for _, s := range steps[:min(len(steps), width)] {
-		f, node := beam[s.from], g.loud[s.turn]
-		f = filling{slices.Clone(f.at), slices.Clone(f.used), s.score, s.guess, slices.Clone(f.near)}
-		f.at[place], f.used[node] = node, true
+	next := b.before[:0]
+	for k, s := range b.steps {
+		if next = slices.Grow(next, 1)[:k+1]; next[k].at == nil {
+			next[k] = t.empty(g)
+		}
+		f, from, node := &next[k], &b.now[s.from], g.loud[s.turn]
+		copy(f.at, from.at)
+		copy(f.used, from.used)
+		f.at[place], f.used[node], f.score, f.guess = node, true, s.score, s.guess
 		for v := range f.near {
-			f.near[v] += g.best(v, node)
+			f.near[v] = from.near[v] + g.best(v, node)
 		}
-		next = append(next, f)
 	}
-	return next
+	b.now, b.before = next, b.now
+}
+
+// keep takes a step if it is one of the best so many.
+func (b *beam) keep(s step, width int) {
+	n := len(b.steps)
+	if n == width && ahead(s, b.steps[n-1]) > 0 {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(b.steps, s, ahead)
+	if n < width {
+		b.steps = append(b.steps, step{})
+	}
+	copy(b.steps[at+1:], b.steps[at:])
+	b.steps[at] = s
 }
 
 // fits says of each place and node, in nats, how ill the node's likely bonds become the
