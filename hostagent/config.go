@@ -36,7 +36,7 @@ type Config struct {
 	Revocation string        // who says that the host is taken away (package revocation); empty: nobody
 	ImageStore string        // of images that are no directories of StateDir/images: a directory or a bucket's URL; empty: none
 	ImageCache images.Bytes  // that what has come of the store's images may take; 0: no bound
-	MoveMemory images.Bytes  // that a move may take here to send of each page only what it has become; 0: memory goes as QEMU sends it
+	MoveMemory images.Bytes  // that moves may take here together to send of each page only what it has become; 0: memory goes as QEMU sends it
 	PageCache  images.Bytes  // that pages of VMs which moved may take, for the way back and for VMs like them; 0: none are kept
 	ServeDisks bool          // be the server of disks over such images (package images), which the agent starts by itself
 
@@ -79,7 +79,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
 	f.StringVar(&c.ImageStore, "image-store", c.ImageStore, "image store for VMs whose image is no directory of this host: a directory, or a bucket's URL")
 	f.Var(&c.ImageCache, "image-cache", "what may be kept of the store's images, such as 20G; 0: all that comes")
-	f.Var(&c.MoveMemory, "move-memory", "memory that a move may take here, so that of each page only what it has become is sent; 0: all is sent as QEMU sends it")
+	f.Var(&c.MoveMemory, "move-memory", "memory that moves may take here together (one of them half), so that of each page only what it has become is sent; 0: all is sent as QEMU sends it")
 	f.Var(&c.PageCache, "page-cache", "memory for pages of VMs that moved, so that the way back, and VMs like them, take next to nothing; 0: none")
 	f.BoolVar(&c.ServeDisks, "serve-disks", c.ServeDisks, "only serve disks over the store's images; the agent starts this by itself")
 	f.StringVar(&c.Revocation, "revocation", c.Revocation, "who says that the host is taken away: "+revocation.Kinds+"; default: nobody")

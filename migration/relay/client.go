@@ -176,7 +176,9 @@ func (f *Forwarder) Serve(ctx context.Context) error {
 func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	h := f.header
 	if h.Kind == Memory {
-		h.Codec = f.client.Encoding.offer(h.VM)
+		var done func()
+		h.Codec, done = f.client.Encoding.offer(h.VM)
+		defer done()
 	}
 	conn, taken, err := f.client.offer(ctx, h)
 	if err != nil {

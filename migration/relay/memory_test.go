@@ -223,7 +223,7 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		}))
 		client := &Client{Addr: addr, TLS: p.config(t, "src")}
 		h := memory
-		h.Codec = mirrors.offer("web")
+		h.Codec, _ = mirrors.offer("web")
 		conn, taken, err := client.offer(t.Context(), h)
 		if err != nil || taken.Version == 0 {
 			t.Fatal(taken, err)

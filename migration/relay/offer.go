@@ -8,6 +8,7 @@ import (
 	"heliotrope/migration/wan"
 	"math/rand/v2"
 	"slices"
+	"sync"
 )
 
 // Encoding says how a host's relay encodes memory streams, or decodes them.
@@ -15,6 +16,9 @@ type Encoding struct {
 	// MirrorPages is how many pages of 4 KiB it keeps the last version of while a VM moves:
 	// what it spends of its own memory. A VM's pages beyond are sent without deltas.
 	MirrorPages int
+	// Room is what the mirrors of all streams may have together; nil: each as much as MirrorPages
+	// says. A stream for which there is none left goes without deltas.
+	Room *Room
 	// How hard a source compresses is left to what the wire and its cores do, but it is between
 	// these two. Over a wire whose bytes cost money, Least is wan.Quick or Fast; 0 leaves a wire that is
 	// faster than the codec alone. Most is wan.Best if it is 0.
@@ -39,27 +43,61 @@ type Offer struct {
 
 const codecVersion = 1
 
-func (e *Encoding) offer(vm heliotrope.VMID) Offer {
+// offer is what a source offers for a VM's stream, until done is called.
+func (e *Encoding) offer(vm heliotrope.VMID) (o Offer, done func()) {
 	if e == nil {
-		return Offer{}
+		return Offer{}, func() {}
 	}
-	return Offer{Version: codecVersion, MirrorPages: e.MirrorPages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, e.MirrorPages)}
+	pages := e.Room.take(e.MirrorPages)
+	return Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, pages)}, func() { e.Room.give(pages) }
+}
+
+// Room is a number of pages that streams share.
+type Room struct {
+	mu   sync.Mutex
+	left int
+}
+
+// NewRoom is room for so many pages of 4 KiB.
+func NewRoom(pages int) *Room { return &Room{left: pages} }
+
+// take takes n pages, or what there is.
+func (r *Room) take(n int) int {
+	if r == nil {
+		return n
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n = min(n, r.left)
+	r.left -= n
+	return n
+}
+
+func (r *Room) give(n int) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left += n
 }
 
 // take is what a destination takes of a header's offer, and the pages that it has for it.
-func (e *Encoding) take(h Header) (Offer, *sitePages) {
+// It holds until done is called.
+func (e *Encoding) take(h Header) (o Offer, site *sitePages, done func()) {
 	if e == nil || h.Kind != Memory || h.Codec.Version != codecVersion {
-		return Offer{}, &sitePages{}
+		return Offer{}, &sitePages{}, func() {}
 	}
-	o := Offer{Version: codecVersion, MirrorPages: min(h.Codec.MirrorPages, e.MirrorPages), Seed: h.Codec.Seed}
-	site := e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages)
+	pages := e.Room.take(min(h.Codec.MirrorPages, e.MirrorPages))
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed}
+	site = e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages)
 	if o.Site = site.len(); site.mirror != nil {
 		o.Kept = h.Codec.Kept
 	}
 	if o.Site > 0 {
 		o.Key = hex.EncodeToString(site.key[:])
 	}
-	return o, site
+	return o, site, func() { e.Room.give(pages) }
 }
 
 // fits says whether a source can do what was taken of its offer.

@@ -189,7 +189,8 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		return errors.Join(err, writeAnswer(conn, Offer{}, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
 	}
 	defer local.Close()
-	taken, site := encoding.take(h)
+	taken, site, done := encoding.take(h)
+	defer done()
 	defer site.close()
 	if err := writeAnswer(conn, taken, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
