@@ -29,6 +29,8 @@ var rows = map[string]int{
 	"migration/wan":           2,
 	"migration/wan/ramstream": 2,
 
+	"migration/wan/ramstream/golden": 2, // for tests
+
 	"scheduler":           2,
 	"scheduler/ahead":     2,
 	"scheduler/anneal":    2,
@@ -81,6 +83,7 @@ var rows = map[string]int{
 
 	"imagesync/volume/recent": 3,
 	"imagesync/volume/turns":  3,
+	"imagesync/storetest":     4, // for tests
 
 	"controller/prices":    3,
 	"migration/relay":      3,

@@ -15,36 +15,15 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
-	"heliotrope/imagesync"
-	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/nbd"
+	"heliotrope/imagesync/storetest"
 )
 
 // stored makes a store that has one image.
 func stored(t *testing.T, image string, content []byte) string {
 	t.Helper()
 	dir := t.TempDir()
-	disk := filepath.Join(dir, "disk.raw")
-	if err := os.WriteFile(disk, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d, err := depot.OpenDir(filepath.Join(dir, "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := imagesync.Open(t.Context(), dir, d, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(dir, "keys")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	raw, err := imagesync.OpenRaw(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	if _, _, err := s.Import(t.Context(), image, raw, imagesync.ImportOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Import(t, filepath.Join(dir, "store"), filepath.Join(dir, "keys"), image, content)
 	return filepath.Join(dir, "store")
 }
 

@@ -44,6 +44,7 @@ type rig struct {
 
 	mu    sync.Mutex
 	told  []string
+	news  chan struct{} // something was told since it was last read
 	hosts []Host
 	term  uint64
 }
@@ -52,7 +53,7 @@ type rig struct {
 func (r *rig) ImageHosts() ([]Host, uint64) { return slices.Clone(r.hosts), r.term }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, dir: t.TempDir()}
+	r := &rig{t: t, dir: t.TempDir(), news: make(chan struct{}, 1)}
 	r.start(true)
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -66,6 +67,10 @@ func (r *rig) start(imports bool) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.told = append(r.told, image+": "+message)
+			select {
+			case r.news <- struct{}{}:
+			default:
+			}
 		}})
 	if err != nil {
 		r.t.Fatal(err)
@@ -114,7 +119,7 @@ func (r *rig) ended(id string) api.Upload {
 		select {
 		case <-r.t.Context().Done():
 			r.t.Fatalf("it is %+v", u)
-		case <-time.After(10 * time.Millisecond):
+		case <-r.news: // an import tells its end
 		}
 	}
 }

@@ -125,6 +125,22 @@ func (s *server) keepBudget(ctx context.Context) error {
 	}
 }
 
+// unpull takes in what the caches have, and closes versions that were only pulled if that is more
+// than there may be: no more of them comes, and they can be freed like others. The lock is held.
+func (s *server) unpull(all []cacheDir) (err error) {
+	s.budget.mu.Lock()
+	s.budget.note(all)
+	full := s.budget.used > s.budget.limit
+	s.budget.mu.Unlock()
+	for _, on := range s.sites {
+		if full && on.pulled {
+			on.pulled = false
+			err = errors.Join(err, s.closeIfIdle(on))
+		}
+	}
+	return err
+}
+
 // evict frees what is beyond the budget. seen is what the open caches had done at the last look.
 func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 	s.mu.Lock()
@@ -133,9 +149,9 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 	if err != nil {
 		return err
 	}
+	err = s.unpull(all)
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
-	s.budget.note(all)
 	free := func(c cacheDir, how func() error) {
 		if failed := how(); failed != nil {
 			err = errors.Join(err, failed)
@@ -146,12 +162,6 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 		s.log.Info("what came of an image was dropped", "root", c.root, "bytes", c.used)
 	}
 	for _, c := range all {
-		if on := s.sites[c.root]; on != nil && on.pulled && s.budget.used > s.budget.limit {
-			on.pulled = false
-			s.budget.mu.Unlock()
-			err = errors.Join(err, s.closeIfIdle(on))
-			s.budget.mu.Lock()
-		}
 		if s.budget.used > s.budget.limit && s.sites[c.root] == nil {
 			free(c, func() error { return os.RemoveAll(c.path) })
 		}

@@ -24,6 +24,7 @@ import (
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
+	"heliotrope/imagesync/storetest"
 )
 
 // serverEnv makes the test's program a server of disks of the configuration in it.
@@ -92,15 +93,7 @@ func (h *host) image(name string, seed byte, mib int) (content []byte) {
 	if h.content != nil {
 		content = h.content
 	}
-	file := filepath.Join(h.TempDir(), "raw")
-	h.must(os.WriteFile(file, content, 0o600))
-	raw, err := imagesync.OpenRaw(file)
-	h.must(err)
-	defer raw.Close()
-	h.store(func(s *imagesync.Store) {
-		_, _, err := s.Import(h.Context(), name, raw, imagesync.ImportOptions{})
-		h.must(err)
-	})
+	storetest.Import(h, h.c.Store, h.keys, name, content)
 	return content
 }
 

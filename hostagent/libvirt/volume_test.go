@@ -14,8 +14,7 @@ import (
 	"time"
 
 	"heliotrope"
-	"heliotrope/imagesync"
-	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/storetest"
 )
 
 // stored makes a store with the image "tiny", of 16 MiB of which the guest writes half, and the
@@ -31,27 +30,7 @@ func stored(t *testing.T) (program, store string, content []byte) {
 	}
 	content = make([]byte, 16<<20)
 	rand.NewChaCha8([32]byte{7}).Read(content[8<<20 : 12<<20])
-	disk := filepath.Join(dir, "disk.raw")
-	if err := os.WriteFile(disk, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d, err := depot.OpenDir(store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := imagesync.Open(t.Context(), store, d, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(dir, "keys")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	raw, err := imagesync.OpenRaw(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	if _, _, err := s.Import(t.Context(), "tiny", raw, imagesync.ImportOptions{From: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Import(t, store, filepath.Join(dir, "keys"), "tiny", content)
 	return program, store, content
 }
 

@@ -12,29 +12,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"heliotrope/migration/wan/ramstream/golden"
 )
 
 // qemuStream is a stream that QEMU made.
 func qemuStream(t *testing.T) []byte {
 	t.Helper()
-	packed, err := os.ReadFile(filepath.Join("..", "wan", "ramstream", "testdata", "qemu10-rounds.zst"))
+	stream, err := golden.Stream("qemu10-rounds")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	data, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
+	return stream
 }
 
 var mirrors = &Encoding{MirrorPages: 1 << 14, Least: wan.Fast}

@@ -168,16 +168,24 @@ func (m *machine) busy() {
 	}
 }
 
-// TestQEMUGoesOnWhereTheDestinationDies: the source learns of it, and its guest runs.
-func TestQEMUGoesOnWhereTheDestinationDies(t *testing.T) {
+// apart are two machines with the codec between them: src, whose guest is at work, migrates to path,
+// and dst waits.
+func apart(t *testing.T) (src, dst *machine, client *Client, path string) {
+	t.Helper()
 	p := newPKI(t)
 	sock := filepath.Join(t.TempDir(), "in.sock")
 	addr := encodingDestination(t, p, mirrors, sock)
-	client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: mirrors}
-	path, _ := source(t, client, memory)
-	dst := newMachine(t, "-S", "-incoming", "unix:"+sock)
-	src := newMachine(t)
+	client = &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: mirrors}
+	path, _ = source(t, client, memory)
+	dst = newMachine(t, "-S", "-incoming", "unix:"+sock)
+	src = newMachine(t)
 	src.busy()
+	return src, dst, client, path
+}
+
+// TestQEMUGoesOnWhereTheDestinationDies: the source learns of it, and its guest runs.
+func TestQEMUGoesOnWhereTheDestinationDies(t *testing.T) {
+	src, dst, _, path := apart(t)
 	src.do("migrate-set-parameters", map[string]any{"downtime-limit": 1, "max-bandwidth": 1 << 20})
 	src.do("migrate", map[string]any{"uri": "unix:" + path})
 	src.until("active")
@@ -187,14 +195,7 @@ func TestQEMUGoesOnWhereTheDestinationDies(t *testing.T) {
 }
 
 func TestQEMUMovesThroughTheCodec(t *testing.T) {
-	p := newPKI(t)
-	sock := filepath.Join(t.TempDir(), "in.sock")
-	addr := encodingDestination(t, p, mirrors, sock)
-	client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: mirrors}
-	path, _ := source(t, client, memory)
-	dst := newMachine(t, "-S", "-incoming", "unix:"+sock)
-	src := newMachine(t)
-	src.busy()
+	src, dst, client, path := apart(t)
 
 	// Below what a round's rest needs, so that there are several; then enough.
 	src.do("migrate-set-parameters", map[string]any{"downtime-limit": 1, "max-bandwidth": 8 << 20})

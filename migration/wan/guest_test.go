@@ -5,30 +5,19 @@ import (
 	"fmt"
 	"heliotrope/migration/wan/ramstream"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"heliotrope/migration/wan/ramstream/golden"
 )
 
-// capture reads a QEMU stream of package ramstream's.
+// capture is a stream that QEMU made.
 func capture(t testing.TB, name string) []byte {
 	t.Helper()
-	packed, err := os.ReadFile(filepath.Join("ramstream", "testdata", name+".zst"))
+	stream, err := golden.Stream(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	data, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
+	return stream
 }
 
 // guest makes streams as a guest's would be.

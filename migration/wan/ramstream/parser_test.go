@@ -3,32 +3,20 @@ package ramstream
 import (
 	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"heliotrope/migration/wan/ramstream/golden"
 	"pgregory.net/rapid"
 )
 
-// capture reads one of testdata: the stream of a guest of 8 or 16 MiB, its BIOS alone or a
-// boot sector that writes to memory while it is copied.
+// capture is a stream that QEMU made.
 func capture(t testing.TB, name string) []byte {
 	t.Helper()
-	packed, err := os.ReadFile(filepath.Join("testdata", name+".zst"))
+	stream, err := golden.Stream(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	data, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
+	return stream
 }
 
 // rebuild writes what parser makes of stream, cut where cut says; "" is an error.

@@ -49,9 +49,12 @@ func (s summary) claims() (all []claim.Claim) {
 
 // kept are the claims about a move where the sites have something of before.
 func (s summary) kept(c cell, m moved) (all []claim.Claim) {
+	if bound, ok := pauseBounds[c.link.Mbits]; ok {
+		all = append(all, claim.New(fmt.Sprintf("%s, %s, %s: pause, ms", c.guest, c.link, c.mode), m.Pause, "<=", bound+float64(c.link.RTT.Milliseconds())))
+	}
 	plain, ok := s[cell{c.guest, "plain", c.link}]
 	if !ok {
-		return nil
+		return all
 	}
 	if c.mode == oursBack && c.link.Mbits == wirePlace && c.link.RTT == 0 {
 		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes of the way back over plain", c.guest, c.link), float64(m.Wire)/float64(plain.Wire), "<=", backBound))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -17,33 +16,38 @@ import (
 // hour at most it has written by then: all works are periodic within less.
 const away = time.Minute
 
-// withKept moves a guest where the sites have something of before.
-func (y *yard) withKept(ctx context.Context, f *field, m *machine, name string, l link) (*machine, moved, error) {
+// andBack is ours where the guest has been before: it is measured on its way back.
+func (y *yard) andBack(ctx context.Context, f *field, m *machine, l link) (*machine, moved, error) {
 	md := ours
-	md.name = name
-	if name == oursBack {
-		dirs, err := f.dirs("back")
-		if err != nil {
-			return nil, moved{}, err
-		}
-		md.pages = dirs
-		first, _, err := y.migrate(ctx, f, m, md, l)
-		if err != nil {
-			return nil, moved{}, err
-		}
-		if err := pause(ctx, away); err != nil {
-			return nil, moved{}, errors.Join(err, first.kill())
-		}
-		to, r, err := y.migrate(ctx, f, first, md, l)
-		if err != nil {
-			err = errors.Join(err, first.kill())
-		}
-		return to, r, err
+	var err error
+	if md.pages, err = f.dirs("back"); err != nil {
+		return nil, moved{}, err
 	}
+	md.name = oursBack
+	first, _, err := y.migrate(ctx, f, m, md, l)
+	if err != nil {
+		return nil, moved{}, err
+	}
+	err = pause(ctx, away)
+	var to *machine
+	var r moved
+	if err == nil {
+		to, r, err = y.migrate(ctx, f, first, md, l)
+	}
+	if err != nil {
+		err = errors.Join(err, first.kill())
+	}
+	return to, r, err
+}
+
+// whereOtherWas is ours where another guest of the same work has been at both sites.
+func (y *yard) whereOtherWas(ctx context.Context, f *field, m *machine, l link) (*machine, moved, error) {
 	other, err := y.others(ctx, f, m.work)
 	if err != nil {
 		return nil, moved{}, fmt.Errorf("move another guest: %w", err)
 	}
+	md := ours
+	md.name = oursSite
 	if md.pages, err = f.dirs("site"); err != nil {
 		return nil, moved{}, err
 	}
@@ -94,32 +98,7 @@ func (f *field) dirs(name string) (*[2]string, error) {
 	return &dirs, nil
 }
 
-func copyDir(from, to string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func copyFile(from, to string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
-}
+func copyDir(from, to string) error { return os.CopyFS(to, os.DirFS(from)) }
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -20,7 +20,8 @@ type mode struct {
 	postcopy bool
 	mirror   int // pages; 0: no codec of ours
 	vm       heliotrope.VMID
-	pages    *[2]string // what the sites have kept; nil: nothing
+	pages    *[2]string                                                                    // what the sites have kept; nil: nothing
+	run      func(*yard, context.Context, *field, *machine, link) (*machine, moved, error) // nil: migrate
 }
 
 var modes = []mode{
@@ -30,8 +31,16 @@ var modes = []mode{
 	{name: "multifd+zstd", both: []string{"multifd"}, params: map[string]any{"multifd-channels": 2, "multifd-compression": "zstd", "multifd-zstd-level": 1}, downtime: 300},
 	{name: "post-copy", both: []string{"postcopy-ram"}, downtime: 300, postcopy: true},
 	ours,
-	{name: oursSite}, // as ours, where another guest of that work has been at both sites
-	{name: oursBack}, // as ours, where this guest has been before
+	{name: oursSite, run: (*yard).whereOtherWas},
+	{name: oursBack, run: (*yard).andBack},
+}
+
+// move moves a guest in a mode.
+func (y *yard) move(ctx context.Context, f *field, m *machine, md mode, l link) (*machine, moved, error) {
+	if md.run != nil {
+		return md.run(y, ctx, f, m, l)
+	}
+	return y.migrate(ctx, f, m, md, l)
 }
 
 var ours = mode{name: "ours", downtime: 30, mirror: guestMiB << 20 >> 12, vm: "guest"}

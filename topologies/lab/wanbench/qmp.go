@@ -150,10 +150,7 @@ func migrated(m qmpMessage) bool {
 // capabilities turns them on, and those of other modes off.
 func (q *qmp) capabilities(ctx context.Context, names ...string) error {
 	names = append([]string{"events", "return-path", "validate-uuid"}, names...)
-	every := slices.Clone(names)
-	for _, m := range modes {
-		every = append(every, m.both...)
-	}
+	every := append([]string{"xbzrle", "auto-converge", "multifd", "postcopy-ram"}, names...) // all that any mode turns on
 	slices.Sort(every)
 	var all []map[string]any
 	for _, n := range slices.Compact(every) {

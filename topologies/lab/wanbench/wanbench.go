@@ -137,14 +137,7 @@ func (b *Bench) guest(ctx context.Context, y *yard, f *field, work string) (all 
 						return all, err
 					}
 				}
-				var to *machine
-				var r moved
-				var moveErr error
-				if md.mirror > 0 || !slices.Contains([]string{oursSite, oursBack}, md.name) {
-					to, r, moveErr = y.migrate(ctx, f, m, md, l)
-				} else {
-					to, r, moveErr = y.withKept(ctx, f, m, md.name, l)
-				}
+				to, r, moveErr := y.move(ctx, f, m, md, l)
 				if moveErr != nil {
 					b.Say("%v", moveErr)
 					err = errors.Join(err, moveErr, m.kill())
