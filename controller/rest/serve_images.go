@@ -129,7 +129,9 @@ func (h *handler) registerUploads(routes huma.API) {
 // stored says that there is no image store, where there is none.
 func (h *handler) stored() error {
 	if h.Images == nil {
-		return api.Unavailable("the controller has no image store: start it with --image-store")
+		p := api.Unavailable("the controller has no image store")
+		p.Hint = "start it with --image-store DIRECTORY, or a bucket's URL"
+		return p
 	}
 	return nil
 }
