@@ -85,15 +85,16 @@ var rows = map[string]int{
 	"imagesync/volume/turns":  3,
 	"imagesync/storetest":     4, // for tests
 
-	"controller/prices":    3,
-	"migration/relay":      3,
-	"topologies":           3,
-	"topologies/lab/wan":   3,
-	"topologies/lab/guest": 3,
-	"topologies/lab/probe": 3,
-	"topologies/lab/node":  3,
-	"topologies/lab/claim": 3,
-	"topologies/lab/netns": 3,
+	"controller/prices":     3,
+	"migration/relay":       3,
+	"migration/relay/share": 3,
+	"topologies":            3,
+	"topologies/lab/wan":    3,
+	"topologies/lab/guest":  3,
+	"topologies/lab/probe":  3,
+	"topologies/lab/node":   3,
+	"topologies/lab/claim":  3,
+	"topologies/lab/netns":  3,
 
 	// These wire everything.
 	"controller": 4,
@@ -135,9 +136,10 @@ var rows = map[string]int{
 
 // beside lists the imports within a row.
 var beside = map[string][]string{
-	"arpproxy":  {"flows"},
-	"ovsdb":     {"ovsdb/vswitch"},
-	"hostagent": {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
+	"arpproxy":        {"flows"},
+	"ovsdb":           {"ovsdb/vswitch"},
+	"migration/relay": {"migration/relay/share"},
+	"hostagent":       {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast"},

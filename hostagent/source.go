@@ -91,6 +91,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	client.GuestPages = libvirt.MemoryPages(m.XML)
 	ramSocket, diskSocket, err := s.sockets(o.Move)
 	if err != nil {
 		return nil, err

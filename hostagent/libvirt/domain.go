@@ -7,6 +7,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -321,4 +322,18 @@ func diskSource(d *libvirtxml.DomainDisk) string {
 		return ""
 	}
 	return d.Source.File.File
+}
+
+// MemoryPages is how many pages of 4 KiB the domain of an XML that libvirt made may have; 0: it
+// does not say.
+func MemoryPages(xml string) int {
+	var d libvirtxml.Domain
+	if err := d.Unmarshal(xml); err != nil || d.Memory == nil || d.Memory.Unit != "KiB" {
+		return 0
+	}
+	kib := uint64(d.Memory.Value)
+	if d.MaximumMemory != nil && d.MaximumMemory.Unit == "KiB" {
+		kib = max(kib, uint64(d.MaximumMemory.Value))
+	}
+	return int(min(kib/4, math.MaxInt32))
 }

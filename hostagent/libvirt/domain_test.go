@@ -250,3 +250,17 @@ func TestUndelivered(t *testing.T) {
 		t.Error("a closed filter passes something")
 	}
 }
+
+func TestMemoryPages(t *testing.T) {
+	for xml, want := range map[string]int{
+		`<domain><memory unit='KiB'>262144</memory></domain>`:                                                   1 << 16,
+		`<domain><maxMemory slots='2' unit='KiB'>524288</maxMemory><memory unit='KiB'>262144</memory></domain>`: 1 << 17,
+		`<domain><memory unit='stone'>1</memory></domain>`:                                                      0,
+		`<domain/>`: 0,
+		`no XML`:    0,
+	} {
+		if got := MemoryPages(xml); got != want {
+			t.Errorf("%s: %d pages, want %d", xml, got, want)
+		}
+	}
+}

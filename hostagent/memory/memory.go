@@ -12,6 +12,7 @@ import (
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/migration"
 	"heliotrope/migration/relay"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 )
 
@@ -20,8 +21,8 @@ const pageBytes = 4096
 // DefaultMoves is what moves may take of a host's memory together that nobody said anything else of.
 const DefaultMoves = 1 << 30 // bytes
 
-// share is the part of it that one move may take.
-const share = 2
+// perMove is the part of it that one move may take.
+const perMove = 2
 
 // Encoding is how memory is sent; nil: as the hypervisor sends it, since a move may take nothing.
 // Pages, in bytes, is what may be kept in dir of VMs that moved; somebody must run the Site.
@@ -29,7 +30,7 @@ func Encoding(moves, pages int64, dir string, log *slog.Logger) (*relay.Encoding
 	if moves <= 0 {
 		return nil, nil
 	}
-	e := &relay.Encoding{MirrorPages: int(moves / share / pageBytes), Room: relay.NewRoom(int(moves / pageBytes))}
+	e := &relay.Encoding{MirrorPages: int(moves / perMove / pageBytes), Room: relay.NewRoom(int(moves / pageBytes)), Share: share.New()}
 	if pages > 0 {
 		var err error
 		if e.Site, err = relay.NewSite(dir, int(pages/pageBytes), log); err != nil {

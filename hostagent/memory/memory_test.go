@@ -30,7 +30,7 @@ func TestTowards(t *testing.T) {
 // What a host keeps of VMs that moved is off unless it was given room; a move's own is on.
 func TestEncoding(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	if e, err := Encoding(DefaultMoves, 0, "", log); err != nil || e.MirrorPages != DefaultMoves/share/pageBytes || e.Site != nil {
+	if e, err := Encoding(DefaultMoves, 0, "", log); err != nil || e.MirrorPages != DefaultMoves/perMove/pageBytes || e.Site != nil {
 		t.Errorf("by default: %+v, %v", e, err)
 	}
 	if e, err := Encoding(DefaultMoves, 1<<30, t.TempDir(), log); err != nil || e.Site == nil {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"heliotrope/migration/wan"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +24,8 @@ type Client struct {
 	TLS  *tls.Config    // accepts the destination and nobody else
 	// Encoding is how memory is encoded, if the destination can decode it; nil: not at all.
 	Encoding *Encoding
+	// GuestPages is how many pages of 4 KiB the VM has; 0: nobody knows.
+	GuestPages int
 
 	sent, received atomic.Uint64
 	mu             sync.Mutex
@@ -177,7 +181,7 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	h := f.header
 	if h.Kind == Memory {
 		var done func()
-		h.Codec, done = f.client.Encoding.offer(h.VM)
+		h.Codec, done = f.client.Encoding.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32))
 		defer done()
 	}
 	conn, taken, err := f.client.offer(ctx, h)
@@ -189,7 +193,9 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	case h.Kind == Disk:
 		return joinDisk(ctx, conn, local, &f.owed)
 	case taken.Version != 0:
-		return encodeMemory(ctx, conn, local, h.VM, f.client.Encoding, taken, f.client.count)
+		sending := f.client.Encoding.Share.Send(f.client.Addr, taken.Seed, taken.Share)
+		defer f.client.Encoding.Share.SentAll(f.client.Addr, sending)
+		return encodeMemory(ctx, conn, local, h.VM, f.client.Encoding, taken, f.client.count, sending)
 	}
 	return join(ctx, conn, local)
 }

@@ -5,9 +5,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
 	"net"
@@ -21,9 +21,7 @@ import (
 const (
 	// parcels is how many batches are under way in a source: one is being filled, the others
 	// are packed and sent. The last of them is what a pause waits for, so they are few: 2 MiB.
-	parcels = 4
-	// arrivals is how many batches are under way in a destination.
-	arrivals   = 3
+	parcels    = 4
 	chunkBytes = 128 << 10 // read at once from the hypervisor
 	// silence is how long the hypervisor says nothing before what looks like half of a page
 	// is sent as it is.
@@ -51,7 +49,10 @@ type memorySource struct {
 	count  func(wan.Stats)
 	keep   func(*wan.Mirror)
 	mirror *wan.Mirror // when the stream has come to its end
+	last   *wan.Batch  // that says so
 
+	window        *window
+	share         *share.Sending
 	known         chan known
 	chunks, spare chan []byte
 	free          chan *parcel
@@ -67,8 +68,11 @@ type memorySource struct {
 
 // encodeMemory carries the hypervisor's stream of vm from local to remote, encoded, and what
 // comes back as it is. It returns as join does.
-func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, count func(wan.Stats)) error {
+func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, count func(wan.Stats), sending *share.Sending) error {
 	c := taken.config()
+	if sending != nil {
+		c.Carrying = sending
+	}
 	if taken.Kept != "" {
 		var err error
 		if c.Mirror, err = e.Site.mirror(vm, taken.Kept); err != nil {
@@ -76,7 +80,7 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		}
 	}
 	s := &memorySource{
-		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.keep(vm, m) }, known: make(chan known, 1),
+		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.keep(vm, m) }, known: make(chan known, 1), window: newWindow(), share: sending,
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
@@ -115,18 +119,6 @@ func carryMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, sta
 	return err
 }
 
-// passBack passes on what the destination's hypervisor says to the source's.
-func passBack(dst, src halfConn) error {
-	_, err := io.Copy(struct{ io.Writer }{dst}, struct{ io.Reader }{src})
-	if err == nil {
-		err = dst.CloseWrite()
-	}
-	if err != nil {
-		return fmt.Errorf("relay answers to memory: %w", err)
-	}
-	return nil
-}
-
 // receive is a channel's next, or an error if ctx ends first.
 func receive[T any](ctx context.Context, from <-chan T) (v T, open bool, err error) {
 	select {
@@ -160,16 +152,44 @@ func (s *memorySource) read(ctx context.Context) error {
 	}
 }
 
-// answers reads what the destination knows, and then passes on what its hypervisor says.
+// answers reads what the destination knows, and then what it says of its hypervisor and of
+// what it has rebuilt.
 func (s *memorySource) answers(context.Context) error {
+	remote := bufio.NewReader(s.remote)
 	if s.taken.Site > 0 {
-		k, err := readKnown(bufio.NewReader(io.LimitReader(s.remote, int64(s.taken.Site)*int64(digestLen))), s.taken.Site)
+		k, err := readKnown(remote, s.taken.Site)
 		if err != nil {
 			return err
 		}
 		s.known <- k
 	}
-	return passBack(s.local, s.remote)
+	l := listener{hypervisor: s.local, rebuilt: func(n uint64, lag time.Duration) error { return s.window.leave(n, lag, time.Now()) }, again: s.again()}
+	if err := l.listen(remote); err != nil {
+		return err
+	}
+	if err := s.remote.CloseWrite(); err != nil {
+		return fmt.Errorf("end memory: %w", err)
+	}
+	return nil
+}
+
+// again sends what a batch refers to, where the destination has not got it.
+func (s *memorySource) again() func(batch uint64) error {
+	var packer wan.Packer
+	return func(batch uint64) error {
+		referred, err := s.window.referred(batch)
+		if err != nil {
+			return err
+		}
+		b := wan.Again(referred)
+		frame, err := packer.Pack(nil, b)
+		if err != nil {
+			return err
+		}
+		s.count(b.Stats())
+		_, err = s.remote.Write(frame)
+		return err
+	}
 }
 
 func (s *memorySource) encode(ctx context.Context) error {
@@ -198,7 +218,7 @@ func (s *memorySource) encode(ctx context.Context) error {
 		if !open {
 			err := enc.Drain()
 			if err == nil {
-				s.mirror = enc.Mirror()
+				s.mirror, s.last = enc.Mirror(), enc.End()
 				close(s.toPack)
 				close(s.toSend)
 			}
@@ -277,25 +297,28 @@ func (s *memorySource) send(ctx context.Context) error {
 			return err
 		}
 		if !open {
-			if err := s.remote.CloseWrite(); err != nil {
-				return fmt.Errorf("end memory: %w", err)
-			}
 			// Not later: once the VM has moved, nobody waits for this stream. If the other end
 			// has not got all of it, it keeps something else, and that is found out.
 			s.keep(s.mirror)
-			return nil
+			return s.end()
 		}
 		asked := time.Now()
 		if _, _, err := receive(ctx, p.packed); err != nil {
 			return err
 		}
+		waited := time.Since(asked)
+		if err := s.window.enter(ctx, &p.batch); err != nil {
+			return err
+		}
+		stats := p.batch.Stats()
+		s.share.Sent(&stats)
 		begun := time.Now()
 		if _, err := s.remote.Write(p.frame); err != nil {
 			return fmt.Errorf("send memory: %w", err)
 		}
-		pace.Saw(&p.batch, p.took, begun.Sub(asked), time.Since(begun))
+		pace.Saw(&p.batch, p.took, waited, time.Since(begun))
 		s.level.Store(uint32(pace.Level(s.packers, s.least, s.most)))
-		s.count(p.batch.Stats())
+		s.count(stats)
 		p.batch.Reset()
 		s.free <- p
 		select {
@@ -305,108 +328,13 @@ func (s *memorySource) send(ctx context.Context) error {
 	}
 }
 
-// memoryDestination is the other end.
-//
-//	TLS ─► receive, unpack ─► decode ─► hypervisor
-type memoryDestination struct {
-	remote *tls.Conn
-	local  *net.UnixConn
-	site   *sitePages
-	free   chan *wan.Batch
-	full   chan *wan.Batch
-}
-
-// decodeMemory carries an encoded stream of vm from remote to the hypervisor at local, and
-// what that answers as it is. It returns as join does.
-func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, site *sitePages) error {
-	d := &memoryDestination{remote: remote, local: local, site: site, free: make(chan *wan.Batch, arrivals), full: make(chan *wan.Batch, arrivals)}
-	for range arrivals {
-		d.free <- new(wan.Batch)
+// end says that this is all. The connection stays, for what the destination may yet ask for.
+func (s *memorySource) end() error {
+	frame, err := new(wan.Packer).Pack(nil, s.last)
+	if err == nil {
+		_, err = s.remote.Write(frame)
 	}
-	c := taken.config()
-	c.Pages, c.Mirror = site, site.mirror
-	dec := wan.NewDecoder(c)
-	decode := func(ctx context.Context) error {
-		err := d.decode(ctx, dec)
-		var wrong *wrongError
-		switch {
-		case err == nil:
-			e.Site.keep(vm, dec.Mirror())
-		case errors.As(err, &wrong):
-			e.Site.spoil(vm, site)
-		}
-		return err
-	}
-	return carryMemory(ctx, remote, local, []func(context.Context) error{d.unpack, decode, d.answers})
-}
-
-// wrongError is a stream that arrived, but not as it was.
-type wrongError struct{ error }
-
-func (e *wrongError) Unwrap() error { return e.error }
-
-// answers tells what the site has, and then passes on what the hypervisor says.
-func (d *memoryDestination) answers(context.Context) error {
-	if len(d.site.digests) > 0 {
-		if _, err := d.remote.Write(d.site.digests); err != nil {
-			return fmt.Errorf("tell what is known here: %w", err)
-		}
-		d.site.digests = nil
-	}
-	return passBack(d.remote, d.local)
-}
-
-func (d *memoryDestination) unpack(ctx context.Context) error {
-	var unpacker wan.Unpacker
-	var head [wan.FrameHead]byte
-	body := make([]byte, 0, wan.MaxFrame)
-	for {
-		_, err := io.ReadFull(d.remote, head[:])
-		if err == io.EOF {
-			close(d.full)
-			return nil
-		}
-		n := 0
-		if err == nil {
-			n, err = wan.BodySize(&head)
-		}
-		if err == nil {
-			body = body[:n]
-			_, err = io.ReadFull(d.remote, body)
-		}
-		if err != nil {
-			return fmt.Errorf("receive memory: %w", noEOF(err))
-		}
-		b, _, err := receive(ctx, d.free)
-		if err != nil {
-			return err
-		}
-		if err := unpacker.Unpack(b, &head, body); err != nil {
-			return err
-		}
-		d.full <- b
-	}
-}
-
-func (d *memoryDestination) decode(ctx context.Context, dec *wan.Decoder) error {
-	var out []byte
-	for {
-		b, open, err := receive(ctx, d.full)
-		if err != nil {
-			return err
-		}
-		if !open {
-			break
-		}
-		if out, err = dec.Decode(out[:0], b); err != nil {
-			return &wrongError{err}
-		}
-		if _, err := d.local.Write(out); err != nil {
-			return fmt.Errorf("give memory to hypervisor: %w", err)
-		}
-		d.free <- b
-	}
-	if err := d.local.CloseWrite(); err != nil {
+	if err != nil {
 		return fmt.Errorf("end memory: %w", err)
 	}
 	return nil

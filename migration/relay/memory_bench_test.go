@@ -15,9 +15,10 @@ import (
 	"time"
 )
 
-// guestStream is a stream of pages with records of words, numbers and digests.
-func guestStream(pages int) []byte {
-	rnd := rand.New(rand.NewPCG(1, 2))
+// guestStream is a stream of pages with records of words, numbers and digests. An eighth of them
+// are the guest's own, the others those of any guest.
+func guestStream(pages int, guest uint64) []byte {
+	rnd, all, own := (*rand.Rand)(nil), rand.New(rand.NewPCG(1, 2)), rand.New(rand.NewPCG(guest, 3))
 	words := []string{"customer", "invoice", "order", "pending", "delivered", "street", "payment", "account", "reference"}
 	s := []byte("QEVM\x00\x00\x00\x03\x01\x00\x00\x00\x02\x03ram\x00\x00\x00\x00\x00\x00\x00\x04")
 	s = binary.BigEndian.AppendUint64(s, uint64(pages)<<12|4)
@@ -27,6 +28,9 @@ func guestStream(pages int) []byte {
 	for i := range pages {
 		s = ramstream.AppendHead(s, ramstream.Page, []byte("pc.ram"), i == 0, uint64(i)<<12)
 		at := len(s)
+		if rnd = all; i%8 == 0 {
+			rnd = own
+		}
 		for len(s) < at+4096-100 {
 			s = fmt.Appendf(s, "%012d|%s-%s|%d.%02d|", rnd.IntN(1e9), words[rnd.IntN(len(words))], words[rnd.IntN(len(words))], rnd.IntN(10000), rnd.IntN(100))
 			s = binary.LittleEndian.AppendUint64(s, 0x7f0000000000+rnd.Uint64N(1<<30))
@@ -40,7 +44,7 @@ func guestStream(pages int) []byte {
 // BenchmarkMemory carries a stream over loopback, TLS at both ends and both ends on this
 // machine's processors: the shortest way that there is.
 func BenchmarkMemory(b *testing.B) {
-	stream := guestStream(32 << 10)
+	stream := guestStream(32<<10, 1)
 	for name, e := range map[string]*Encoding{
 		"none":  nil,
 		"light": {MirrorPages: 1 << 16, Least: wan.Light, Most: wan.Light},

@@ -213,14 +213,13 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		}))
 		client := &Client{Addr: addr, TLS: p.config(t, "src")}
 		h := memory
-		h.Codec, _ = mirrors.offer("web")
+		h.Codec, _ = mirrors.offer("web", 1<<14)
 		conn, taken, err := client.offer(t.Context(), h)
 		if err != nil || taken.Version == 0 {
 			t.Fatal(taken, err)
 		}
 		defer conn.Close()
-		conn.Write(make([]byte, 64))
-		conn.Write(bytes.Repeat([]byte{1}, 64))
+		conn.Write(make([]byte, wan.FrameHead)) // as if it were the end
 		if n := <-ended; n != 0 {
 			t.Errorf("%d bytes were given to the hypervisor", n)
 		}

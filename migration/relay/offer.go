@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"math/rand/v2"
 	"slices"
@@ -19,6 +20,9 @@ type Encoding struct {
 	// Room is what the mirrors of all streams may have together; nil: each as much as MirrorPages
 	// says. A stream for which there is none left goes without deltas.
 	Room *Room
+	// Share is where streams to the same destination, and from the same source, have pages in
+	// common; nil: each goes by itself.
+	Share *share.Share
 	// How hard a source compresses is left to what the wire and its cores do, but it is between
 	// these two. Over a wire whose bytes cost money, Least is wan.Quick or Fast; 0 leaves a wire that is
 	// faster than the codec alone. Most is wan.Best if it is 0.
@@ -35,22 +39,32 @@ type Offer struct {
 	Seed        uint64 `json:"seed"`
 	// Kept is the sum of what the source has kept of the VM; taken, both begin with that.
 	Kept string `json:"kept,omitempty"`
+	// Share is how many pages of what the stream carries the destination keeps for other streams.
+	Share int `json:"share,omitempty"`
 	// The destination has Site pages of its own, whose digests with the key Key, in hexadecimal,
 	// come before anything that the hypervisor answers.
 	Site int    `json:"site,omitempty"`
 	Key  string `json:"key,omitempty"`
 }
 
-const codecVersion = 1
+// The second version's destination says how far it is, so that a source does not run ahead.
+const codecVersion = 2
 
-// offer is what a source offers for a VM's stream, until done is called.
-func (e *Encoding) offer(vm heliotrope.VMID) (o Offer, done func()) {
+// offer is what a source offers for the stream of a VM with so many pages, until done is called.
+func (e *Encoding) offer(vm heliotrope.VMID, guest int) (o Offer, done func()) {
 	if e == nil {
 		return Offer{}, func() {}
 	}
-	pages := e.Room.take(e.MirrorPages)
-	return Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, pages)}, func() { e.Room.give(pages) }
+	pages := e.Room.take(min(e.MirrorPages, guest+devicePages))
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, pages)}
+	if e.Share != nil {
+		o.Share = pages
+	}
+	return o, func() { e.Room.give(pages) }
 }
+
+// devicePages are what devices have of memory, beside the guest's.
+const devicePages = 1 << 14
 
 // Room is a number of pages that streams share.
 type Room struct {
@@ -73,6 +87,19 @@ func (r *Room) take(n int) int {
 	return n
 }
 
+// takeShare takes n pages for others to use, or a third of what there is: most is for the mirrors
+// of streams to come.
+func (r *Room) takeShare(n int) int {
+	if r == nil {
+		return n
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n = min(n, r.left/3)
+	r.left -= n
+	return n
+}
+
 func (r *Room) give(n int) {
 	if r == nil {
 		return
@@ -82,22 +109,34 @@ func (r *Room) give(n int) {
 	r.left += n
 }
 
-// take is what a destination takes of a header's offer, and the pages that it has for it.
-// It holds until done is called.
-func (e *Encoding) take(h Header) (o Offer, site *sitePages, done func()) {
+// here is what a destination has for a stream.
+type here struct {
+	site  *sitePages
+	share *share.Getting
+}
+
+// take is what a destination takes of a header's offer, and what it has for it. It holds until
+// done is called.
+func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, done func()) {
 	if e == nil || h.Kind != Memory || h.Codec.Version != codecVersion {
-		return Offer{}, &sitePages{}, func() {}
+		return Offer{}, here{site: &sitePages{}}, func() {}
 	}
 	pages := e.Room.take(min(h.Codec.MirrorPages, e.MirrorPages))
 	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed}
-	site = e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages)
-	if o.Site = site.len(); site.mirror != nil {
+	if e.Share != nil {
+		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
+	}
+	has = here{e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share)}
+	if o.Site = has.site.len(); has.site.mirror != nil {
 		o.Kept = h.Codec.Kept
 	}
 	if o.Site > 0 {
-		o.Key = hex.EncodeToString(site.key[:])
+		o.Key = hex.EncodeToString(has.site.key[:])
 	}
-	return o, site, func() { e.Room.give(pages) }
+	return o, has, func() {
+		e.Room.give(pages + e.Share.GotAll(from, has.share))
+		has.site.close()
+	}
 }
 
 // fits says whether a source can do what was taken of its offer.
@@ -107,7 +146,7 @@ func (o Offer) fits(offer Offer) error {
 	}
 	_, err := o.key()
 	if err != nil || o.Version != offer.Version || o.Seed != offer.Seed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
-		o.Site < 0 || o.Site > maxSitePages || o.Kept != "" && o.Kept != offer.Kept {
+		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > maxSitePages || o.Kept != "" && o.Kept != offer.Kept {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
 	return nil

@@ -189,14 +189,13 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		return errors.Join(err, writeAnswer(conn, Offer{}, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
 	}
 	defer local.Close()
-	taken, site, done := encoding.take(h)
+	taken, has, done := encoding.take(h, e.From)
 	defer done()
-	defer site.close()
 	if err := writeAnswer(conn, taken, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
 	}
 	if taken.Version != 0 {
-		return decodeMemory(ctx, conn, local.(*net.UnixConn), h.VM, encoding, taken, site)
+		return decodeMemory(ctx, conn, local.(*net.UnixConn), h.VM, encoding, taken, has)
 	}
 	return join(ctx, conn, local.(*net.UnixConn))
 }

@@ -31,6 +31,7 @@ const (
 //	Zero      how many more pages of zeros lie behind it, in records that spell no name
 //	Dup       the slot, less the one of the dup before, zigzag
 //	Site      the reference, less the one before and 1, zigzag
+//	Peer      the stream's number; its name, if the number is new; the page's number, less the one before and 2, zigzag
 //	Delta     the delta's length
 //	Verbatim  how many bytes
 
@@ -42,9 +43,11 @@ type Batch struct {
 	size    int // bytes of the stream
 	sum     [16]byte
 	columns [columns][]byte
-	packed  [columns]int // bytes, once a Packer has packed it
-	frame   int          // bytes, in all
-	stats   Stats        // without Out
+	// referred are the pages told by where the destination has them: it may ask for them after all.
+	referred []byte
+	packed   [columns]int // bytes, once a Packer has packed it
+	frame    int          // bytes, in all
+	stats    Stats        // without Out
 }
 
 // Size is how many bytes of the stream the batch stands for.
@@ -67,6 +70,7 @@ func (b *Batch) Reset() {
 	for i := range b.columns {
 		b.columns[i] = b.columns[i][:0]
 	}
+	b.referred = b.referred[:0]
 	b.size, b.frame, b.packed, b.stats = 0, 0, [columns]int{}, Stats{}
 }
 

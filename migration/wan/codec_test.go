@@ -416,7 +416,7 @@ func FuzzDecoder(f *testing.F) {
 // FuzzColumns spares the fuzzer hashes and compressors.
 func FuzzColumns(f *testing.F) {
 	f.Add([]byte{0x20 | 0x10, 7}, []byte{0, 2, 5, 3}, []byte("xyabc"), []byte{}, []byte{})
-	f.Add([]byte{0x20 | 0x15, 0x11, 0x04, 0x02}, []byte{0, 1, 0, 5, 4}, []byte("xyabc"), []byte{0, 2, 1, 2}, make([]byte, pageSize))
+	f.Add([]byte{0x20 | 0x16, 0x11, 0x05, 0x02}, []byte{0, 1, 0, 5, 4}, []byte("xyabc"), []byte{0, 2, 1, 2}, make([]byte, pageSize))
 	f.Fuzz(func(t *testing.T, op, arg, oth, delta, literal []byte) {
 		d := NewDecoder(config)
 		b := &Batch{size: 1 << 16, columns: [columns][]byte{0: op, args: arg, other: oth, deltas: delta, literals: literal}}

@@ -20,6 +20,10 @@ type Decoder struct {
 	columns [columns][]byte // what is left of them
 	room    int             // how much longer the stream may become
 	stats   *Stats
+
+	streams  []uint64 // that were named
+	referred int      // how many pages the batch has told by where they are
+	again    []byte   // all those, if one was not there
 }
 
 // NewDecoder returns a Decoder for an Encoder of the same configuration.
@@ -47,6 +51,7 @@ func (d *Decoder) Decode(dst []byte, b *Batch) ([]byte, error) {
 func (d *Decoder) decode(dst []byte, b *Batch) ([]byte, error) {
 	from := len(dst)
 	d.columns, d.room, d.stats = b.columns, b.size, &b.stats
+	d.referred, d.again = 0, nil
 	for _, op := range b.columns[ops] {
 		before := len(dst)
 		var err error
@@ -232,8 +237,8 @@ func (d *Decoder) content(data *[pageSize]byte, class Class, slot uint32, kept b
 		}
 		*data = *d.mirror.page(d.places.dup)
 		return nil
-	case Site:
-		return d.site(data)
+	case Site, Peer:
+		return d.elsewhere(data, class)
 	}
 	col := literals
 	if class == Noise {
@@ -258,22 +263,6 @@ func (d *Decoder) delta(data *[pageSize]byte) error {
 	}
 	if !applyDelta(data, delta) {
 		return fmt.Errorf("%w: a delta of %d bytes", ErrCorrupt, n)
-	}
-	return nil
-}
-
-func (d *Decoder) site(data *[pageSize]byte) error {
-	distance, err := d.arg()
-	if err != nil {
-		return err
-	}
-	ref := d.places.site + uint64(unzigzag(distance))
-	d.places.site = ref + 1
-	if d.config.Pages == nil {
-		return fmt.Errorf("%w: page %d of a site that has none", ErrCorrupt, ref)
-	}
-	if err := d.config.Pages.Page(ref, data); err != nil {
-		return fmt.Errorf("read page %d of the site: %w", ref, err)
 	}
 	return nil
 }

@@ -20,6 +20,9 @@ type Encoder struct {
 	keyed  *blake3.Hasher // of known
 	err    error
 
+	carrying Carrying
+	streams  map[uint64]uint64 // that were named, and how they are told
+
 	mirror *Mirror
 	index  *index
 	places places
@@ -34,6 +37,7 @@ type places struct {
 	next    uint64 // page behind the last one
 	dup     uint32
 	site    uint64
+	peer    uint64
 	spelled bool // a page came before
 }
 
@@ -41,7 +45,7 @@ type places struct {
 // it to sink and fills the one that sink returns, which is empty and may be the same.
 func NewEncoder(c Config, batch *Batch, sink func(*Batch) (*Batch, error)) *Encoder {
 	e := &Encoder{sink: sink, batch: batch, level: Fast, open: Classes,
-		hash: xxh3.NewSeed(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages)}
+		hash: xxh3.NewSeed(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages), carrying: c.Carrying, streams: map[uint64]uint64{}}
 	for i := range e.mirror.Len() {
 		e.index.add(xxh3.Hash(e.mirror.Page(i)[:]), uint32(i))
 	}
@@ -270,13 +274,8 @@ func (e *Encoder) refer(t *ramstream.Token, block int, number uint64, data *[pag
 		e.places.dup = slot
 		return Dup
 	}
-	if e.known != nil {
-		if ref, ok := e.known.Lookup(digest(e.keyed, data)); ok {
-			e.op(Site, t, block, number)
-			e.arg(zigzag(int64(ref - e.places.site)))
-			e.places.site = ref + 1
-			return Site
-		}
+	if class, ok := e.elsewhere(t, block, number, data); ok {
+		return class
 	}
 	class, col := Literal, literals
 	if random(data) {
@@ -284,6 +283,9 @@ func (e *Encoder) refer(t *ramstream.Token, block int, number uint64, data *[pag
 	}
 	e.op(class, t, block, number)
 	*e.batch.page(col) = *data
+	if e.carrying != nil {
+		e.carrying.Carries(class == Noise)
+	}
 	return class
 }
 

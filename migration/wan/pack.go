@@ -111,6 +111,15 @@ func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
 	return p.zstd[l].EncodeAll(col, dst), zstdPacked, nil
 }
 
+// Unpacked is how many bytes the columns of a frame with this head have, which an Unpacker accepts.
+func Unpacked(head *[FrameHead]byte) int {
+	n := 0
+	for i := range int(columns) {
+		n += int(min(binary.BigEndian.Uint32(head[24+8*i:]), maxBatch))
+	}
+	return n
+}
+
 // BodySize is how many bytes of a frame follow its head.
 func BodySize(head *[FrameHead]byte) (int, error) {
 	n := binary.BigEndian.Uint32(head[:])

@@ -8,7 +8,8 @@
 //	zero     it is one of a run of zeros
 //	same     it is what it was when it was last sent
 //	dup      it is what another page was when that was last sent
-//	site     it is what the destination has from elsewhere: an image, another VM, an earlier stay
+//	site     it is what the destination has from elsewhere: another VM, an earlier stay
+//	peer     it is what another stream to the same destination carries at about the same time
 //	delta    it differs in these places from what it was
 //	literal  it is this
 //	noise    it is this, and no compressor will make it shorter
@@ -64,12 +65,12 @@ type Known interface {
 
 // Pages gives a destination's own pages out.
 type Pages interface {
-	// Page writes the page that ref stands for into dst. A page that is no more is an error;
-	// one that has changed is found by the batch's hash.
+	// Page writes the page that ref stands for into dst. A page that is no more is an error, and
+	// is asked for; one that has changed is found by the batch's hash.
 	Page(ref uint64, dst *[4096]byte) error
 }
 
-// Config must say the same at both ends, but for Pages.
+// Config must say the same at both ends, but for what is said to be of one of them.
 type Config struct {
 	MirrorPages int    // pages of 4 KiB whose last version is kept; those that come later have no delta
 	Seed        uint64 // of the stream's hash: any number
@@ -77,6 +78,12 @@ type Config struct {
 	// Mirror is what both ends have kept of the VM's last stream, by its Sum; nil: nothing. It
 	// then belongs to the Encoder or the Decoder.
 	Mirror *Mirror
+
+	Carrying     Carrying     // Encoder: what other streams carry; may be nil
+	CarriedPages CarriedPages // Decoder: the same; nil: it has none
+	// Again, of the Decoder, asks the source for all that the batch being decoded refers to (Again).
+	// nil: a page that is not here is an error.
+	Again func() (*Batch, error)
 }
 
 // Class is what a part of the stream is, for those who count.
@@ -87,6 +94,7 @@ const (
 	Same
 	Dup
 	Site
+	Peer
 	Delta
 	Literal
 	Noise
@@ -94,7 +102,7 @@ const (
 	Classes
 )
 
-var classNames = [Classes]string{"zero", "same", "dup", "site", "delta", "literal", "noise", "verbatim"}
+var classNames = [Classes]string{"zero", "same", "dup", "site", "peer", "delta", "literal", "noise", "verbatim"}
 
 func (c Class) String() string {
 	if c < Classes {
