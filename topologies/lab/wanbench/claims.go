@@ -9,7 +9,7 @@ import (
 
 // Bounds of the figures, by guest.
 var (
-	wireBounds  = map[string]float64{"idle": 0.40, "db": 0.26, "churn": 0.36, "cache": 0.36}
+	wireBounds  = map[string]float64{"idle": 0.40, "db": 0.26, "churn": 0.36, "cache": 0.36, four: 0.14}
 	totalBounds = map[string]float64{"idle": 0.41, "db": 0.36, "churn": 0.36, "cache": 0.36}
 	pauseBounds = map[int]float64{465: 60, 100: 200} // milliseconds, beside the round trip
 )
@@ -23,14 +23,17 @@ const (
 	codecRate   = 300
 	backBound   = 0.10
 	siteTotal   = 0.12
+	fourSite    = 0.06
 )
 
 // claims are those that what was measured can tell of.
 func (s summary) claims() (all []claim.Claim) {
-	for _, guest := range works {
+	for _, guest := range append(slices.Clip(works), four) {
 		for c, m := range s {
 			switch {
 			case c.guest != guest:
+			case guest == four:
+				all = append(all, s.together(c, m)...)
 			case c.mode == ours.name:
 				all = append(all, s.of(c, m)...)
 			case c.mode == oursSite || c.mode == oursBack:
@@ -44,6 +47,22 @@ func (s summary) claims() (all []claim.Claim) {
 		}
 		return 1
 	})
+	return all
+}
+
+// together are the claims about four that move at once.
+func (s summary) together(c cell, m moved) (all []claim.Claim) {
+	plain, ok := s[cell{c.guest, "plain", c.link}]
+	if !ok || c.link.Mbits != wirePlace || c.link.RTT != 0 {
+		return nil
+	}
+	over := float64(m.Wire) / float64(plain.Wire)
+	switch c.mode {
+	case ours.name:
+		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes over plain", c.guest, c.link), over, "<=", wireBounds[four]))
+	case oursSite:
+		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes over plain, with what the site has", c.guest, c.link), over, "<=", fourSite))
+	}
 	return all
 }
 

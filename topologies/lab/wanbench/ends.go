@@ -22,10 +22,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
 	"heliotrope/migration/relay"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 )
 
@@ -35,7 +37,6 @@ import (
 const (
 	endName   = "relay-end"
 	relayPort = 7444
-	moveID    = heliotrope.MoveID("bench")
 	sitePages = 4 * guestMiB << 20 >> 12
 )
 
@@ -44,11 +45,17 @@ type endConfig struct {
 	Source      bool   `json:"source"`
 	CA          []byte `json:"ca"`
 	Cert, Key   []byte
-	Addr        netip.AddrPort `json:"addr"` // the destination's relay port
-	Socket      string         `json:"socket"`
+	Addr        netip.AddrPort `json:"addr"`         // the destination's relay port
 	MirrorPages int            `json:"mirror_pages"` // 0: the stream goes as it is
-	VM          heliotrope.VMID
-	Pages       string // directory of what the site has kept; empty: it keeps nothing
+	Pages       string         // directory of what the site has kept; empty: it keeps nothing
+	Streams     []endStream
+}
+
+// endStream is a guest's, and the socket that it is joined to.
+type endStream struct {
+	Move   heliotrope.MoveID
+	VM     heliotrope.VMID
+	Socket string
 }
 
 // endResult is an end's last line.
@@ -84,7 +91,7 @@ func runEnd(ctx context.Context, in *bufio.Reader, out io.Writer) error {
 	}
 	var encoding *relay.Encoding
 	if c.MirrorPages > 0 {
-		encoding = &relay.Encoding{MirrorPages: c.MirrorPages, Least: wan.Fast} // as agents do over a long way
+		encoding = &relay.Encoding{MirrorPages: c.MirrorPages, Least: wan.Fast, Share: share.New()} // as agents do over a long way
 	}
 	var r endResult
 	if c.Pages != "" {
@@ -98,16 +105,19 @@ func runEnd(ctx context.Context, in *bufio.Reader, out io.Writer) error {
 	}
 	if c.Source {
 		client := &relay.Client{Addr: c.Addr, TLS: config, Encoding: encoding}
-		f, err := client.Forward(c.Socket, relay.Header{Move: moveID, VM: c.VM, Kind: relay.Memory})
-		if err != nil {
-			return err
+		var g errgroup.Group
+		for _, s := range c.Streams {
+			f, err := client.Forward(s.Socket, relay.Header{Move: s.Move, VM: s.VM, Kind: relay.Memory})
+			if err != nil {
+				return err // and the process ends
+			}
+			g.Go(func() error { return f.Serve(ctx) })
 		}
 		fmt.Fprintln(out, "READY")
-		err = f.Serve(ctx)
+		r.note(g.Wait())
 		if s := client.Memory(); encoding != nil {
 			r.Stats = &s
 		}
-		r.note(err)
 	} else {
 		r.note(c.serve(ctx, config, encoding, out))
 	}
@@ -130,7 +140,9 @@ func (c endConfig) serve(ctx context.Context, config *tls.Config, encoding *rela
 		return heliotrope.HostID(cs.PeerCertificates[0].Subject.CommonName), nil
 	}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	s.Encoding = encoding
-	s.Expect(moveID, relay.Expectation{VM: c.VM, From: "source", Sockets: map[relay.Kind]string{relay.Memory: c.Socket}})
+	for _, m := range c.Streams {
+		s.Expect(m.Move, relay.Expectation{VM: m.VM, From: "source", Sockets: map[relay.Kind]string{relay.Memory: m.Socket}})
+	}
 	l, err := relay.Listen(ctx, c.Addr.String())
 	if err != nil {
 		return err
@@ -172,8 +184,8 @@ func issue(name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x5
 	return cert, key, err
 }
 
-// pair is both ends' configurations, from a site to the other.
-func pair(from int, in, out string, mirrorPages int, vm heliotrope.VMID, pages *[2]string) (source, destination endConfig, err error) {
+// pair is both ends' configurations, from a site to the other, without streams.
+func pair(from int, mirrorPages int, pages *[2]string) (source, destination endConfig, err error) {
 	ca, caKey, err := issue("ca", nil, nil)
 	if err != nil {
 		return source, destination, err
@@ -190,12 +202,12 @@ func pair(from int, in, out string, mirrorPages int, vm heliotrope.VMID, pages *
 		if err != nil {
 			return source, destination, err
 		}
-		*e.c = endConfig{CA: ca.Raw, Cert: cert.Raw, Key: der, Addr: netip.AddrPortFrom(address(1-from), relayPort), MirrorPages: mirrorPages, VM: vm}
+		*e.c = endConfig{CA: ca.Raw, Cert: cert.Raw, Key: der, Addr: netip.AddrPortFrom(address(1-from), relayPort), MirrorPages: mirrorPages}
 	}
 	if pages != nil {
 		source.Pages, destination.Pages = pages[from], pages[1-from]
 	}
-	source.Source, source.Socket, destination.Socket = true, in, out
+	source.Source = true
 	return source, destination, nil
 }
 

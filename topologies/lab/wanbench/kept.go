@@ -17,32 +17,32 @@ import (
 const away = time.Minute
 
 // andBack is ours where the guest has been before: it is measured on its way back.
-func (y *yard) andBack(ctx context.Context, f *field, m *machine, l link) (*machine, moved, error) {
+func (y *yard) andBack(ctx context.Context, f *field, ms []*machine, l link) ([]*machine, moved, error) {
 	md := ours
 	var err error
 	if md.pages, err = f.dirs("back"); err != nil {
 		return nil, moved{}, err
 	}
 	md.name = oursBack
-	first, _, err := y.migrate(ctx, f, m, md, l)
+	first, _, err := y.migrate(ctx, f, ms, md, l)
 	if err != nil {
 		return nil, moved{}, err
 	}
 	err = pause(ctx, away)
-	var to *machine
+	var to []*machine
 	var r moved
 	if err == nil {
 		to, r, err = y.migrate(ctx, f, first, md, l)
 	}
 	if err != nil {
-		err = errors.Join(err, first.kill())
+		err = errors.Join(err, killAll(first))
 	}
 	return to, r, err
 }
 
 // whereOtherWas is ours where another guest of the same work has been at both sites.
-func (y *yard) whereOtherWas(ctx context.Context, f *field, m *machine, l link) (*machine, moved, error) {
-	other, err := y.others(ctx, f, m.work)
+func (y *yard) whereOtherWas(ctx context.Context, f *field, ms []*machine, l link) ([]*machine, moved, error) {
+	other, err := y.others(ctx, f, ms[0].work)
 	if err != nil {
 		return nil, moved{}, fmt.Errorf("move another guest: %w", err)
 	}
@@ -56,7 +56,7 @@ func (y *yard) whereOtherWas(ctx context.Context, f *field, m *machine, l link) 
 			return nil, moved{}, err
 		}
 	}
-	return y.migrate(ctx, f, m, md, l)
+	return y.migrate(ctx, f, ms, md, l)
 }
 
 // others are directories with what another guest of that work has left at the sites.
@@ -74,15 +74,16 @@ func (y *yard) others(ctx context.Context, f *field, work string) (*[2]string, e
 	if err != nil {
 		return nil, err
 	}
+	ms := []*machine{m}
 	for range 2 { // there and back
-		to, _, err := y.migrate(ctx, f, m, md, link{Mbits: 1000})
+		to, _, err := y.migrate(ctx, f, ms, md, link{Mbits: 1000})
 		if err != nil {
-			return nil, errors.Join(err, m.kill())
+			return nil, errors.Join(err, killAll(ms))
 		}
-		m = to
+		ms = to
 	}
 	f.others[work] = dirs
-	return dirs, m.kill()
+	return dirs, killAll(ms)
 }
 
 // dirs makes a directory for each site.

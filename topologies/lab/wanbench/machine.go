@@ -138,6 +138,41 @@ func (m *machine) kill() error {
 	return errors.Join(err, os.RemoveAll(m.dir))
 }
 
+func killAll(ms []*machine) error {
+	var errs []error
+	for _, m := range ms {
+		errs = append(errs, m.kill())
+	}
+	return errors.Join(errs...)
+}
+
+// four is what four idle guests of one image are called, which move together.
+const four = "four"
+
+// nameOf is what these guests are called.
+func nameOf(ms []*machine) string {
+	if len(ms) > 1 {
+		return four
+	}
+	return ms[0].work
+}
+
+// bootAll starts the guests of a name.
+func (y *yard) bootAll(ctx context.Context, f *field, name string) (ms []*machine, err error) {
+	n := 1
+	if name == four {
+		n, name = 4, "idle"
+	}
+	for range n {
+		m, err := y.boot(ctx, f, name)
+		if err != nil {
+			return nil, errors.Join(err, killAll(ms))
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
+}
+
 // boot starts a guest and waits until its work has begun.
 func (y *yard) boot(ctx context.Context, f *field, work string) (*machine, error) {
 	m, err := y.launch(ctx, f, 0, work, false)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"heliotrope"
 )
 
@@ -20,8 +22,8 @@ type mode struct {
 	postcopy bool
 	mirror   int // pages; 0: no codec of ours
 	vm       heliotrope.VMID
-	pages    *[2]string                                                                    // what the sites have kept; nil: nothing
-	run      func(*yard, context.Context, *field, *machine, link) (*machine, moved, error) // nil: migrate
+	pages    *[2]string                                                                        // what the sites have kept; nil: nothing
+	run      func(*yard, context.Context, *field, []*machine, link) ([]*machine, moved, error) // nil: migrate
 }
 
 var modes = []mode{
@@ -35,12 +37,12 @@ var modes = []mode{
 	{name: oursBack, run: (*yard).andBack},
 }
 
-// move moves a guest in a mode.
-func (y *yard) move(ctx context.Context, f *field, m *machine, md mode, l link) (*machine, moved, error) {
+// move moves guests in a mode, all at once.
+func (y *yard) move(ctx context.Context, f *field, ms []*machine, md mode, l link) ([]*machine, moved, error) {
 	if md.run != nil {
-		return md.run(y, ctx, f, m, l)
+		return md.run(y, ctx, f, ms, l)
 	}
-	return y.migrate(ctx, f, m, md, l)
+	return y.migrate(ctx, f, ms, md, l)
 }
 
 var ours = mode{name: "ours", downtime: 30, mirror: guestMiB << 20 >> 12, vm: "guest"}
@@ -73,87 +75,125 @@ type moved struct {
 	Class  map[string]uint64 `json:"wire_by_class,omitempty"`
 }
 
-// migrate moves a guest to the other site, and returns it there.
-func (y *yard) migrate(ctx context.Context, f *field, from *machine, md mode, l link) (_ *machine, r moved, err error) {
-	r = moved{Guest: from.work, Mode: md.name, Link: l}
+// migrate moves guests to the other site at the same time, and returns them there.
+func (y *yard) migrate(ctx context.Context, f *field, from []*machine, md mode, l link) (to []*machine, r moved, err error) {
+	r = moved{Guest: nameOf(from), Mode: md.name, Link: l}
 	if err := y.shape(l); err != nil {
-		return nil, r, err
-	}
-	to, err := y.launch(ctx, f, 1-from.site, from.work, true)
-	if err != nil {
 		return nil, r, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, to.kill())
+			err = errors.Join(fmt.Errorf("migrate %s by %s over %s: %w", r.Guest, md.name, l, err), killAll(to))
+			to = nil
 		}
 	}()
+	for _, m := range from {
+		there, err := y.launch(ctx, f, 1-m.site, m.work, true)
+		if err != nil {
+			return to, r, err
+		}
+		to = append(to, there)
+	}
 	incoming, outgoing, stop, err := y.way(ctx, from, to, md)
 	if err != nil {
-		return nil, r, err
+		return to, r, err
 	}
-	if err := prepare(ctx, from, to, md, incoming); err != nil {
-		return nil, r, errors.Join(err, stop(&r))
+	for i := range from {
+		if err := prepare(ctx, from[i], to[i], md, incoming[i]); err != nil {
+			return to, r, errors.Join(err, stop(&r))
+		}
 	}
 	before, dropped := y.meter()
-	cpu, seen := from.cpu(), from.seen()
-	began := time.Now()
-	if _, err = from.do(ctx, "migrate", map[string]any{"uri": outgoing}); err == nil {
-		err = y.watch(ctx, from, to, md, seen, began, &r)
-	}
-	r.QEMU = (from.cpu() - cpu).Seconds()
+	err = y.migrateNow(ctx, from, to, md, outgoing, &r)
 	err = errors.Join(err, stop(&r))
 	after, now := y.meter()
-	r.Wire, r.Drops = after-before, now-dropped
-	if err != nil {
-		return nil, r, fmt.Errorf("migrate %s by %s over %s: %w", from.work, md.name, l, err)
+	if r.Wire, r.Drops = after-before, now-dropped; err != nil {
+		return to, r, err
 	}
-	ticks := from.ticks()
-	if err := to.says(ctx, 30*time.Second, func(console string) bool { return lastTick(console) > ticks+2 }); err != nil {
-		return nil, r, fmt.Errorf("after %s over %s the guest is dead: %w", md.name, l, err)
+	for i, m := range from {
+		ticks := m.ticks()
+		if err := to[i].says(ctx, 30*time.Second, func(console string) bool { return lastTick(console) > ticks+2 }); err != nil {
+			return to, r, fmt.Errorf("the guest is dead: %w", err)
+		}
 	}
-	return to, r, from.kill()
+	return to, r, killAll(from)
 }
 
-// way makes what is between the two QEMUs: TCP, or the relay with the codec.
-func (y *yard) way(ctx context.Context, from, to *machine, md mode) (incoming, outgoing string, stop func(*moved) error, err error) {
+// migrateNow starts all and waits for all. The longest of what each takes is what it takes.
+func (y *yard) migrateNow(ctx context.Context, from, to []*machine, md mode, outgoing []string, r *moved) error {
+	var g errgroup.Group
+	each := make([]moved, len(from))
+	for i, m := range from {
+		g.Go(func() error {
+			cpu, seen, began := m.cpu(), m.seen(), time.Now()
+			_, err := m.do(ctx, "migrate", map[string]any{"uri": outgoing[i]})
+			if err == nil {
+				err = y.watch(ctx, m, to[i], md, seen, began, &each[i])
+			}
+			each[i].QEMU = (m.cpu() - cpu).Seconds()
+			return err
+		})
+	}
+	err := g.Wait()
+	for _, e := range each {
+		r.Total, r.Pause, r.Rounds = max(r.Total, e.Total), max(r.Pause, e.Pause), max(r.Rounds, e.Rounds)
+		r.QEMU, r.Forced = r.QEMU+e.QEMU, r.Forced || e.Forced
+	}
+	return err
+}
+
+// way makes what is between the QEMUs: TCP, or the relay with the codec.
+func (y *yard) way(ctx context.Context, from, to []*machine, md mode) (incoming, outgoing []string, stop func(*moved) error, err error) {
 	if md.mirror == 0 {
-		uri := "tcp:" + netip.AddrPortFrom(address(to.site), 4444).String()
-		return uri, uri, func(*moved) error { return nil }, nil
+		for i, m := range to {
+			incoming = append(incoming, "tcp:"+netip.AddrPortFrom(address(m.site), 4444+uint16(i)).String())
+		}
+		return incoming, incoming, func(*moved) error { return nil }, nil
 	}
-	in, out := filepath.Join(from.dir, "relay"), filepath.Join(to.dir, "memory")
-	source, destination, err := pair(from.site, in, out, md.mirror, md.vm, md.pages)
+	site := from[0].site
+	source, destination, err := pair(site, md.mirror, md.pages)
 	if err != nil {
-		return "", "", nil, err
+		return nil, nil, nil, err
 	}
-	there, err := y.startEnd(ctx, to.site, destination)
+	for i := range from {
+		in, out := filepath.Join(from[i].dir, "relay"), filepath.Join(to[i].dir, "memory")
+		move, vm := heliotrope.MoveID(fmt.Sprint("bench-", i)), md.vm
+		if len(from) > 1 {
+			vm = heliotrope.VMID(fmt.Sprint(vm, "-", i))
+		}
+		source.Streams = append(source.Streams, endStream{move, vm, in})
+		destination.Streams = append(destination.Streams, endStream{move, vm, out})
+		incoming, outgoing = append(incoming, "unix:"+out), append(outgoing, "unix:"+in)
+	}
+	there, err := y.startEnd(ctx, 1-site, destination)
 	if err != nil {
-		return "", "", nil, err
+		return nil, nil, nil, err
 	}
-	here, err := y.startEnd(ctx, from.site, source)
+	here, err := y.startEnd(ctx, site, source)
 	if err != nil {
 		_, stopped := there.stop()
-		return "", "", nil, errors.Join(err, stopped)
+		return nil, nil, nil, errors.Join(err, stopped)
 	}
-	stop = func(r *moved) error {
-		a, err := here.stop()
-		b, err2 := there.stop()
-		r.Relay, r.There, r.RSS = a.CPU, b.CPU, a.RSS
-		if s := a.Stats; s != nil {
-			r.Stream, _ = s.Total()
-			r.Class = map[string]uint64{"heads": s.Heads}
-			for c, n := range s.Out {
-				r.Class[classOf(c)] = n
-			}
+	return incoming, outgoing, func(r *moved) error { return stopEnds(here, there, r) }, nil
+}
+
+func stopEnds(here, there *end, r *moved) error {
+	a, err := here.stop()
+	b, err2 := there.stop()
+	r.Relay, r.There, r.RSS = a.CPU, b.CPU, a.RSS
+	if s := a.Stats; s != nil {
+		r.Stream, _ = s.Total()
+		r.Class = map[string]uint64{"heads": s.Heads}
+		for c, n := range s.Out {
+			r.Class[classOf(c)] = n
 		}
-		for _, said := range []string{a.Error, b.Error} {
-			if said != "" {
-				err = errors.Join(err, errors.New(said))
-			}
-		}
-		return errors.Join(err, err2)
 	}
-	return "unix:" + out, "unix:" + in, stop, nil
+	for _, said := range []string{a.Error, b.Error} {
+		if said != "" {
+			err = errors.Join(err, errors.New(said))
+		}
+	}
+	return errors.Join(err, err2)
 }
 
 func prepare(ctx context.Context, from, to *machine, md mode, incoming string) error {

@@ -8,6 +8,7 @@
 //	db     rewrites records in place: 96 MB of them, 8,000 a second, anywhere
 //	churn  unpacks, compiles, packs, sorts and removes files in memory
 //	cache  a redis with 60,000 hashes, whose fields are set and counted up
+//	four   four of the idle ones, which move at the same time
 //
 // A guest is booted once and goes to and fro between the sites, by one mode after the other. It
 // counts on its console, so that one which arrived dead is found. The bytes that QEMU sent are
@@ -47,6 +48,9 @@ type Bench struct {
 // works are what guests do.
 var works = []string{"idle", "db", "churn", "cache"}
 
+// fours are the modes by which four move together.
+var fours = []string{"plain", "multifd+zstd", ours.name, oursSite}
+
 func classOf(c int) string { return wan.Class(c).String() }
 
 // Command is "heliotrope lab bench-wan".
@@ -84,7 +88,7 @@ measured; the last line, a JSON object, says whether what is claimed held.`,
 	f.StringVar(&b.Images, "images", imagebench.DefaultDir(), "directory in which the guests' disk is kept")
 	f.IntVar(&b.Rounds, "rounds", 3, "moves of each kind")
 	f.StringSliceVar(&b.Modes, "modes", names, "ways to move")
-	f.StringSliceVar(&b.Guests, "guests", works, "guests to move")
+	f.StringSliceVar(&b.Guests, "guests", append(slices.Clip(works), four), "guests to move")
 	f.StringSliceVar(&links, "links", []string{"100/0ms", "465/0ms", "465/27ms"}, "ways between the sites: MBITS/RTT")
 	return cmd
 }
@@ -120,33 +124,29 @@ func (b *Bench) moves(ctx context.Context) ([]claim.Claim, any, error) {
 
 // guest boots one and moves it about. One that died is booted anew for the next mode.
 func (b *Bench) guest(ctx context.Context, y *yard, f *field, work string) (all []moved, err error) {
-	var m *machine
-	defer func() {
-		if m != nil {
-			err = errors.Join(err, m.kill())
-		}
-	}()
+	var ms []*machine
+	defer func() { err = errors.Join(err, killAll(ms)) }()
 	for round := range b.Rounds {
 		for _, l := range b.Links {
 			for _, md := range modes {
-				if !slices.Contains(b.Modes, md.name) {
+				if !slices.Contains(b.Modes, md.name) || work == four && !slices.Contains(fours, md.name) {
 					continue
 				}
-				if m == nil {
-					if m, err = y.boot(ctx, f, work); err != nil {
+				if ms == nil {
+					if ms, err = y.bootAll(ctx, f, work); err != nil {
 						return all, err
 					}
 				}
-				to, r, moveErr := y.move(ctx, f, m, md, l)
+				to, r, moveErr := y.move(ctx, f, ms, md, l)
 				if moveErr != nil {
 					b.Say("%v", moveErr)
-					err = errors.Join(err, moveErr, m.kill())
-					if m = nil; ctx.Err() != nil {
+					err = errors.Join(err, moveErr, killAll(ms))
+					if ms = nil; ctx.Err() != nil {
 						return all, err
 					}
 					continue
 				}
-				m = to
+				ms = to
 				all = append(all, r)
 				b.tell(round, r)
 			}
@@ -203,6 +203,8 @@ func median(rs []moved, value func(moved) float64) float64 {
 	return (all[(n-1)/2] + all[n/2]) / 2
 }
 
+func orderOf(guest string) int { return slices.Index(append(slices.Clip(works), four), guest) }
+
 func (s summary) print(b *Bench) {
 	var cells []cell
 	for c := range s {
@@ -210,7 +212,7 @@ func (s summary) print(b *Bench) {
 	}
 	order := func(name string) int { return slices.IndexFunc(modes, func(m mode) bool { return m.name == name }) }
 	slices.SortFunc(cells, func(x, y cell) int {
-		return cmp.Or(slices.Index(works, x.guest)-slices.Index(works, y.guest), x.link.Mbits-y.link.Mbits, int(x.link.RTT-y.link.RTT), order(x.mode)-order(y.mode))
+		return cmp.Or(orderOf(x.guest)-orderOf(y.guest), x.link.Mbits-y.link.Mbits, int(x.link.RTT-y.link.RTT), order(x.mode)-order(y.mode))
 	})
 	w := tabwriter.NewWriter(b.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "guest\tlink\tmode\tWAN MB\t/ plain\ts\t/ plain\ts / wire\tpause ms\tQEMU CPU s\trelay CPU s\tstream MB/CPU s\t")
