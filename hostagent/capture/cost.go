@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -280,9 +283,10 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	defer end()
 	start, used := time.Now(), processTime()
 	from.SetDeadline(start.Add(d))
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
+	var total int
+	var both sync.WaitGroup
+	both.Go(func() {
+		pin(0)
 		block := make([]byte, 256<<10)
 		for {
 			if _, err := from.Write(block); err != nil {
@@ -290,20 +294,43 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 			}
 		}
 		from.Close()
-	}()
-	var total int
-	block := make([]byte, 256<<10)
-	for {
-		n, err := to.Read(block)
-		total += n
-		if err != nil {
-			break
+	})
+	both.Go(func() {
+		pin(1)
+		block := make([]byte, 256<<10)
+		for {
+			n, err := to.Read(block)
+			total += n
+			if err != nil {
+				break
+			}
 		}
-	}
-	<-written
+	})
+	both.Wait()
 	got.rate = float64(total) / time.Since(start).Seconds()
 	got.perCPU = float64(total) / (processTime() - used).Seconds()
 	return got, ctx.Err()
+}
+
+// pin keeps the calling goroutine on the nth processor, until it ends. A sender and a receiver that
+// share a processor now and then, as it pleases the scheduler, differ by a third from run to run.
+func pin(nth int) {
+	runtime.LockOSThread() // and the thread ends with the goroutine
+	var allowed, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &allowed) != nil {
+		return
+	}
+	nth %= allowed.Count()
+	for cpu := range len(allowed) * bits.UintSize {
+		if !allowed.IsSet(cpu) {
+			continue
+		}
+		if nth--; nth < 0 {
+			one.Set(cpu)
+			_ = unix.SchedSetaffinity(0, &one) // the figures are noisier without
+			return
+		}
+	}
 }
 
 // cubic makes a socket's congestion control Linux's default one. Where the machine's is BBR,
