@@ -88,6 +88,7 @@ var rows = map[string]int{
 	"controller/prices":     3,
 	"migration/relay":       3,
 	"migration/relay/share": 3,
+	"migration/relay/kept":  3,
 	"topologies":            3,
 	"topologies/lab/wan":    3,
 	"topologies/lab/guest":  3,
@@ -138,7 +139,7 @@ var rows = map[string]int{
 var beside = map[string][]string{
 	"arpproxy":        {"flows"},
 	"ovsdb":           {"ovsdb/vswitch"},
-	"migration/relay": {"migration/relay/share"},
+	"migration/relay": {"migration/relay/kept", "migration/relay/share"},
 	"hostagent":       {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},

@@ -12,6 +12,7 @@ import (
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/migration"
 	"heliotrope/migration/relay"
+	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 )
@@ -33,7 +34,7 @@ func Encoding(moves, pages int64, dir string, log *slog.Logger) (*relay.Encoding
 	e := &relay.Encoding{MirrorPages: int(moves / perMove / pageBytes), Room: relay.NewRoom(int(moves / pageBytes)), Share: share.New()}
 	if pages > 0 {
 		var err error
-		if e.Site, err = relay.NewSite(dir, int(pages/pageBytes), log); err != nil {
+		if e.Site, err = kept.New(dir, int(pages/pageBytes), log); err != nil {
 			return nil, fmt.Errorf("keep pages: %w", err)
 		}
 	}

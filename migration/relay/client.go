@@ -184,6 +184,9 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 		h.Codec, done = f.client.Encoding.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32))
 		defer done()
 	}
+	if h.Kind == Disk {
+		h.Codec = f.client.Encoding.offerDisk()
+	}
 	conn, taken, err := f.client.offer(ctx, h)
 	if err != nil {
 		return err
@@ -191,11 +194,11 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	defer conn.Close()
 	switch {
 	case h.Kind == Disk:
-		return joinDisk(ctx, conn, local, &f.owed)
+		return joinDisk(ctx, conn, local, taken.Packed, &f.owed)
 	case taken.Version != 0:
 		sending := f.client.Encoding.Share.Send(f.client.Addr, taken.Seed, taken.Share)
 		defer f.client.Encoding.Share.SentAll(f.client.Addr, sending)
 		return encodeMemory(ctx, conn, local, h.VM, f.client.Encoding, taken, f.client.count, sending)
 	}
-	return join(ctx, conn, local)
+	return join(ctx, conn, conn, local)
 }

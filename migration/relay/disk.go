@@ -56,12 +56,20 @@ type diskStream struct {
 }
 
 // joinDisk carries one NBD connection from the hypervisor at local to the server at remote.
-func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, owed *atomic.Int64) error {
+func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, packed bool, owed *atomic.Int64) error {
 	closeBoth := func() { remote.NetConn().Close(); local.Close() }
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
 	defer stop()
-	err := carryDisk(remote, local, closeBoth, owed)
+	var way halfConn = remote
+	if packed {
+		w, err := newPackedWriter(remote)
+		if err != nil {
+			return err
+		}
+		way = packedConn{remote, w}
+	}
+	err := carryDisk(way, local, closeBoth, owed)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

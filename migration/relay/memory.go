@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
@@ -53,7 +54,7 @@ type memorySource struct {
 
 	window        *window
 	share         *share.Sending
-	known         chan known
+	known         chan kept.Known
 	chunks, spare chan []byte
 	free          chan *parcel
 	toPack        chan *parcel
@@ -75,12 +76,12 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 	}
 	if taken.Kept != "" {
 		var err error
-		if c.Mirror, err = e.Site.mirror(vm, taken.Kept); err != nil {
+		if c.Mirror, err = e.Site.Mirror(vm, taken.Kept); err != nil {
 			return err
 		}
 	}
 	s := &memorySource{
-		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.keep(vm, m) }, known: make(chan known, 1), window: newWindow(), share: sending,
+		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), window: newWindow(), share: sending,
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
@@ -157,7 +158,7 @@ func (s *memorySource) read(ctx context.Context) error {
 func (s *memorySource) answers(context.Context) error {
 	remote := bufio.NewReader(s.remote)
 	if s.taken.Site > 0 {
-		k, err := readKnown(remote, s.taken.Site)
+		k, err := kept.ReadKnown(remote, s.taken.Site)
 		if err != nil {
 			return err
 		}

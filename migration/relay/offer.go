@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"math/rand/v2"
@@ -29,7 +30,7 @@ type Encoding struct {
 	Least, Most wan.Level
 	// Site is where pages of other moves are found, and where those of this one are kept; nil:
 	// neither.
-	Site *Site
+	Site *kept.Site
 }
 
 // Offer is how a source would encode memory, and what of that the destination takes.
@@ -41,6 +42,8 @@ type Offer struct {
 	Kept string `json:"kept,omitempty"`
 	// Share is how many pages of what the stream carries the destination keeps for other streams.
 	Share int `json:"share,omitempty"`
+	// Packed is of a disk's stream: the source's direction is compressed.
+	Packed bool `json:"packed,omitempty"`
 	// The destination has Site pages of its own, whose digests with the key Key, in hexadecimal,
 	// come before anything that the hypervisor answers.
 	Site int    `json:"site,omitempty"`
@@ -56,11 +59,20 @@ func (e *Encoding) offer(vm heliotrope.VMID, guest int) (o Offer, done func()) {
 		return Offer{}, func() {}
 	}
 	pages := e.Room.take(min(e.MirrorPages, guest+devicePages))
-	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.sum(vm, pages)}
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.Sum(vm, pages)}
 	if e.Share != nil {
 		o.Share = pages
 	}
 	return o, func() { e.Room.give(pages) }
+}
+
+// offerDisk is what a source offers for a disk's stream. Within a site the wire is faster than
+// the compressor.
+func (e *Encoding) offerDisk() Offer {
+	if e == nil || e.Least == wan.Plain {
+		return Offer{}
+	}
+	return Offer{Version: codecVersion, Packed: true}
 }
 
 // devicePages are what devices have of memory, beside the guest's.
@@ -111,7 +123,7 @@ func (r *Room) give(n int) {
 
 // here is what a destination has for a stream.
 type here struct {
-	site  *sitePages
+	site  *kept.Pages
 	share *share.Getting
 }
 
@@ -119,23 +131,26 @@ type here struct {
 // done is called.
 func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, done func()) {
 	if e == nil || h.Kind != Memory || h.Codec.Version != codecVersion {
-		return Offer{}, here{site: &sitePages{}}, func() {}
+		if e != nil && h.Kind == Disk && h.Codec.Version == codecVersion && h.Codec.Packed {
+			o = Offer{Version: codecVersion, Packed: true}
+		}
+		return o, here{site: &kept.Pages{}}, func() {}
 	}
 	pages := e.Room.take(min(h.Codec.MirrorPages, e.MirrorPages))
 	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed}
 	if e.Share != nil {
 		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
 	}
-	has = here{e.Site.open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share)}
-	if o.Site = has.site.len(); has.site.mirror != nil {
+	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share)}
+	if o.Site = has.site.Len(); has.site.Mirror != nil {
 		o.Kept = h.Codec.Kept
 	}
 	if o.Site > 0 {
-		o.Key = hex.EncodeToString(has.site.key[:])
+		o.Key = hex.EncodeToString(has.site.Key[:])
 	}
 	return o, has, func() {
 		e.Room.give(pages + e.Share.GotAll(from, has.share))
-		has.site.close()
+		has.site.Close()
 	}
 }
 
@@ -145,8 +160,8 @@ func (o Offer) fits(offer Offer) error {
 		return nil
 	}
 	_, err := o.key()
-	if err != nil || o.Version != offer.Version || o.Seed != offer.Seed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
-		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > maxSitePages || o.Kept != "" && o.Kept != offer.Kept {
+	if err != nil || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
+		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
 	return nil

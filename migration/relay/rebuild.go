@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
@@ -34,7 +35,7 @@ const (
 type memoryDestination struct {
 	remote  *tls.Conn
 	local   *net.UnixConn
-	site    *sitePages
+	site    *kept.Pages
 	share   *share.Getting
 	says    says
 	room    *semaphore.Weighted // for frames and batches
@@ -72,7 +73,7 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 	}
 	rebuild := func(ctx context.Context) error {
 		c := taken.config()
-		c.Pages, c.Mirror = d.site, d.site.mirror
+		c.Pages, c.Mirror = d.site, d.site.Mirror
 		c.Again = d.askAgain(ctx)
 		if d.share != nil {
 			c.CarriedPages = d.share.During(ctx)
@@ -81,9 +82,9 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		err := d.rebuild(ctx, dec)
 		switch {
 		case err == nil:
-			e.Site.keep(vm, dec.Mirror())
+			e.Site.Keep(vm, dec.Mirror())
 		case errors.Is(err, wan.ErrCorrupt):
-			e.Site.spoil(vm, d.site)
+			e.Site.Spoil(vm, d.site)
 		}
 		return err
 	}
@@ -93,11 +94,11 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 // answers tells what the site has, then passes on what the hypervisor says, while rebuild says
 // how far it is.
 func (d *memoryDestination) answers(ctx context.Context) error {
-	if len(d.site.digests) > 0 {
-		if _, err := d.remote.Write(d.site.digests); err != nil {
+	if len(d.site.Digests) > 0 {
+		if _, err := d.remote.Write(d.site.Digests); err != nil {
 			return fmt.Errorf("tell what is known here: %w", err)
 		}
-		d.site.digests = nil
+		d.site.Digests = nil
 	}
 	if err := d.says.answers(d.local); err != nil {
 		return err

@@ -184,12 +184,13 @@ type halfConn interface {
 // join passes bytes between remote and local until both directions have ended, one has
 // failed, or ctx ends. It closes both. An error means that the stream is not whole; the
 // peer learns that because TLS then does not say that it is the end.
-func join(ctx context.Context, remote *tls.Conn, local *net.UnixConn) error {
+// What comes from remote is read from in.
+func join(ctx context.Context, remote *tls.Conn, in io.Reader, local *net.UnixConn) error {
 	closeBoth := func() { remote.NetConn().Close(); local.Close() }
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
 	defer stop()
-	pump := func(dst, src halfConn) func() error {
+	pump := func(dst halfConn, src io.Reader) func() error {
 		return func() error {
 			// The plain interfaces keep io.CopyBuffer from choosing smaller buffers.
 			_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, bufferSize))
@@ -205,7 +206,7 @@ func join(ctx context.Context, remote *tls.Conn, local *net.UnixConn) error {
 	}
 	var g errgroup.Group
 	g.Go(pump(remote, local))
-	g.Go(pump(local, remote))
+	g.Go(pump(local, in))
 	err := g.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -194,10 +194,17 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 	if err := writeAnswer(conn, taken, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
 	}
+	if taken.Packed {
+		in, err := newPackedReader(conn)
+		if err != nil {
+			return err
+		}
+		return join(ctx, conn, in, local.(*net.UnixConn))
+	}
 	if taken.Version != 0 {
 		return decodeMemory(ctx, conn, local.(*net.UnixConn), h.VM, encoding, taken, has)
 	}
-	return join(ctx, conn, local.(*net.UnixConn))
+	return join(ctx, conn, conn, local.(*net.UnixConn))
 }
 
 func (e *expected) takePackets(ctx context.Context, conn *tls.Conn, h Header) error {

@@ -58,27 +58,27 @@ func sharing() *Encoding {
 
 // TestVMsThatLeaveTogether are four of one image: an eighth of their pages is their own.
 func TestVMsThatLeaveTogether(t *testing.T) {
-	const pages = 2048
-	var streams [][]byte
-	for i := range uint64(4) {
-		streams = append(streams, guestStream(pages, i))
-	}
 	for name, c := range map[string]struct {
 		source, destination *Encoding
+		pages               int
 		shared              bool
 	}{
-		"both share":                {sharing(), sharing(), true},
-		"the source alone":          {sharing(), mirrors, false},
-		"the destination alone":     {mirrors, sharing(), false},
-		"the destination is narrow": {sharing(), &Encoding{MirrorPages: 1 << 14, Room: NewRoom(1<<14 + 3*300), Share: share.New()}, false},
+		"both share":                {sharing(), sharing(), 2048, true},
+		"the source alone":          {sharing(), mirrors, 512, false},
+		"the destination alone":     {mirrors, sharing(), 512, false},
+		"the destination is narrow": {sharing(), &Encoding{MirrorPages: 1 << 14, Room: NewRoom(1<<14 + 3*300), Share: share.New()}, 512, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var streams [][]byte
+			for i := range uint64(4) {
+				streams = append(streams, guestStream(c.pages, i))
+			}
 			client := together(t, c.source, c.destination, streams)
 			s := client.Memory()
 			t.Logf("pages %v, %d bytes sent", s.Pages, client.Sent())
 			// An eighth is each one's own; the rest crosses once, but for what two send at once.
-			own := uint64(len(streams) * pages / 8)
-			if bodies := s.Pages[wan.Literal] + s.Pages[wan.Noise]; c.shared != (bodies < own+pages*7/8*3/2) || c.shared != (s.Pages[wan.Peer] > pages) {
+			own := uint64(len(streams) * c.pages / 8)
+			if bodies := s.Pages[wan.Literal] + s.Pages[wan.Noise]; c.shared != (bodies < own+uint64(c.pages)*7/8*3/2) || c.shared != (s.Pages[wan.Peer] > uint64(c.pages)) {
 				t.Errorf("%d pages carried, %d referred to", bodies, s.Pages[wan.Peer])
 			}
 			for _, e := range []*Encoding{c.source, c.destination} {
@@ -106,7 +106,7 @@ func TestWhatIsNotThereIsAskedFor(t *testing.T) {
 			if !ok {
 				break
 			}
-			if rest = r; len(token.Data) == pageBytes {
+			if rest = r; len(token.Data) == 4096 {
 				lost.Find((*[4096]byte)(token.Data))
 				lost.Carries(false)
 			}

@@ -27,6 +27,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/migration/relay"
+	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 )
@@ -95,7 +96,7 @@ func runEnd(ctx context.Context, in *bufio.Reader, out io.Writer) error {
 	}
 	var r endResult
 	if c.Pages != "" {
-		if encoding.Site, err = relay.NewSite(c.Pages, sitePages, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+		if encoding.Site, err = kept.New(c.Pages, sitePages, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
 			return err
 		}
 		keeping, stop := context.WithCancel(context.WithoutCancel(ctx))

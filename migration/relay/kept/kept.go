@@ -1,4 +1,14 @@
-package relay
+// Package kept has the pages of VMs that came to a host or went from it, so that a VM which comes
+// back, or one like it, finds most of its memory there.
+//
+// What is kept is memory of guests: the directory is root's alone, and best one in memory. A file
+// has the digests of a VM's pages, then the pages; it is written after a move, replaced as a whole,
+// and never changed.
+//
+// Digests are keyed with a secret of the host, which it tells to those who send it VMs. Whoever
+// does not know it can neither ask for a page by guessing at its content nor make two pages of one
+// digest.
+package kept
 
 import (
 	"bufio"
@@ -20,14 +30,7 @@ import (
 	"time"
 )
 
-// Site keeps pages of the VMs that moved to a host or away from it: a VM that comes back, or
-// one like it, then finds most of its memory there. What is kept is memory of guests: the
-// directory is root's alone, and best one in memory. A file has the digests of a VM's pages,
-// then the pages; it is written after a move, replaced as a whole, and never changed.
-//
-// Digests are keyed with a secret of the host, which it tells to those who send it VMs.
-// Whoever does not know it can neither ask for a page by guessing at its content nor make two
-// pages of one digest.
+// Site is what a host keeps.
 type Site struct {
 	dir      string
 	maxPages int
@@ -47,18 +50,29 @@ const (
 	siteMagic = "heliotrope pages"
 	siteHead  = len(siteMagic) + 16 + 8 + 8
 	siteExt   = ".pages"
-	pageBytes = 4096
-	digestLen = len(wan.Digest{})
-	// maxSitePages bounds what a source keeps of a destination's digests: about 30 MB.
-	maxSitePages = 1 << 20
+	// unfinished files are those of an agent that died.
+	unfinished = "new-*"
+	pageBytes  = 4096
+	DigestLen  = len(wan.Digest{})
+	// MaxPages bounds what a source keeps of a destination's digests: about 30 MB.
+	MaxPages = 1 << 20
 )
 
-// NewSite returns the site in dir, which it makes if there is none. It keeps no more than
+// New returns the site in dir, which it makes if there is none. It keeps no more than
 // maxPages pages of 4 KiB.
-func NewSite(dir string, maxPages int, log *slog.Logger) (*Site, error) {
-	s := &Site{dir: dir, maxPages: min(maxPages, maxSitePages), log: log, queue: make(chan keepsake, 1)}
+func New(dir string, maxPages int, log *slog.Logger) (*Site, error) {
+	s := &Site{dir: dir, maxPages: min(maxPages, MaxPages), log: log, queue: make(chan keepsake, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make site: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	if err != nil {
+		return nil, fmt.Errorf("make site: %w", err)
+	}
+	for _, f := range left {
+		if err := os.Remove(f); err != nil {
+			return nil, fmt.Errorf("make site: %w", err)
+		}
 	}
 	name := filepath.Join(dir, "key")
 	key, err := os.ReadFile(name)
@@ -77,19 +91,28 @@ func NewSite(dir string, maxPages int, log *slog.Logger) (*Site, error) {
 // Run writes what is to be kept until ctx ends. Without it nothing is kept.
 func (s *Site) Run(ctx context.Context) error {
 	for {
-		k, _, err := receive(ctx, s.queue)
-		if err != nil {
+		if err := s.Next(ctx); err != nil {
 			return err
-		}
-		if err := s.write(k); err != nil {
-			s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
 		}
 	}
 }
 
-// keep takes a mirror that nobody changes any more. It does not wait: if an earlier one is
+// Next waits for what is to be kept next, and writes it. It returns an error if ctx ends first.
+func (s *Site) Next(ctx context.Context) error {
+	select {
+	case k := <-s.queue:
+		if err := s.write(k); err != nil {
+			s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Keep takes a mirror that nobody changes any more. It does not wait: if an earlier one is
 // still being written, this one is not kept.
-func (s *Site) keep(vm heliotrope.VMID, m *wan.Mirror) {
+func (s *Site) Keep(vm heliotrope.VMID, m *wan.Mirror) {
 	if s == nil || m.Len() == 0 {
 		return
 	}
@@ -107,7 +130,7 @@ func (s *Site) write(k keepsake) (err error) {
 	if err := s.evict(k.vm, n); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, "new-*")
+	f, err := os.CreateTemp(s.dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("keep pages: %w", err)
 	}
@@ -178,7 +201,7 @@ func look(path string) (kept, error) {
 	k := kept{path: path, at: info.ModTime(), sum: [16]byte(head[len(siteMagic):])}
 	pages, places := binary.BigEndian.Uint64(head[siteHead-16:]), binary.BigEndian.Uint64(head[siteHead-8:])
 	size := uint64(info.Size())
-	if pages > size || places > size || uint64(siteHead)+pages*uint64(digestLen+pageBytes)+places != size {
+	if pages > size || places > size || uint64(siteHead)+pages*uint64(DigestLen+pageBytes)+places != size {
 		return kept{}, errNotWhole
 	}
 	k.pages, k.places = int(pages), int(places)
@@ -186,9 +209,9 @@ func look(path string) (kept, error) {
 }
 
 // first is where in the file the pages begin.
-func (k kept) first() int64 { return int64(siteHead + k.pages*digestLen + k.places) }
+func (k kept) first() int64 { return int64(siteHead + k.pages*DigestLen + k.places) }
 
-// mirror reads all of it, and compares its sum.
+// Mirror reads all of it, and compares its sum.
 func (k kept) mirror() (*wan.Mirror, error) {
 	f, err := os.Open(k.path)
 	if err != nil {
@@ -199,7 +222,7 @@ func (k kept) mirror() (*wan.Mirror, error) {
 	if _, err := f.ReadAt(places, k.first()-int64(k.places)); err != nil {
 		return nil, err
 	}
-	pages := bufio.NewReaderSize(io.NewSectionReader(f, k.first(), int64(k.pages)*pageBytes), bufferSize)
+	pages := bufio.NewReaderSize(io.NewSectionReader(f, k.first(), int64(k.pages)*pageBytes), 64*pageBytes)
 	m, err := wan.ReadMirror(places, k.pages, func(dst *[4096]byte) error {
 		_, err := io.ReadFull(pages, dst[:])
 		return err
@@ -232,8 +255,8 @@ func (s *Site) list() ([]kept, error) {
 	return all, nil
 }
 
-// sum tells what is kept of a VM, of no more than maxPages pages; "": nothing.
-func (s *Site) sum(vm heliotrope.VMID, maxPages int) string {
+// Sum tells what is kept of a VM, of no more than maxPages pages; "": nothing.
+func (s *Site) Sum(vm heliotrope.VMID, maxPages int) string {
 	if s == nil {
 		return ""
 	}
@@ -244,8 +267,8 @@ func (s *Site) sum(vm heliotrope.VMID, maxPages int) string {
 	return hex.EncodeToString(k.sum[:])
 }
 
-// mirror reads what is kept of a VM, if its sum is this one.
-func (s *Site) mirror(vm heliotrope.VMID, sum string) (*wan.Mirror, error) {
+// Mirror reads what is kept of a VM, if its sum is this one.
+func (s *Site) Mirror(vm heliotrope.VMID, sum string) (*wan.Mirror, error) {
 	k, err := look(s.path(vm))
 	if err == nil && hex.EncodeToString(k.sum[:]) != sum {
 		err = errors.New("it has changed")
@@ -281,31 +304,31 @@ func (s *Site) evict(vm heliotrope.VMID, pages int) error {
 	return nil
 }
 
-// sitePages are what a destination has for one stream: the pages of the VM's earlier stay
+// Pages are what a destination has for one stream: the pages of the VM's earlier stay
 // first, then those of others.
-type sitePages struct {
-	mirror  *wan.Mirror // that the stream begins with, if the source has the same
-	key     [32]byte
-	digests []byte
-	files   []sitePagesOf
+type Pages struct {
+	Mirror  *wan.Mirror // that the stream begins with, if the source has the same
+	Key     [32]byte
+	Digests []byte // one after another
+	files   []pagesOf
 }
 
-type sitePagesOf struct {
+type pagesOf struct {
 	*os.File
 	first int64  // where its pages begin
 	end   uint64 // the reference behind its last
 }
 
-// open returns what there is for a VM; it may be nothing. kept is what the source has of it.
-func (s *Site) open(vm heliotrope.VMID, kept string, maxPages int) *sitePages {
-	p := &sitePages{}
+// Open returns what there is for a VM; it may be nothing. kept is what the source has of it.
+func (s *Site) Open(vm heliotrope.VMID, kept string, maxPages int) *Pages {
+	p := &Pages{}
 	if s == nil {
 		return p
 	}
-	p.key = s.key
+	p.Key = s.key
 	var err error
-	if kept != "" && kept == s.sum(vm, maxPages) {
-		if p.mirror, err = s.mirror(vm, kept); err != nil {
+	if kept != "" && kept == s.Sum(vm, maxPages) {
+		if p.Mirror, err = s.Mirror(vm, kept); err != nil {
 			s.log.Warn("cannot begin with what was kept", "vm", vm, "error", err)
 		}
 	}
@@ -316,7 +339,7 @@ func (s *Site) open(vm heliotrope.VMID, kept string, maxPages int) *sitePages {
 	}
 	for _, own := range []bool{true, false} {
 		for _, k := range all {
-			if own != (k.path == s.path(vm)) || own && p.mirror != nil || p.len()+k.pages > s.maxPages {
+			if own != (k.path == s.path(vm)) || own && p.Mirror != nil || p.Len()+k.pages > s.maxPages {
 				continue
 			}
 			if err := p.add(k); err != nil {
@@ -327,24 +350,25 @@ func (s *Site) open(vm heliotrope.VMID, kept string, maxPages int) *sitePages {
 	return p
 }
 
-func (p *sitePages) len() int { return len(p.digests) / digestLen }
+// Len is how many pages there are.
+func (p *Pages) Len() int { return len(p.Digests) / DigestLen }
 
-func (p *sitePages) add(k kept) error {
+func (p *Pages) add(k kept) error {
 	f, err := os.Open(k.path)
 	if err != nil {
 		return err
 	}
-	digests := make([]byte, k.pages*digestLen)
+	digests := make([]byte, k.pages*DigestLen)
 	if _, err := f.ReadAt(digests, int64(siteHead)); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	p.digests = append(p.digests, digests...)
-	p.files = append(p.files, sitePagesOf{f, k.first(), uint64(p.len())})
+	p.Digests = append(p.Digests, digests...)
+	p.files = append(p.files, pagesOf{f, k.first(), uint64(p.Len())})
 	return nil
 }
 
 // Page reads a page.
-func (p *sitePages) Page(ref uint64, dst *[4096]byte) error {
+func (p *Pages) Page(ref uint64, dst *[4096]byte) error {
 	before := uint64(0)
 	for _, f := range p.files {
 		if ref < f.end {
@@ -356,11 +380,11 @@ func (p *sitePages) Page(ref uint64, dst *[4096]byte) error {
 	return fmt.Errorf("read page: %d of %d", ref, before)
 }
 
-// spoil removes the files that a stream used which could not be decoded: one of them may have
+// Spoil removes the files that a stream used which could not be decoded: one of them may have
 // changed on disk, and the next attempt is to do without.
-func (s *Site) spoil(vm heliotrope.VMID, p *sitePages) {
+func (s *Site) Spoil(vm heliotrope.VMID, p *Pages) {
 	var errs []error
-	if p.mirror != nil {
+	if p.Mirror != nil {
 		errs = append(errs, os.Remove(s.path(vm)))
 	}
 	for _, f := range p.files {
@@ -371,30 +395,32 @@ func (s *Site) spoil(vm heliotrope.VMID, p *sitePages) {
 	}
 }
 
-func (p *sitePages) close() {
+// Close ends their use.
+func (p *Pages) Close() {
 	for _, f := range p.files {
 		f.Close()
 	}
 }
 
-// known is a destination's digests at the source. The reference of a page is its place.
-type known map[wan.Digest]uint32
+// Known is a destination's digests at the source. The reference of a page is its place.
+type Known map[wan.Digest]uint32
 
-func (k known) Lookup(d wan.Digest) (ref uint64, ok bool) {
+// Lookup implements wan.Known.
+func (k Known) Lookup(d wan.Digest) (ref uint64, ok bool) {
 	n, ok := k[d]
 	return uint64(n), ok
 }
 
-// readKnown reads n digests.
-func readKnown(r io.Reader, n int) (known, error) {
-	k := known{}
-	buf := make([]byte, 8192*digestLen)
+// ReadKnown reads n digests.
+func ReadKnown(r io.Reader, n int) (Known, error) {
+	k := Known{}
+	buf := make([]byte, 8192*DigestLen)
 	for i := 0; i < n; {
-		part := buf[:min(len(buf), (n-i)*digestLen)]
+		part := buf[:min(len(buf), (n-i)*DigestLen)]
 		if _, err := io.ReadFull(r, part); err != nil {
-			return nil, fmt.Errorf("read what the destination knows: %w", noEOF(err))
+			return nil, fmt.Errorf("read what the destination knows: %w", err)
 		}
-		for ; len(part) > 0; part = part[digestLen:] {
+		for ; len(part) > 0; part = part[DigestLen:] {
 			d := wan.Digest(part)
 			if _, ok := k[d]; !ok {
 				k[d] = uint32(i)

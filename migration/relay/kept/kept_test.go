@@ -1,0 +1,186 @@
+package kept
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"heliotrope"
+	"heliotrope/migration/wan"
+	"heliotrope/migration/wan/ramstream/golden"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func newSite(t *testing.T, dir string, maxPages int) *Site {
+	t.Helper()
+	s, err := New(dir, maxPages, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// stream is one that QEMU made.
+func stream(t *testing.T) []byte {
+	t.Helper()
+	s, err := golden.Stream("qemu10-rounds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// mirrorOf is what a source has of a stream once it has sent it.
+func mirrorOf(t *testing.T, stream []byte) *wan.Mirror {
+	t.Helper()
+	enc := wan.NewEncoder(wan.Config{MirrorPages: 1 << 14}, new(wan.Batch), func(b *wan.Batch) (*wan.Batch, error) { b.Reset(); return b, nil })
+	if _, err := enc.Write(stream); err != nil {
+		t.Fatal(err)
+	}
+	return enc.Mirror()
+}
+
+func TestSiteKeepsPages(t *testing.T) {
+	m := mirrorOf(t, stream(t))
+	n := m.Len()
+	dir := t.TempDir()
+	s := newSite(t, dir, 2*n+10)
+	if p := s.Open("web", "", 0); p.Len() != 0 {
+		t.Errorf("an empty site has %d pages", p.Len())
+	}
+	age := func(vm heliotrope.VMID, by time.Duration) {
+		if err := os.Chtimes(s.path(vm), time.Time{}, time.Now().Add(-by)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, vm := range []heliotrope.VMID{"web", "db", "web"} {
+		if err := s.write(keepsake{vm, m}); err != nil {
+			t.Fatal(err)
+		}
+		age(vm, time.Duration(10-i)*time.Hour)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "new-1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = newSite(t, dir, 2*n+10) // the agent has restarted
+	if _, err := os.Stat(filepath.Join(dir, "new-1")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what an agent that died had begun is left: %v", err)
+	}
+	check := func(p *Pages) {
+		t.Helper()
+		defer p.Close()
+		digester, err := wan.NewDigester(p.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := ReadKnown(bytes.NewReader(p.Digests), p.Len())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range p.Len() {
+			var page [4096]byte
+			if err := p.Page(uint64(i), &page); err != nil || page != *m.Page(i % n) {
+				t.Fatalf("page %d: %v, or another one", i, err)
+			}
+			if ref, ok := k.Lookup(digester.Page(&page)); !ok || ref > uint64(i) {
+				t.Fatalf("page %d is known as %d, %t", i, ref, ok)
+			}
+		}
+		if err := p.Page(uint64(p.Len()), new([4096]byte)); err == nil {
+			t.Error("a page too many")
+		}
+	}
+	p := s.Open("db", "", 0)
+	if p.Len() != 2*n || filepath.Base(p.files[0].Name()) != "db.pages" {
+		t.Errorf("%d pages of %d, first %s", p.Len(), 2*n, p.files[0].Name())
+	}
+	check(p)
+
+	if err := s.write(keepsake{"third", m}); err != nil { // there is no room for three
+		t.Fatal(err)
+	}
+	if p = s.Open("db", "", 0); p.Len() != 2*n || filepath.Base(p.files[1].Name()) != "web.pages" {
+		t.Errorf("%d pages of %d; the older VM's should have gone", p.Len(), 2*n)
+	}
+	check(p)
+
+	if err := os.Truncate(s.path("third"), 100000); err != nil {
+		t.Fatal(err)
+	}
+	if p = s.Open("third", "", 0); p.Len() != n {
+		t.Errorf("%d pages of %d where a file is not whole", p.Len(), n)
+	}
+	check(p)
+}
+
+// TestKeptPagesThatRotted: what was kept is read by both ends, but one's has changed on disk.
+func TestKeptPagesThatRotted(t *testing.T) {
+	m := mirrorOf(t, stream(t))
+	s := newSite(t, t.TempDir(), 1<<14)
+	if err := s.write(keepsake{"web", m}); err != nil {
+		t.Fatal(err)
+	}
+	sum := s.Sum("web", 1<<14)
+	if kept, err := s.Mirror("web", sum); err != nil || kept.Len() != m.Len() {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(s.path("web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)-1000] ^= 1
+	if err := os.WriteFile(s.path("web"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.Open("web", sum, 1<<14); p.Mirror != nil {
+		t.Error("a page that has changed is used")
+	}
+	if s.Sum("web", 1<<14) != "" {
+		t.Error("the spoilt file is still there")
+	}
+}
+
+func TestSiteThatCannotWait(t *testing.T) {
+	m := mirrorOf(t, stream(t))
+	s := newSite(t, t.TempDir(), 1<<14)
+	for range 3 {
+		s.Keep("web", m) // nobody writes: it does not block
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for n := 0; n == 0 && t.Context().Err() == nil; {
+		p := s.Open("web", "", 0)
+		n = p.Len()
+		p.Close()
+	}
+	cancel()
+	<-done
+}
+
+func FuzzSitePages(f *testing.F) {
+	head := siteMagic + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x00\x00\x00\x00\x00\x00\x00\x05"
+	f.Add([]byte(head))
+	f.Add(append([]byte(head), make([]byte, 8+5+4096)...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := New(t.TempDir(), 1000, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.path("web"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := s.Open("web", "", 0)
+		defer p.Close()
+		for i := range p.Len() {
+			if err := p.Page(uint64(i), new([4096]byte)); err != nil {
+				t.Errorf("page %d of %d: %v", i, p.Len(), err)
+			}
+		}
+		s.Open("web", s.Sum("web", 1000), 1000).Close()
+	})
+}
