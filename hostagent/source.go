@@ -1,6 +1,7 @@
 package hostagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,12 +120,15 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		return nil, errors.Join(err, streams.Wait())
 	}
 	s.note(m, func(r *agentapi.MoveReport) { r.State = agentapi.MoveCopying })
+	passes := memory.NewPasses(cmp.Or(time.Duration(o.MaxDowntime), libvirt.DefaultDowntime))
 	cookie, err := hv.Perform(ctx, libvirt.Outgoing{
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
-		Progress: func(p agentapi.MoveProgress) {
+		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
 			p.RelayBytes, p.Memory = client.Sent(), memory.Parts(client.Memory())
+			p.Passes, pause = passes.Saw(p, time.Now())
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
+			return pause
 		},
 		Paused: func(at time.Time) {
 			s.note(m, func(r *agentapi.MoveReport) { r.State, r.PausedAt = agentapi.MovePaused, at })

@@ -85,6 +85,18 @@ type Progress struct {
 	Downtime       time.Duration `json:"downtime"`         // as QEMU measured it, once it ended
 	RelayBytes     uint64        `json:"relay_bytes"`      // sent to the other host, TLS records included
 	Memory         []Encoded     `json:"memory,omitempty"` // what the stream of memory consisted of; none: it was sent as it is
+	Passes         []Pass        `json:"passes,omitempty"` // over the memory, that have ended; the first of them if there are very many
+}
+
+// Pass is one over what the guest dirtied in the one before; the first, over all of its memory.
+type Pass struct {
+	Sent    uint64  `json:"sent_bytes"`  // by the hypervisor
+	Wire    uint64  `json:"wire_bytes"`  // that crossed for them
+	Dirty   uint64  `json:"dirty_bytes"` // that the guest dirtied meanwhile: what the next pass has to send
+	TookMs  float64 `json:"took_ms"`
+	PauseMs float64 `json:"pause_ms"` // that stopping then would have made
+	Stop    bool    `json:"stop"`     // it was to be the last
+	Why     string  `json:"why"`
 }
 
 // IsZero says whether nothing is known of a copy.

@@ -273,6 +273,7 @@ type Measured struct {
 	ConvergedMs    float64 `json:"converged_ms" doc:"From the commit until every connected switch had the new flows and every BGP peer was told."`
 
 	Memory []migration.Encoded `json:"memory,omitempty" doc:"What the hypervisor's stream of memory consisted of, and what became of it on the wire; none: it was sent as it is."`
+	Passes []migration.Pass    `json:"passes,omitempty" doc:"Over the memory, while the guest ran; the first of them if there are very many."`
 }
 
 // Route is one public prefix that the controller announces.

@@ -176,13 +176,19 @@ func migrationTable(t *output.Table, m api.Migration) {
 	for _, p := range m.Phases {
 		t.Row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), output.Seconds(p.TookS))
 	}
-	if len(d.Memory) == 0 {
-		return
+	if len(d.Memory) > 0 {
+		t.Line("")
+		t.Head("MEMORY", "PAGES", "STREAM", "WIRE")
 	}
-	t.Line("")
-	t.Head("MEMORY", "PAGES", "STREAM", "WIRE")
 	for _, k := range d.Memory {
 		t.Row(k.Kind, k.Pages, output.Bytes(k.Stream), output.Bytes(k.Wire))
+	}
+	if len(d.Passes) > 0 {
+		t.Line("")
+		t.Head("PASS", "SENT", "WIRE", "DIRTIED", "TOOK", "PAUSE", "")
+	}
+	for i, p := range d.Passes {
+		t.Row(i+1, output.Bytes(p.Sent), output.Bytes(p.Wire), output.Bytes(p.Dirty), output.Milliseconds(p.TookMs), output.Milliseconds(p.PauseMs), p.Why)
 	}
 }
 

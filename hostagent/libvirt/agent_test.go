@@ -3,6 +3,7 @@
 package libvirt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,11 +180,12 @@ func (a *Agent) Perform(out Outgoing, p *Performed) error {
 		defer a.mu.Unlock()
 		a.paused = at
 	}
-	out.Progress = func(m migration.Progress) {
+	out.Progress = func(m migration.Progress) time.Duration {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.latest = m
 		a.reports++
+		return cmp.Or(out.MaxDowntime, DefaultDowntime)
 	}
 	cookie, err := a.h.Perform(ctx, out)
 	a.mu.Lock()

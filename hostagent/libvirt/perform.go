@@ -19,11 +19,13 @@ type Outgoing struct {
 	MemorySocket string // a relay to the destination's Incoming.MemorySocket listens here
 	DiskSocket   string // a relay to its DiskSocket; needed where the VM has disks
 
-	MaxDowntime time.Duration            // the VM is stopped when the rest would take no longer; 0: 300 ms
-	MaxRate     heliotrope.BitRate       // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
-	Progress    func(migration.Progress) // called every 100 ms, and at the end; may be nil
-	Paused      func(time.Time)          // called once, when the vCPUs have stopped; may be nil
-	_           struct{}                 // fields are named
+	MaxDowntime time.Duration      // the VM is stopped when the rest would take no longer; 0: 300 ms
+	MaxRate     heliotrope.BitRate // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
+	// Progress is called every 100 ms, and at the end, and returns the pause that may be from then
+	// on. Until it says so, that is FirstDowntime. nil: MaxDowntime.
+	Progress func(migration.Progress) time.Duration
+	Paused   func(time.Time) // called once, when the vCPUs have stopped; may be nil
+	_        struct{}        // fields are named
 }
 
 const progressEvery = 100 * time.Millisecond
@@ -47,9 +49,9 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 		out.XML = s.begun.XML
 	}
 	if out.MaxDowntime <= 0 {
-		out.MaxDowntime = 300 * time.Millisecond
+		out.MaxDowntime = DefaultDowntime
 	}
-	if err := h.limitDowntime(ctx, s, downtimeAfter(0, out.MaxDowntime)); err != nil {
+	if err := h.limitDowntime(ctx, s, out.firstDowntime()); err != nil {
 		return nil, fmt.Errorf("limit downtime of %s: %w", out.VM, err)
 	}
 	s.params = moveParams(out.VM, s.begun.Disks, out.MemorySocket, out.DiskSocket)
@@ -84,20 +86,17 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 	return cookie, nil
 }
 
-// firstDowntime is the pause that is asked for first. A guest that is still enough gets it;
-// for one that is not, each further round over its memory doubles it, up to what is allowed.
-const (
-	firstDowntime  = 20 * time.Millisecond
-	roundsOfMercy  = 3 // rounds before it doubles for the first time
-	doublingsLimit = 20
-)
+// DefaultDowntime is the longest pause that may be where nobody said another.
+const DefaultDowntime = 300 * time.Millisecond
 
-// downtimeAfter is the pause to allow after so many rounds.
-func downtimeAfter(rounds uint64, most time.Duration) time.Duration {
-	if rounds < roundsOfMercy {
-		return min(firstDowntime, most)
+// FirstDowntime is the pause that any guest may make: one that is still needs no longer one.
+const FirstDowntime = 20 * time.Millisecond
+
+func (o Outgoing) firstDowntime() time.Duration {
+	if o.Progress == nil {
+		return o.MaxDowntime
 	}
-	return min(firstDowntime<<min(rounds-roundsOfMercy+1, doublingsLimit), most)
+	return min(FirstDowntime, o.MaxDowntime)
 }
 
 func (h *Hypervisor) limitDowntime(ctx context.Context, s *session, limit time.Duration) error {
@@ -118,7 +117,7 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 	}
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
-	allowed := downtimeAfter(0, out.MaxDowntime)
+	allowed := out.firstDowntime()
 	cancelled := ctx.Done()
 	for {
 		select {
@@ -143,10 +142,9 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 				h.abort(watch, s.ref, out.VM)
 				continue
 			}
-			p := h.report(watch, s, out, false)
-			if limit := downtimeAfter(p.Rounds, out.MaxDowntime); limit > allowed {
+			if limit := h.report(watch, s, out, false); limit > 0 && limit != allowed {
 				if err := h.limitDowntime(watch, s, limit); err != nil {
-					h.log.Debug("allow a longer pause", "vm", out.VM, "error", err) // asked again at the next tick
+					h.log.Debug("allow another pause", "vm", out.VM, "error", err) // asked again at the next tick
 				} else {
 					allowed = limit
 				}
@@ -163,25 +161,25 @@ func (h *Hypervisor) abort(ctx context.Context, ref rpc.Domain, vm heliotrope.VM
 	}
 }
 
-// report passes the counters of a copy on, and returns them. A poll that fails is made good
-// by the next.
-func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) migration.Progress {
+// report passes the counters of a copy on, and returns the pause that may be now; 0: as before.
+// A poll that fails is made good by the next.
+func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) time.Duration {
 	params, err := do(ctx, h, func() ([]rpc.TypedParam, error) {
 		_, params, err := h.control.DomainGetJobStats(s.ref, 0)
 		return params, err
 	})
 	if err != nil {
 		h.log.Debug("read progress", "vm", out.VM, "error", err)
-		return migration.Progress{}
+		return 0
 	}
 	p := progressOf(params)
 	if !ended {
 		p.Downtime = 0 // only QEMU's limit until then
 	}
-	if out.Progress != nil {
-		out.Progress(p)
+	if out.Progress == nil {
+		return 0
 	}
-	return p
+	return out.Progress(p)
 }
 
 func progressOf(params []rpc.TypedParam) migration.Progress {
