@@ -25,7 +25,7 @@ type Encoding struct {
 	// common; nil: each goes by itself.
 	Share *share.Share
 	// How hard a source compresses is left to what the wire and its cores do, but it is between
-	// these two. Over a wire whose bytes cost money, Least is wan.Quick or Fast; 0 leaves a wire that is
+	// these two. Over a wire whose bytes cost money, Least is wan.Fast; 0 leaves a wire that is
 	// faster than the codec alone. Most is wan.Best if it is 0.
 	Least, Most wan.Level
 	// Site is where pages of other moves are found, and where those of this one are kept; nil:

@@ -392,21 +392,30 @@ func TestPagesCostNoMemory(t *testing.T) {
 }
 
 func FuzzDecoder(f *testing.F) {
-	p := newPair(config, config)
+	small := Config{MirrorPages: 64, Seed: 42}
+	p := newPair(small, small)
 	p.keep = true
-	if err := p.same(moved(300, 2, 3), func(left int) int { p.enc.Flush(); return min(left, 100000) }); err != nil {
+	level := Level(0)
+	err := p.same(moved(40, 2, 3), func(left int) int {
+		p.enc.Flush()
+		p.enc.SetLevel(level % Levels)
+		level++
+		return min(left, 20000)
+	})
+	if err != nil {
 		f.Fatal(err)
 	}
-	for _, frame := range p.frames {
-		f.Add(frame, frame)
+	for i, frame := range p.frames {
+		f.Add(frame, p.frames[(i+1)%len(p.frames)])
 	}
+	q := &pair{} // whose buffers are used again
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		p := newPair(config, config)
+		q.dec, q.out = NewDecoder(small), q.out[:0]
 		for _, frame := range [][]byte{first, second} {
 			if len(frame) < FrameHead {
 				return
 			}
-			if err := p.arrive(frame); err != nil {
+			if err := q.arrive(frame); err != nil {
 				return
 			}
 		}

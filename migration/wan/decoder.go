@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"heliotrope/migration/wan/ramstream"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 )
@@ -13,7 +14,7 @@ type Decoder struct {
 	config Config
 	mirror *Mirror
 	places places
-	hash   *xxh3.Hasher
+	hash   streamHash
 	err    error
 
 	// Of the batch that is being decoded.
@@ -28,7 +29,7 @@ type Decoder struct {
 
 // NewDecoder returns a Decoder for an Encoder of the same configuration.
 func NewDecoder(c Config) *Decoder {
-	return &Decoder{config: c, mirror: c.mirror(), hash: xxh3.NewSeed(c.Seed)}
+	return &Decoder{config: c, mirror: c.mirror(), hash: newStreamHash(c.Seed)}
 }
 
 // Mirror is what last came of each page. It is the Decoder's until nothing more is decoded.
@@ -49,7 +50,6 @@ func (d *Decoder) Decode(dst []byte, b *Batch) ([]byte, error) {
 }
 
 func (d *Decoder) decode(dst []byte, b *Batch) ([]byte, error) {
-	from := len(dst)
 	d.columns, d.room, d.stats = b.columns, b.size, &b.stats
 	d.referred, d.again = 0, nil
 	for _, op := range b.columns[ops] {
@@ -73,7 +73,6 @@ func (d *Decoder) decode(dst []byte, b *Batch) ([]byte, error) {
 	if d.room > 0 {
 		return nil, fmt.Errorf("%w: %d bytes too few", ErrCorrupt, d.room)
 	}
-	d.hash.Write(dst[from:])
 	if sum := d.hash.Sum128().Bytes(); sum != b.sum {
 		return nil, fmt.Errorf("%w: its hash is %x, the source's %x", ErrCorrupt, sum, b.sum)
 	}
@@ -116,14 +115,16 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 		return d.zeros(dst, block, spelled, page)
 	}
 	d.stats.Pages[class]++
+	from := len(dst)
 	dst = ramstream.AppendHead(dst, ramstream.Page, block, spelled, page*pageSize)
 	at := len(dst)
-	dst = append(dst, blank[:]...)
+	dst = slices.Grow(dst, pageSize)[:at+pageSize]
 	data := (*[pageSize]byte)(dst[at:])
 	slot, kept := d.mirror.slot(d.places.block, page)
 	if err := d.content(data, class, slot, kept); err != nil {
 		return nil, err
 	}
+	d.hash.page(dst[from:at], xxh3.Hash128(data[:]))
 	if !kept {
 		slot, kept = d.mirror.place(d.places.block, page)
 	}
@@ -132,8 +133,6 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 	}
 	return dst, nil
 }
-
-var blank [pageSize]byte
 
 // place follows the encoder to the op's page.
 func (d *Decoder) place(op byte) (page uint64, spelled bool, err error) {
@@ -192,11 +191,13 @@ func (d *Decoder) zeros(dst []byte, block []byte, spelled bool, page uint64) ([]
 	if more > uint64(d.room)/9 {
 		return nil, fmt.Errorf("%w: %d pages of zeros", ErrCorrupt, more)
 	}
+	from := len(dst)
 	dst = ramstream.AppendHead(dst, ramstream.Zero, block, spelled, page*pageSize)
 	for range more {
 		dst = ramstream.AppendHead(dst, ramstream.Zero, nil, false, d.places.next*pageSize)
 		d.places.next++
 	}
+	d.hash.Write(dst[from:])
 	d.stats.Pages[Zero] += more + 1
 	return dst, nil
 }
@@ -210,6 +211,7 @@ func (d *Decoder) verbatim(dst []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.hash.Write(raw)
 	d.stats.Pages[Verbatim]++
 	return append(dst, raw...), nil
 }

@@ -15,7 +15,7 @@ type Encoder struct {
 	parser ramstream.Parser
 	batch  *Batch
 	level  Level
-	hash   *xxh3.Hasher
+	hash   streamHash
 	known  Known
 	keyed  *blake3.Hasher // of known
 	err    error
@@ -45,9 +45,9 @@ type places struct {
 // it to sink and fills the one that sink returns, which is empty and may be the same.
 func NewEncoder(c Config, batch *Batch, sink func(*Batch) (*Batch, error)) *Encoder {
 	e := &Encoder{sink: sink, batch: batch, level: Fast, open: Classes,
-		hash: xxh3.NewSeed(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages), carrying: c.Carrying, streams: map[uint64]uint64{}}
+		hash: newStreamHash(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages), carrying: c.Carrying, streams: map[uint64]uint64{}}
 	for i := range e.mirror.Len() {
-		e.index.add(xxh3.Hash(e.mirror.Page(i)[:]), uint32(i))
+		e.index.add(xxh3.Hash128(e.mirror.Page(i)[:]).Lo, uint32(i))
 	}
 	return e
 }
@@ -141,9 +141,8 @@ func (e *Encoder) find(t *ramstream.Token) (block int, ok bool) {
 	return len(names), t.Spelled && len(names) < maxBlocks
 }
 
-// count adds a token to the batch's, and ends the batch if it is full.
+// count adds a token, or a part of one, to the batch's, and ends the batch if it is full.
 func (e *Encoder) count(c Class, raw []byte) {
-	e.hash.Write(raw)
 	b := e.batch
 	b.size += len(raw)
 	b.stats.Pages[c]++
@@ -189,6 +188,7 @@ func (e *Encoder) verbatim(raw []byte) {
 		n := min(len(raw), BatchBytes-e.batch.size)
 		e.batch.columns[other] = append(e.batch.columns[other], raw[:n]...)
 		e.bytes += uint64(n)
+		e.hash.Write(raw[:n])
 		e.count(Verbatim, raw[:n])
 		raw = raw[n:]
 	}
@@ -203,6 +203,7 @@ func (e *Encoder) zero(t *ramstream.Token, block int) {
 		e.op(Zero, t, block, page)
 		e.open, e.zeros = Zero, 0
 	}
+	e.hash.Write(t.Raw)
 	e.count(Zero, t.Raw)
 }
 
@@ -233,6 +234,8 @@ func (e *Encoder) op(c Class, t *ramstream.Token, block int, page uint64) {
 func (e *Encoder) page(t *ramstream.Token, block int) {
 	number := t.Offset / pageSize
 	data := (*[pageSize]byte)(t.Data)
+	hash := xxh3.Hash128(data[:])
+	e.hash.page(t.Raw[:len(t.Raw)-pageSize], hash)
 	slot, kept := e.mirror.slot(block, number)
 	if kept {
 		last := e.mirror.page(slot)
@@ -252,15 +255,14 @@ func (e *Encoder) page(t *ramstream.Token, block int) {
 			return
 		}
 	}
-	hash := xxh3.Hash(data[:])
-	class := e.refer(t, block, number, data, hash)
+	class := e.refer(t, block, number, data, hash.Lo)
 	if !kept {
 		slot, kept = e.mirror.place(block, number)
 	}
 	if kept {
 		*e.mirror.page(slot) = *data
 		if class != Dup {
-			e.index.add(hash, slot)
+			e.index.add(hash.Lo, slot)
 		}
 	}
 	e.count(class, t.Raw)

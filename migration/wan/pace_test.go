@@ -34,9 +34,9 @@ func (w way) settle(p *Pace, n, packers int) (Level, time.Duration) {
 
 func TestPace(t *testing.T) {
 	const MB = 1e6
-	core := [Levels]float64{4000 * MB, 600 * MB, 400 * MB, 250 * MB, 110 * MB}
-	pages := [Levels]float64{1, 0.48, 0.4, 0.37, 0.36}
-	noise := [Levels]float64{1, 1, 1, 1, 1}
+	core := [Levels]float64{4000 * MB, 600 * MB, 400 * MB, 110 * MB}
+	pages := [Levels]float64{1, 0.48, 0.37, 0.36}
+	noise := [Levels]float64{1, 1, 1, 1}
 	for name, c := range map[string]struct {
 		way     way
 		packers int
@@ -46,12 +46,12 @@ func TestPace(t *testing.T) {
 		"465 Mbit/s":                            {way{58 * MB, core, pages, 0}, 2, Fast},
 		"1 Gbit/s, two cores":                   {way{125 * MB, core, pages, 0}, 2, Fast},
 		"2.5 Gbit/s, one core":                  {way{312 * MB, core, pages, 0}, 1, Light},
-		"465 Mbit/s, two cores that others use": {way{58 * MB, core, pages, 4}, 2, Quick},
+		"465 Mbit/s, two cores that others use": {way{58 * MB, core, pages, 4}, 2, Fast},
 		"10 Gbit/s":                             {way{1250 * MB, core, pages, 0}, 1, Plain},
-		"10 Gbit/s, eight cores":                {way{1250 * MB, core, pages, 0}, 8, Quick},
+		"10 Gbit/s, eight cores":                {way{1250 * MB, core, pages, 0}, 8, Fast},
 		"noise over 1 Gbit/s":                   {way{125 * MB, core, noise, 0}, 1, Fast}, // none is better
 		"noise over 10 Gbit/s":                  {way{1250 * MB, core, noise, 0}, 1, Plain},
-		"very slow cores, 1 Gbit/s":             {way{125 * MB, [Levels]float64{1000 * MB, 60 * MB, 40 * MB, 25 * MB, 11 * MB}, pages, 0}, 1, Plain},
+		"very slow cores, 1 Gbit/s":             {way{125 * MB, [Levels]float64{1000 * MB, 60 * MB, 40 * MB, 11 * MB}, pages, 0}, 1, Plain},
 	} {
 		const n = 512 << 20
 		var p Pace
@@ -71,7 +71,7 @@ func TestPace(t *testing.T) {
 }
 
 func TestPaceFollowsTheWire(t *testing.T) {
-	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 250e6, 110e6}, [Levels]float64{1, 0.48, 0.4, 0.37, 0.36}, 0}
+	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 110e6}, [Levels]float64{1, 0.48, 0.37, 0.36}, 0}
 	slow := fast
 	slow.link = 20e6
 	var p Pace
@@ -86,7 +86,7 @@ func TestPaceFollowsTheWire(t *testing.T) {
 }
 
 func TestPaceKeepsToItsBounds(t *testing.T) {
-	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 250e6, 110e6}, [Levels]float64{1, 0.48, 0.4, 0.37, 0.36}, 0}
+	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 110e6}, [Levels]float64{1, 0.48, 0.37, 0.36}, 0}
 	for least := range Level(Levels) {
 		for most := least; most < Levels; most++ {
 			var p Pace

@@ -14,13 +14,12 @@ type Level uint8
 const (
 	Plain  Level = iota // not at all, and pages are not looked at either
 	Light               // S2
-	Quick               // S2 and Huffman's code
-	Fast                // zstd, fastest
-	Best                // zstd, default
+	Fast                // matches and Huffman's code
+	Best                // zstd
 	Levels = iota
 )
 
-var levelNames = [Levels]string{"plain", "light", "quick", "fast", "best"}
+var levelNames = [Levels]string{"plain", "light", "fast", "best"}
 
 func (l Level) String() string {
 	if l < Levels {
@@ -41,17 +40,16 @@ const (
 	stored     = 0 << 30
 	zstdPacked = 1 << 30
 	s2Packed   = 2 << 30
-	split      = 3 << 30
+	matched    = 3 << 30
 	howMask    = 3 << 30
 
 	worthPacking = 64 // bytes: a shorter column is stored
-	zstdSlack    = 16 // bytes of room behind its output without which the decoder is slower, and allocates
 )
 
 // Packer makes frames of batches. Each goroutine needs its own.
 type Packer struct {
-	zstd  [Levels]*zstd.Encoder
-	split splitter
+	zstd    *zstd.Encoder
+	matcher matcher
 }
 
 // Pack appends the batch's frame to dst.
@@ -85,9 +83,8 @@ func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
 
 func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
 	switch l {
-	case Quick:
-		dst, err := p.split.pack(dst, col)
-		return dst, split, err
+	case Fast:
+		return p.matcher.pack(dst, col), matched, nil
 	case Light:
 		at := len(dst)
 		room := s2.MaxEncodedLen(len(col))
@@ -96,19 +93,15 @@ func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
 		}
 		return dst[:at+len(s2.Encode(dst[at:at+room], col))], s2Packed, nil
 	}
-	if p.zstd[l] == nil {
-		speed := zstd.SpeedFastest
-		if l == Best {
-			speed = zstd.SpeedDefault
-		}
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
+	if p.zstd == nil {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
 			zstd.WithWindowSize(maxBatch), zstd.WithSingleSegment(true))
 		if err != nil {
 			return nil, 0, fmt.Errorf("make zstd encoder: %w", err)
 		}
-		p.zstd[l] = e
+		p.zstd = e
 	}
-	return p.zstd[l].EncodeAll(col, dst), zstdPacked, nil
+	return p.zstd.EncodeAll(col, dst), zstdPacked, nil
 }
 
 // Unpacked is how many bytes the columns of a frame with this head have, which an Unpacker accepts.
@@ -132,7 +125,7 @@ func BodySize(head *[FrameHead]byte) (int, error) {
 // Unpacker makes batches of frames. Each goroutine needs its own.
 type Unpacker struct {
 	zstd  *zstd.Decoder
-	split splitter
+	parts parts
 }
 
 // Unpack fills b, which is reset, from a frame's head and body.
@@ -184,16 +177,16 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 				return nil, fmt.Errorf("make zstd decoder: %w", err)
 			}
 		}
-		dst = room(dst, n+zstdSlack)
+		dst = room(dst, n+slack) // without slack the decoder is slower, and allocates
 		var out []byte
-		out, err = u.zstd.DecodeAll(packed, dst[:0:n+zstdSlack])
+		out, err = u.zstd.DecodeAll(packed, dst[:0:n+slack])
 		if len(out) > 0 && &out[0] == &dst[:1][0] {
 			dst = dst[:len(out)]
 		} else {
 			dst = append(dst, out...)
 		}
-	case split:
-		dst, err = u.split.unpack(room(dst, n), packed, n)
+	case matched:
+		dst, err = u.parts.unpack(room(dst, n+slack), packed, n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack column: %w", ErrCorrupt, err)
@@ -207,7 +200,7 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 // room is dst, empty, with a capacity of n at least.
 func room(dst []byte, n int) []byte {
 	if cap(dst) < n {
-		return make([]byte, 0, maxBatch+zstdSlack)
+		return make([]byte, 0, maxBatch+slack)
 	}
 	return dst[:0]
 }

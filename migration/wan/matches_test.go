@@ -9,29 +9,27 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestSplit(t *testing.T) {
+func TestMatcher(t *testing.T) {
 	g := newGuest(300, 4)
 	var text []byte
 	for i := range g.pages {
 		text = append(text, g.pages[i][:]...)
 	}
-	var packer, unpacker splitter
+	var packer matcher
+	var unpacker parts
 	try := func(t interface{ Fatalf(string, ...any) }, data []byte) int {
-		packed, err := packer.pack(nil, data)
-		if err != nil {
-			t.Fatalf("pack %d bytes: %v", len(data), err)
-		}
-		got, err := unpacker.unpack(make([]byte, 0, len(data)), packed, len(data))
+		packed := packer.pack(nil, data)
+		got, err := unpacker.unpack(make([]byte, 0, len(data)+slack), packed, len(data))
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("unpack %d bytes: %v, or others", len(data), err)
 		}
 		return len(packed)
 	}
 	whole := text[:maxBatch]
-	quick, light := try(t, whole), len(s2.Encode(nil, whole))
-	t.Logf("%d bytes are %d, and %d by S2 alone", len(whole), quick, light)
-	if quick > light*9/10 {
-		t.Errorf("%d bytes are %d, and %d by S2 alone", len(whole), quick, light)
+	fast, light := try(t, whole), len(s2.Encode(nil, whole))
+	t.Logf("%d bytes are %d, and %d by S2 alone", len(whole), fast, light)
+	if fast > light*9/10 {
+		t.Errorf("%d bytes are %d, and %d by S2 alone", len(whole), fast, light)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
@@ -58,19 +56,15 @@ func TestSplit(t *testing.T) {
 	})
 }
 
-func FuzzSplit(f *testing.F) {
-	var s splitter
+func FuzzMatcher(f *testing.F) {
+	var s matcher
 	for _, text := range []string{"a", "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
-		packed, err := s.pack(nil, []byte(text))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(packed, len(text))
+		f.Add(s.pack(nil, []byte(text)), len(text))
 	}
+	var p parts
 	f.Fuzz(func(t *testing.T, packed []byte, n int) {
 		n = min(max(n, 0), maxBatch)
-		var s splitter
-		if got, err := s.unpack(make([]byte, 0, n), packed, n); err == nil && len(got) != n {
+		if got, err := p.unpack(make([]byte, 0, n+slack), packed, n); err == nil && len(got) != n {
 			t.Errorf("%d bytes of %d", len(got), n)
 		}
 	})

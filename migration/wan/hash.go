@@ -1,0 +1,23 @@
+package wan
+
+import (
+	"encoding/binary"
+
+	"github.com/zeebo/xxh3"
+)
+
+// streamHash is the hash of a stream: of all that is no page, and of the hashes of pages, by which
+// their likes are found. So a page is hashed once.
+type streamHash struct {
+	*xxh3.Hasher
+	part [9 + 255 + 16]byte
+}
+
+func newStreamHash(seed uint64) streamHash { return streamHash{Hasher: xxh3.NewSeed(seed)} }
+
+// page takes in a page of that hash, and what stands before it.
+func (h *streamHash) page(head []byte, hash xxh3.Uint128) {
+	b := append(h.part[:0], head...)
+	b = binary.LittleEndian.AppendUint64(b, hash.Lo)
+	h.Write(binary.LittleEndian.AppendUint64(b, hash.Hi))
+}
