@@ -396,11 +396,11 @@ func FuzzDecoder(f *testing.F) {
 	p := newPair(small, small)
 	p.keep = true
 	level := Level(0)
-	err := p.same(moved(40, 2, 3), func(left int) int {
+	err := p.same(moved(8, 2, 3), func(left int) int {
 		p.enc.Flush()
 		p.enc.SetLevel(level % Levels)
 		level++
-		return min(left, 20000)
+		return min(left, 5000) // the fuzzer spends its time making what is long short
 	})
 	if err != nil {
 		f.Fatal(err)

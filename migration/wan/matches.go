@@ -51,7 +51,7 @@ const (
 	hashBytes = 6
 	// A note in the table has where, and some bits of what: to look there in vain takes longer than
 	// all else, since it is in no cache.
-	tableBits = 14 // it fits into a core's nearer cache, with the literals of a batch
+	tableBits = 13 // it fits into the cache that is nearest
 	placeBits = 20 // of a column
 	checkBits = 32 - placeBits
 	// Where nothing was found in so many bytes, every second place is looked at, and so on.
