@@ -36,7 +36,7 @@
 //
 // # From plan to plan
 //
-// A Pace says how much may move now, given the moves of the past. What demand and prices
+// Package pace says how much may move now, given the moves of the past. What demand and prices
 // will be is package forecast's to say, and what a policy comes to over time package
 // replay's.
 package scheduler

@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/atlas"
+	"heliotrope/scheduler/pace"
 )
 
 // PlanRequest says what a plan is to rest on. Without a pool it is about all VMs.
@@ -97,16 +98,16 @@ type PlanGain struct {
 
 // Pool is a pool of the topology, and what its autopilot thinks.
 type Pool struct {
-	Name         heliotrope.PoolID   `json:"name"`
-	VMs          []heliotrope.VMID   `json:"vms" nullable:"false"`
-	Autopilot    string              `json:"autopilot" doc:"off, advise, confirm or auto."`
-	Policy       string              `json:"policy"`
-	ConsideredAt time.Time           `json:"considered_at,omitzero" doc:"When it last looked."`
-	Says         string              `json:"says,omitempty" doc:"What it found."`
-	Plan         heliotrope.PlanID   `json:"plan,omitempty" doc:"The one that waits or runs."`
-	Pace         scheduler.Allowance `json:"pace" doc:"What may move now."`
-	Newest       *scheduler.Plan     `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
-	History      []Look              `json:"history,omitempty" doc:"What its autopilot saw, oldest first, when asked for one pool."`
+	Name         heliotrope.PoolID `json:"name"`
+	VMs          []heliotrope.VMID `json:"vms" nullable:"false"`
+	Autopilot    string            `json:"autopilot" doc:"off, advise, confirm or auto."`
+	Policy       string            `json:"policy"`
+	ConsideredAt time.Time         `json:"considered_at,omitzero" doc:"When it last looked."`
+	Says         string            `json:"says,omitempty" doc:"What it found."`
+	Plan         heliotrope.PlanID `json:"plan,omitempty" doc:"The one that waits or runs."`
+	Pace         pace.Allowance    `json:"pace" doc:"What may move now."`
+	Newest       *scheduler.Plan   `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
+	History      []Look            `json:"history,omitempty" doc:"What its autopilot saw, oldest first, when asked for one pool."`
 }
 
 // Look is what a pool's autopilot saw at one moment: what all VMs cost by its policy, and

@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/ahead"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
 )
 
@@ -90,7 +91,7 @@ func (a *Autopilot) learn(ctx context.Context, s *seer, m matter) (caughtUp bool
 }
 
 // expect is the plan for the demand that is expected, by what is seen.
-func (a *Autopilot) expect(ctx context.Context, s *seer, m matter, seen scheduler.Snapshot, allowance scheduler.Allowance) (scheduler.Plan, string, error) {
+func (a *Autopilot) expect(ctx context.Context, s *seer, m matter, seen scheduler.Snapshot, allowance pace.Allowance) (scheduler.Plan, string, error) {
 	horizon := time.Duration(m.pool.Forecast)
 	expected, n := s.demands.Expected(seen, m.now, horizon)
 	if n == 0 {
@@ -118,7 +119,7 @@ func (a *Autopilot) guarded(ctx context.Context, id heliotrope.PoolID, s *seer, 
 	decided := map[*ahead.Paper]decision{}
 	for _, x := range []*ahead.Paper{&b.Reactive, &b.Predictive} {
 		d := decision{here: maps.Equal(x.At, b.Real)}
-		seen, allowance := x.Seen(m.s), scheduler.Pace(m.pool.Pace).Allow(x.Moved, m.now)
+		seen, allowance := x.Seen(m.s), pace.Pace(m.pool.Pace).Allow(x.Moved, m.now)
 		if x == &b.Reactive {
 			d.plan, d.says, err = a.steady(ctx, m, seen, allowance, a.byWindow(ctx, m))
 		} else {

@@ -14,6 +14,7 @@ import (
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/budget"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
 )
 
@@ -188,7 +189,7 @@ func (a *Autopilot) byWindow(ctx context.Context, m matter) judge {
 
 // steady makes plans of a snapshot until a judge holds none of its VMs back. What breaks a
 // constraint, or costs more than the budget, does not wait for that.
-func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, allowance scheduler.Allowance, by judge) (scheduler.Plan, string, error) {
+func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, allowance pace.Allowance, by judge) (scheduler.Plan, string, error) {
 	s, paced := allowance.Hold(s, m.policy)
 	broken, err := scheduler.Check(s, paced, s.Placement())
 	if err != nil {
@@ -232,7 +233,7 @@ func pin(s scheduler.Snapshot, vms []heliotrope.VMID) scheduler.Snapshot {
 }
 
 // says adds to a plan's reason what holds VMs back.
-func says(reason string, allowed scheduler.Allowance, restless int, but string) string {
+func says(reason string, allowed pace.Allowance, restless int, but string) string {
 	switch {
 	case allowed.Quiet:
 		return fmt.Sprintf("it is a quiet time until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
@@ -245,16 +246,16 @@ func says(reason string, allowed scheduler.Allowance, restless int, but string) 
 }
 
 // allowance is what may move by a pool's pace, all migrations of the past counted.
-func (a *Autopilot) allowance(ctx context.Context, p heliotrope.Pool, now time.Time) (scheduler.Allowance, error) {
+func (a *Autopilot) allowance(ctx context.Context, p heliotrope.Pool, now time.Time) (pace.Allowance, error) {
 	list, err := a.world.Migrations(ctx)
 	if err != nil {
-		return scheduler.Allowance{}, fmt.Errorf("list migrations: %w", err)
+		return pace.Allowance{}, fmt.Errorf("list migrations: %w", err)
 	}
-	var moved []scheduler.Moved
+	var moved []pace.Moved
 	for _, m := range list {
-		moved = append(moved, scheduler.Moved{VM: m.VM, At: m.CreatedAt})
+		moved = append(moved, pace.Moved{VM: m.VM, At: m.CreatedAt})
 	}
-	return scheduler.Pace(p.Pace).Allow(moved, now), nil
+	return pace.Pace(p.Pace).Allow(moved, now), nil
 }
 
 // follow keeps one plan of a pool up to date: it is made, made anew when something else

@@ -17,6 +17,7 @@ import (
 	"heliotrope/controller/cli/output"
 	"heliotrope/controller/webreport"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/pace"
 )
 
 func (a *app) plan() *cobra.Command {
@@ -420,12 +421,12 @@ func (a *app) pool() *cobra.Command {
 	return group("pool", "VMs that are placed in one way, and their autopilots", "  heliotrope pool list\n  heliotrope pool show shop", list, show)
 }
 
-func paceText(a scheduler.Allowance) string {
+func paceText(a pace.Allowance) string {
 	var s string
 	switch {
 	case a.Quiet:
 		s = "nothing: it is a quiet time"
-	case a.Moves == scheduler.AnyMoves:
+	case a.Moves == pace.AnyMoves:
 		s = "any number"
 	default:
 		s = output.Plural(a.Moves, "VM")

@@ -10,6 +10,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
 )
 
@@ -88,7 +89,7 @@ func (f *fake) AbortPlan(ctx context.Context, id heliotrope.PlanID) (api.Plan, e
 func (f *fake) Pools(context.Context) ([]api.Pool, error) {
 	newest := f.plans()[0].Plan
 	return []api.Pool{{Name: "shop", VMs: []heliotrope.VMID{"db", "web"}, Autopilot: "confirm", Policy: "balanced", ConsideredAt: noon, Says: newest.Reason, Plan: "p-1",
-		Pace: scheduler.Allowance{Moves: 2, Stay: []heliotrope.VMID{"db"}, Next: noon.Add(time.Hour)}, Newest: &newest}}, nil
+		Pace: pace.Allowance{Moves: 2, Stay: []heliotrope.VMID{"db"}, Next: noon.Add(time.Hour)}, Newest: &newest}}, nil
 }
 
 func (f *fake) Stubs(context.Context) ([]api.Stub, error) {

@@ -8,6 +8,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/forecast"
+	"heliotrope/scheduler/pace"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 // Paper is where a policy that is not carried out has VMs.
 type Paper struct {
 	At    scheduler.Placement `json:"at"`
-	Moved []scheduler.Moved   `json:"moved,omitempty"` // in the last window
+	Moved []pace.Moved        `json:"moved,omitempty"` // in the last window
 	USD   float64             `json:"usd"`             // of moves since the last account
 }
 
@@ -102,7 +103,7 @@ func only(s scheduler.Snapshot, at, real scheduler.Placement) scheduler.Placemen
 
 func (x *Paper) close(now time.Time) {
 	x.USD = 0
-	x.Moved = slices.DeleteFunc(x.Moved, func(m scheduler.Moved) bool { return now.Sub(m.At) > Window })
+	x.Moved = slices.DeleteFunc(x.Moved, func(m pace.Moved) bool { return now.Sub(m.At) > Window })
 }
 
 // Seen is a snapshot as the policy sees it: VMs are where it has them.
@@ -124,7 +125,7 @@ func (x *Paper) Make(s scheduler.Snapshot, p scheduler.Policy, plan scheduler.Pl
 		return err
 	}
 	for _, m := range plan.Moves {
-		x.Moved = append(x.Moved, scheduler.Moved{VM: m.VM, At: s.At})
+		x.Moved = append(x.Moved, pace.Moved{VM: m.VM, At: s.At})
 	}
 	x.At, x.USD = after, x.USD+usd
 	return nil

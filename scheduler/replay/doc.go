@@ -2,7 +2,7 @@
 // to move, carries that out, and adds up what it all cost.
 //
 // What decides is the code of production: Scheduler makes its plans with scheduler.Solve and
-// keeps to a scheduler.Pace. What anything costs is scheduler.Evaluate's word; this package
+// keeps to a pace.Pace. What anything costs is scheduler.Evaluate's word; this package
 // only knows for how long.
 //
 // # How a move passes

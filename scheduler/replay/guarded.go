@@ -5,6 +5,7 @@ import (
 
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/forecast"
+	"heliotrope/scheduler/pace"
 )
 
 // Watched is how a policy with forecasts fared under a guard.
@@ -22,7 +23,7 @@ func Guarded(s Scenario, reactive, predictive Decide, g *forecast.Guard, risk fu
 	var w Watched
 	a, b, x := start(s), start(s), start(s)
 	believed := false
-	back := func(_ int, seen scheduler.Snapshot, _ []scheduler.Moved) (scheduler.Plan, error) {
+	back := func(_ int, seen scheduler.Snapshot, _ []pace.Moved) (scheduler.Plan, error) {
 		return goTo(seen, a.ends(seen))
 	}
 	for tick, t := range s.Ticks {

@@ -12,6 +12,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/forecast"
+	"heliotrope/scheduler/pace"
 )
 
 var (
@@ -113,7 +114,7 @@ func TestInterruptions(t *testing.T) {
 		if c.notice == 0 {
 			s.Ticks = append(s.Ticks[:1], s.Ticks[2])
 		}
-		r, err := Run(s, Scheduler(scheduler.Policy{Name: "cheap"}, scheduler.Pace{CoolDownPerVM: heliotrope.Duration(time.Hour)}, quick))
+		r, err := Run(s, Scheduler(scheduler.Policy{Name: "cheap"}, pace.Pace{CoolDownPerVM: heliotrope.Duration(time.Hour)}, quick))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,11 +177,11 @@ func TestOptimumIsTheLeast(t *testing.T) {
 		if math.Abs(followed.USD()-usd) > 1e-6*max(1, usd) {
 			t.Fatalf("it costs %v to follow what was reckoned to cost %v", followed.USD(), usd)
 		}
-		ours, err := Run(s, Scheduler(s.Policy, scheduler.Pace{}, quick))
+		ours, err := Run(s, Scheduler(s.Policy, pace.Pace{}, quick))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, _ := Run(s, Scheduler(s.Policy, scheduler.Pace{}, quick)); !reflect.DeepEqual(ours, again) {
+		if again, _ := Run(s, Scheduler(s.Policy, pace.Pace{}, quick)); !reflect.DeepEqual(ours, again) {
 			t.Fatal("twice the same, and two results")
 		}
 		if ours.USD() < usd-1e-6 {
@@ -262,7 +263,7 @@ func TestReplayKeepsThePace(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, _ := drawScenario(t)
 		most := rapid.IntRange(1, 4).Draw(t, "most")
-		r, err := Run(s, Scheduler(s.Policy, scheduler.Pace{MaxMovesPerDay: most, CoolDownPerVM: heliotrope.Duration(2 * time.Hour)}, quick))
+		r, err := Run(s, Scheduler(s.Policy, pace.Pace{MaxMovesPerDay: most, CoolDownPerVM: heliotrope.Duration(2 * time.Hour)}, quick))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -287,8 +288,8 @@ func TestGuardedReplayKeepsTheBound(t *testing.T) {
 		}
 		predictive := Seeing(func(int) scheduler.Snapshot {
 			return s.Ticks[rapid.IntRange(0, len(s.Ticks)-1).Draw(t, "forecast")].Now
-		}, Scheduler(s.Policy, scheduler.Pace{}, quick))
-		reactive := rapid.SampledFrom([]Decide{Scheduler(s.Policy, scheduler.Pace{}, quick), Still}).Draw(t, "reactive")
+		}, Scheduler(s.Policy, pace.Pace{}, quick))
+		reactive := rapid.SampledFrom([]Decide{Scheduler(s.Policy, pace.Pace{}, quick), Still}).Draw(t, "reactive")
 		s.Ticks[0].Now = put(s.Ticks[0].Now, nil, "v", hosts[0])
 		g, err := forecast.NewGuard(rapid.Float64Range(0, 30).Draw(t, "bound"), 100*time.Hour, 3*time.Hour)
 		if err != nil {

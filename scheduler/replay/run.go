@@ -10,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/pace"
 )
 
 const usualHours = 24 // of a policy that does not say over how many it spreads a move
@@ -30,17 +31,17 @@ type Tick struct {
 }
 
 // Decide makes a plan at a tick. In the snapshot VMs are where they are now.
-type Decide func(tick int, seen scheduler.Snapshot, past []scheduler.Moved) (scheduler.Plan, error)
+type Decide func(tick int, seen scheduler.Snapshot, past []pace.Moved) (scheduler.Plan, error)
 
 // Still decides that nothing moves.
-func Still(int, scheduler.Snapshot, []scheduler.Moved) (scheduler.Plan, error) {
+func Still(int, scheduler.Snapshot, []pace.Moved) (scheduler.Plan, error) {
 	return scheduler.Plan{}, nil
 }
 
 // Scheduler decides as production does.
-func Scheduler(p scheduler.Policy, pace scheduler.Pace, o scheduler.Options) Decide {
-	return func(_ int, seen scheduler.Snapshot, past []scheduler.Moved) (scheduler.Plan, error) {
-		held, p := pace.Allow(past, seen.At).Hold(seen, p)
+func Scheduler(p scheduler.Policy, most pace.Pace, o scheduler.Options) Decide {
+	return func(_ int, seen scheduler.Snapshot, past []pace.Moved) (scheduler.Plan, error) {
+		held, p := most.Allow(past, seen.At).Hold(seen, p)
 		plan, err := scheduler.Solve(held, p, o)
 		if err != nil {
 			return plan, err
@@ -52,7 +53,7 @@ func Scheduler(p scheduler.Policy, pace scheduler.Pace, o scheduler.Options) Dec
 // Seeing decides from something else than what is true: from what was measured before, or
 // from what is expected. VMs are where they are.
 func Seeing(what func(tick int) scheduler.Snapshot, decide Decide) Decide {
-	return func(tick int, seen scheduler.Snapshot, past []scheduler.Moved) (scheduler.Plan, error) {
+	return func(tick int, seen scheduler.Snapshot, past []pace.Moved) (scheduler.Plan, error) {
 		other := what(tick)
 		other.At, other.VMs = seen.At, seen.VMs
 		return decide(tick, other, past)
@@ -61,7 +62,7 @@ func Seeing(what func(tick int) scheduler.Snapshot, decide Decide) Decide {
 
 // Follow sends a VM to the site that each tick has for it.
 func Follow(vm heliotrope.VMID, sites []heliotrope.SiteID) Decide {
-	return func(tick int, seen scheduler.Snapshot, _ []scheduler.Moved) (scheduler.Plan, error) {
+	return func(tick int, seen scheduler.Snapshot, _ []pace.Moved) (scheduler.Plan, error) {
 		return goTo(seen, map[heliotrope.VMID]heliotrope.SiteID{vm: sites[tick]})
 	}
 }
@@ -83,7 +84,7 @@ func goTo(s scheduler.Snapshot, sites map[heliotrope.VMID]heliotrope.SiteID) (sc
 type Result struct {
 	Cost          scheduler.Cost // USD in all, by what for; Moves are those that were made
 	TwiceUSD      float64        // for VMs paid at two places
-	Moves         []scheduler.Moved
+	Moves         []pace.Moved
 	Interruptions int
 	Paused        time.Duration // of all VMs, in moves
 	Reached       Distances     // how far clients were
@@ -230,7 +231,7 @@ func (x *run) begin(now time.Time, plan scheduler.Plan) {
 			}
 			l := landing{now.Add(seconds(m.Seconds)), now, m}
 			x.landing = append(x.landing, l)
-			x.r.Moves = append(x.r.Moves, scheduler.Moved{VM: m.VM, At: now})
+			x.r.Moves = append(x.r.Moves, pace.Moved{VM: m.VM, At: now})
 			x.r.Paused += seconds(m.PauseMs / 1e3)
 			if l.at.After(end) {
 				end = l.at

@@ -17,6 +17,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/replay"
 	"heliotrope/topologies/lab/claim"
 )
@@ -217,7 +218,7 @@ func spot(_ context.Context, b *Bench) ([]claim.Claim, any, error) {
 func (b *Bench) chase(m *market, p scheduler.Policy) (chase, error) {
 	c := chase{Machine: m.machine, Dates: len(m.dates), Regions: len(m.regions), DemandUSD: math.Inf(1)}
 	s := m.scenario(b.world, p)
-	ours, err := replay.Run(s, replay.Scheduler(p, scheduler.Pace{}, sunOptions(b)))
+	ours, err := replay.Run(s, replay.Scheduler(p, pace.Pace{}, sunOptions(b)))
 	if err != nil {
 		return c, err
 	}
@@ -319,7 +320,7 @@ func (b *Bench) revoked(m *market, p scheduler.Policy) (interruptions, revoked i
 		}
 		s.Ticks = append(s.Ticks, t)
 	}
-	run, err := replay.Run(s, replay.Scheduler(p, scheduler.Pace{CoolDownPerVM: heliotrope.Duration(24 * hour)}, sunOptions(b)))
+	run, err := replay.Run(s, replay.Scheduler(p, pace.Pace{CoolDownPerVM: heliotrope.Duration(24 * hour)}, sunOptions(b)))
 	if err != nil {
 		return 0, 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"heliotrope"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/forecast"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/replay"
 	"heliotrope/topologies/lab/claim"
 )
@@ -153,7 +154,7 @@ func (b *Bench) mislead() (misled, error) {
 	if err != nil {
 		return misled{}, err
 	}
-	solver := replay.Scheduler(p, scheduler.Pace{MaxMovesPerDay: 4 * sunMoves}, sunOptions(b))
+	solver := replay.Scheduler(p, pace.Pace{MaxMovesPerDay: 4 * sunMoves}, sunOptions(b))
 	wrong := func(t int) scheduler.Snapshot { return expected[min(t+12, len(expected)-1)] }
 	worst := e.worstHour(p) * margin
 	w, err := replay.Guarded(e.scenario(p), replay.Seeing(e.before, solver), replay.Seeing(wrong, solver), g,
@@ -387,7 +388,7 @@ func (b *Bench) follow(s scene) (daylight, error) {
 	if err != nil {
 		return d, err
 	}
-	solver := replay.Scheduler(p, scheduler.Pace{MaxMovesPerDay: sunMoves, CoolDownPerVM: heliotrope.Duration(hour)}, sunOptions(b))
+	solver := replay.Scheduler(p, pace.Pace{MaxMovesPerDay: sunMoves, CoolDownPerVM: heliotrope.Duration(hour)}, sunOptions(b))
 	for _, x := range []struct {
 		into   *sunny
 		decide replay.Decide

@@ -1,15 +1,17 @@
-package scheduler
+package pace
 
 import (
 	"encoding/json"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 )
 
 // tester is a *testing.T or a *rapid.T.
@@ -93,7 +95,7 @@ func TestPaceKeepsItsLimits(t *testing.T) {
 		var moves []Moved
 		for range rapid.IntRange(1, 60).Draw(t, "ticks") {
 			a := p.Allow(moves, now)
-			s, _ := a.Hold(Snapshot{VMs: []VM{{ID: "a"}, {ID: "b"}, {ID: "c"}, {ID: "d"}}}, Policy{})
+			s, _ := a.Hold(scheduler.Snapshot{VMs: []scheduler.VM{{ID: "a"}, {ID: "b"}, {ID: "c"}, {ID: "d"}}}, scheduler.Policy{})
 			for i, left := 0, a.Moves; i < len(vms) && left != 0; i++ {
 				if !s.VMs[i].Pinned {
 					moves = append(moves, Moved{vms[i], now})
@@ -147,12 +149,30 @@ func TestPaceKeepsItsLimits(t *testing.T) {
 	})
 }
 
+// draw makes a dear site and a cheap one, with VMs at both.
+func draw(t *rapid.T) scheduler.Snapshot {
+	s := scheduler.Snapshot{
+		Sites: []scheduler.Site{{ID: "dear", USDPerVCPUHour: 1}, {ID: "cheap", USDPerVCPUHour: 0.1}},
+		Paths: []scheduler.Path{{From: "dear", To: "cheap", RTTMs: 10}},
+	}
+	for i, site := range []heliotrope.SiteID{"dear", "dear", "cheap", "cheap"} {
+		s.Hosts = append(s.Hosts, scheduler.Host{ID: heliotrope.HostID(rune('a' + i)), Site: site, VCPUs: 8, MemoryMiB: 8192, Drained: rapid.IntRange(0, 3).Draw(t, "drained") == 0})
+	}
+	for i := range rapid.IntRange(3, 8).Draw(t, "vms") {
+		s.VMs = append(s.VMs, scheduler.VM{ID: heliotrope.VMID("v" + strconv.Itoa(i)), VCPUs: 1, MemoryMiB: 1024, Host: s.Hosts[rapid.IntRange(0, 3).Draw(t, "host")].ID})
+	}
+	return s
+}
+
 // What is held does not move, but for VMs whose host is drained.
 func TestPaceHoldsPlans(t *testing.T) {
+	cheapest, err := scheduler.Preset("cheapest")
+	if err != nil {
+		t.Fatal(err)
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		s, p := draw(t)
-		s, p = Allowance{Moves: rapid.IntRange(AnyMoves, 3).Draw(t, "moves"), Stay: []heliotrope.VMID{"v0", "v2"}}.Hold(s, p)
-		plan, err := Solve(s, p, quick)
+		s, p := Allowance{Moves: rapid.IntRange(AnyMoves, 3).Draw(t, "moves"), Stay: []heliotrope.VMID{"v0", "v2"}}.Hold(draw(t), cheapest)
+		plan, err := scheduler.Solve(s, p, scheduler.Options{Seed: 1, Iterations: 4096, Passes: 10})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,12 +186,12 @@ func TestPaceHoldsPlans(t *testing.T) {
 			}
 		}
 	})
-	s := Snapshot{VMs: []VM{{ID: "a", Host: "h"}, {ID: "b", Host: "h"}}}
-	held, p := Allowance{Moves: 1, Stay: []heliotrope.VMID{"b"}}.Hold(s, Policy{MaxMoves: 5})
+	s := scheduler.Snapshot{VMs: []scheduler.VM{{ID: "a", Host: "h"}, {ID: "b", Host: "h"}}}
+	held, p := Allowance{Moves: 1, Stay: []heliotrope.VMID{"b"}}.Hold(s, scheduler.Policy{MaxMoves: 5})
 	if held.VMs[0].Pinned || !held.VMs[1].Pinned || p.MaxMoves != 1 || s.VMs[1].Pinned {
 		t.Errorf("%+v, %d moves, was %+v", held.VMs, p.MaxMoves, s.VMs)
 	}
-	if held, _ = (Allowance{}).Hold(s, Policy{}); !held.VMs[0].Pinned || !held.VMs[1].Pinned {
+	if held, _ = (Allowance{}).Hold(s, scheduler.Policy{}); !held.VMs[0].Pinned || !held.VMs[1].Pinned {
 		t.Errorf("none may move: %+v", held.VMs)
 	}
 }

@@ -1,10 +1,17 @@
-package scheduler
+// Package pace says when VMs may move, given the moves of the past.
+//
+// Whether a move pays is the scheduler's to say; that it may begin now is a Pace's: a
+// cool-down from one move of a VM to its next, the most moves of an hour and a day, and quiet
+// times. What it allows is a function of the moves of the past alone, so that whoever asks
+// again is told the same, and no count is kept.
+package pace
 
 import (
 	"slices"
 	"time"
 
 	"heliotrope"
+	"heliotrope/scheduler"
 )
 
 // Pace says how much may be on the move, and when.
@@ -113,7 +120,7 @@ func holds(q heliotrope.Quiet, now time.Time) bool {
 
 // Hold pins the VMs that must stay and bounds the moves of a plan. A VM on a drained host
 // is not pinned by its cool-down: that it goes is no change of mind.
-func (a Allowance) Hold(s Snapshot, p Policy) (Snapshot, Policy) {
+func (a Allowance) Hold(s scheduler.Snapshot, p scheduler.Policy) (scheduler.Snapshot, scheduler.Policy) {
 	drained := map[heliotrope.HostID]bool{}
 	for _, h := range s.Hosts {
 		drained[h.ID] = h.Drained
