@@ -40,6 +40,7 @@ var rows = map[string]int{
 	"scheduler/atlas":     2,
 	"scheduler/budget":    2,
 	"scheduler/forecast":  2,
+	"scheduler/licence":   2,
 	"scheduler/pace":      2,
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,
@@ -143,7 +144,7 @@ var beside = map[string][]string{
 	"migration/relay": {"migration/relay/kept", "migration/relay/share"},
 	"hostagent":       {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
-	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/traffic"},
+	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/licence", "scheduler/traffic"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast", "scheduler/pace"},
 	"scheduler/budget":           {"scheduler"},
 	"scheduler/pace":             {"scheduler"},

@@ -16,6 +16,7 @@ type (
 	ClientID  string
 	MoveID    string
 	PlanID    string
+	LicenceID string
 )
 
 // Topology is what an engineer wants to exist: the content of one topology file.
@@ -56,6 +57,9 @@ type Site struct {
 	PricePerVCPUHour float64 `yaml:"price_per_vcpu_hour,omitempty" json:"price_per_vcpu_hour,omitempty"` // USD that a VM's vCPU costs here
 	PricePerGiBHour  float64 `yaml:"price_per_gib_hour,omitempty" json:"price_per_gib_hour,omitempty"`   // USD that a GiB of its memory costs
 	PricePerGB       float64 `yaml:"price_per_gb,omitempty" json:"price_per_gb,omitempty"`               // USD per 10^9 bytes to clients in regions of Topology.Demand
+
+	Licences     map[LicenceID]int     `yaml:"licences,omitempty" json:"licences,omitempty"`                       // seats for VMs at any of its hosts
+	PricePerSeat map[LicenceID]float64 `yaml:"price_per_seat_hour,omitempty" json:"price_per_seat_hour,omitempty"` // USD for a seat beyond all these; not in it: there are none
 }
 
 // Link is the WAN between two sites, the same in both directions.
@@ -78,6 +82,8 @@ type Host struct {
 	CPUs      int        `yaml:"cpus,omitempty" json:"cpus,omitempty"`
 	MemoryMiB int        `yaml:"memory_mib,omitempty" json:"memory_mib,omitempty"`
 
+	Licences map[LicenceID]int `yaml:"licences,omitempty" json:"licences,omitempty"` // its own seats, for VMs here only
+
 	InstanceType string `yaml:"instance_type,omitempty" json:"instance_type,omitempty"` // as the provider calls it: hosts of one type at one site ought to be alike
 }
 
@@ -99,6 +105,7 @@ type VM struct {
 	MemoryMiB int               `yaml:"memory_mib,omitempty" json:"memory_mib,omitempty"`
 	Host      HostID            `yaml:"host" json:"host"`
 	NICs      []NIC             `yaml:"nics" json:"nics"`
+	Licences  map[LicenceID]int `yaml:"licences,omitempty" json:"licences,omitempty"` // seats that it needs where it runs
 	Metadata  map[string]string `yaml:"metadata,omitempty" json:"metadata,omitempty"` // given to the guest
 }
 

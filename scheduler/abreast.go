@@ -9,7 +9,7 @@ const mostAtHost = 4
 // abreast makes fewer and wider steps of steps that were ordered one after the other.
 func (m *model) abreast(steps []step) []step {
 	var wide []step
-	r := rackOfNow(m) // with the VMs of the last wide step at both ends
+	r := rackOfNow(m) // with the VMs of the last wide step at both ends; at is where they were before it
 	for _, s := range steps {
 		last := len(wide) - 1
 		if last >= 0 && m.joins(r, wide[last], s) {
@@ -19,6 +19,7 @@ func (m *model) abreast(steps []step) []step {
 			if last >= 0 {
 				for i, v := range wide[last].vms {
 					r.take(v, wide[last].from[i], -1)
+					r.at[v] = wide[last].to[i]
 				}
 			}
 			wide = append(wide, step{slices.Clone(s.vms), slices.Clone(s.from), slices.Clone(s.to), s.temporary})
@@ -35,6 +36,9 @@ func (m *model) abreast(steps []step) []step {
 // not matter which are there first.
 func (m *model) joins(r *rack, w, s step) bool {
 	if w.temporary != s.temporary {
+		return false
+	}
+	if _, licensed := m.seats.Step(r.at, slices.Concat(w.vms, s.vms), slices.Concat(w.to, s.to)); !licensed {
 		return false
 	}
 	comes, leaves := map[int]int{}, map[int]int{}

@@ -9,8 +9,8 @@ import (
 
 // Violation is one constraint that a placement does not keep.
 type Violation struct {
-	Kind  string            `json:"kind"` // place, room, apart, together, distance
-	Name  string            `json:"name"` // host, group or limit
+	Kind  string            `json:"kind"` // place, room, licence, apart, together, distance
+	Name  string            `json:"name"` // host, licence, group or limit
 	VMs   []heliotrope.VMID `json:"vms,omitempty"`
 	Where string            `json:"where,omitempty"`
 }
@@ -60,6 +60,7 @@ func (m *model) check(at []int) []Violation {
 			list = append(list, Violation{Kind: "room", Name: string(host.ID)})
 		}
 	}
+	list = append(list, m.lacks(at)...)
 	for _, g := range m.together {
 		for _, v := range g.vms[min(1, len(g.vms)):] {
 			if a, b := at[g.vms[0]], at[v]; a != none && b != none && !m.same(a, b, g.scope) {

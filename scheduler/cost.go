@@ -5,7 +5,8 @@ import "heliotrope"
 // Cost is what a placement costs, in USD per hour, by what it is for.
 type Cost struct {
 	Compute  float64 `json:"compute_usd_per_hour"`
-	Hosts    float64 `json:"hosts_usd_per_hour"` // in use
+	Hosts    float64 `json:"hosts_usd_per_hour"`    // in use
+	Licences float64 `json:"licences_usd_per_hour"` // seats that are rented
 	Egress   float64 `json:"egress_usd_per_hour"`
 	Clients  float64 `json:"clients_usd_per_hour"`   // their distance
 	EastWest float64 `json:"east_west_usd_per_hour"` // distance between VMs
@@ -16,16 +17,16 @@ type Cost struct {
 
 // Total is the objective.
 func (c Cost) Total() float64 {
-	return c.Compute + c.Hosts + c.Egress + c.Clients + c.EastWest + c.Carbon + c.Risk + c.Moves
+	return c.Compute + c.Hosts + c.Licences + c.Egress + c.Clients + c.EastWest + c.Carbon + c.Risk + c.Moves
 }
 
 func (c Cost) plus(d Cost) Cost {
-	return Cost{c.Compute + d.Compute, c.Hosts + d.Hosts, c.Egress + d.Egress, c.Clients + d.Clients,
+	return Cost{c.Compute + d.Compute, c.Hosts + d.Hosts, c.Licences + d.Licences, c.Egress + d.Egress, c.Clients + d.Clients,
 		c.EastWest + d.EastWest, c.Carbon + d.Carbon, c.Risk + d.Risk, c.Moves + d.Moves}
 }
 
 func (c Cost) times(x float64) Cost {
-	return Cost{c.Compute * x, c.Hosts * x, c.Egress * x, c.Clients * x, c.EastWest * x, c.Carbon * x, c.Risk * x, c.Moves * x}
+	return Cost{c.Compute * x, c.Hosts * x, c.Licences * x, c.Egress * x, c.Clients * x, c.EastWest * x, c.Carbon * x, c.Risk * x, c.Moves * x}
 }
 
 // Evaluate tells what a placement costs. VMs that are nowhere cost nothing.
@@ -73,7 +74,7 @@ func Compare(s Snapshot, p Policy, before, after Placement) (was, is Cost, share
 
 // cost adds up the terms below.
 func (m *model) cost(at []int) Cost {
-	var sum Cost
+	sum := Cost{Licences: m.seats.Rent(at)}
 	used := make([]bool, len(m.s.Hosts))
 	for i, h := range at {
 		if h == none {

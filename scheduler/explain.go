@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"heliotrope/scheduler/licence"
 )
 
 // reason is what one VM's move is for.
@@ -26,6 +28,7 @@ func (m *model) reasons(before, after []int) []reason {
 			list[v] = m.reason(v, before, after)
 		}
 	}
+	m.rents(list, before, after)
 	return list
 }
 
@@ -107,6 +110,7 @@ func (m *model) evidence(v, from, to int, r reason) []Evidence {
 		{r.gain.Compute, fmt.Sprintf("its vCPUs and memory cost USD %.4g/h %s at %s than at %s", math.Abs(r.gain.Compute), less(r.gain.Compute), b.ID, a.ID)},
 		{r.gain.Carbon, fmt.Sprintf("%s emits %s for its vCPUs than %s, which is worth USD %.3g/h", b.ID, less(r.gain.Carbon), a.ID, math.Abs(r.gain.Carbon))},
 		{r.gain.Risk, fmt.Sprintf("interruptions are %s likely at %s than at %s, which is worth USD %.3g/h", less(r.gain.Risk), b.ID, a.ID, math.Abs(r.gain.Risk))},
+		{r.gain.Licences, fmt.Sprintf("seats of licences are rented for USD %.4g/h %s if it is at %s", math.Abs(r.gain.Licences), less(r.gain.Licences), b.ID)},
 		{r.gain.Moves, fmt.Sprintf("the move itself, spread over %.3g hours, costs USD %.3g/h", m.p.AmortisationHours, -r.gain.Moves)},
 	}
 	if r.peer != none {
@@ -134,6 +138,8 @@ func (m *model) forced(v, from int) string {
 		return fmt.Sprintf("%s is drained", h.ID)
 	case !m.allowed[v][m.site[from]]:
 		return fmt.Sprintf("it may not be at %s", h.Site)
+	case slices.ContainsFunc(m.short, func(x licence.Lack) bool { return x.Site == m.site[from] && m.seats.Licensed(v) }):
+		return m.unlicensed(m.home, v, from)
 	}
 	return ""
 }

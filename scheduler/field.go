@@ -15,6 +15,7 @@ type field struct {
 	units  [][]int // VMs
 	unitOf []int   // of each VM
 	open   []bool  // sites that have a host for VMs, however small
+	paid   float64 // USD per hour for all seats there are, by the price that charge put on them
 }
 
 func newField(m *model) *field {
@@ -150,7 +151,7 @@ func (f *field) may(vm, site int) bool {
 	if f.m.p.OnlyForced && !f.m.mustLeave(vm) && !f.torn(f.unitOf[vm]) {
 		return f.m.siteAt(f.m.home[vm]) == site
 	}
-	return f.m.allowed[vm][site] && f.open[site]
+	return f.m.allowed[vm][site] && f.open[site] && f.m.seats.May(vm, site)
 }
 
 // torn says whether a unit cannot stay as it is: one of it must leave, or it is not together.

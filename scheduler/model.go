@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"heliotrope"
+	"heliotrope/scheduler/licence"
 )
 
 const (
@@ -47,6 +48,10 @@ type model struct {
 	limitsOf   [][]int // of each VM
 	apartOf    [][]int
 	togetherOf [][]int
+
+	licence []heliotrope.LicenceID // by number
+	seats   *licence.Pools         // nil: no licence can be short
+	short   []licence.Lack         // now
 }
 
 type flow struct {
@@ -86,12 +91,14 @@ func newModel(s *Snapshot, p Policy) (*model, error) {
 	m := &model{s: s, p: p, vmOf: map[heliotrope.VMID]int{}, hostOf: map[heliotrope.HostID]int{}, siteOf: map[heliotrope.SiteID]int{}}
 	var bad problems
 	m.places(&bad)
+	m.licences(&bad)
 	m.distances(&bad)
 	m.talk(&bad)
 	m.groups(&bad)
 	if err := errors.Join(bad...); err != nil {
 		return nil, fmt.Errorf("read snapshot: %w", err)
 	}
+	m.short = m.seats.Lacks(m.home)
 	m.allow()
 	return m, nil
 }

@@ -80,7 +80,8 @@ func (o *orderer) try(vms, to []int, temporary bool) bool {
 	for ; n < len(vms) && o.room(vms[n], to[n]); n++ {
 		o.take(vms[n], to[n], 1)
 	}
-	if n < len(vms) || !o.agree(vms, to) {
+	_, licensed := o.m.seats.Step(o.at, vms, to)
+	if n < len(vms) || !licensed || !o.agree(vms, to) {
 		for i := range n {
 			o.take(vms[i], to[i], -1)
 		}
@@ -90,6 +91,8 @@ func (o *orderer) try(vms, to []int, temporary bool) bool {
 	for i, v := range vms {
 		from[i] = o.at[v]
 		o.take(v, o.at[v], -1)
+		o.seats.Take(v, o.at[v], -1)
+		o.seats.Take(v, to[i], 1)
 		o.at[v] = to[i]
 	}
 	o.steps = append(o.steps, step{slices.Clone(vms), from, slices.Clone(to), temporary})
@@ -199,7 +202,7 @@ func (o *orderer) evict(waiting map[int]bool) int {
 	var list []int
 	for _, vms := range o.pending {
 		v := vms[0]
-		if len(vms) > 1 || waiting[v] || o.barred[v] || o.at[v] == none || len(arrivals[o.at[v]]) == 0 {
+		if len(vms) > 1 || waiting[v] || o.barred[v] || o.at[v] == none || len(arrivals[o.at[v]]) == 0 && !o.licensed(v) {
 			continue
 		}
 		size := &o.m.s.VMs[v]
@@ -221,16 +224,24 @@ func (o *orderer) evict(waiting map[int]bool) int {
 	return none
 }
 
+// licensed says whether others may wait for a VM's seats.
+func (o *orderer) licensed(vm int) bool {
+	share := func(w int) bool {
+		return w != vm && o.m.site[o.target[w]] == o.m.site[o.at[vm]] && o.m.seats.Licensed(w)
+	}
+	return o.m.seats.Licensed(vm) && slices.ContainsFunc(o.pending, func(vms []int) bool { return slices.ContainsFunc(vms, share) })
+}
+
 // stopovers are hosts where a VM can wait: first those where it is in nobody's way, then those
 // at its own site or its target's, so that neither way has a longer pause than the move
 // itself. Where a pause can be too long, there are no others.
 func (o *orderer) stopovers(vm int, arrivals map[int][]int) []int {
 	var hosts []int
 	rank := map[int]float64{}
-	size := &o.m.s.VMs[vm]
+	size, licensed := &o.m.s.VMs[vm], o.licensed(vm)
 	for h, k := range o.m.site {
 		near := k == o.m.site[o.at[vm]] || k == o.m.site[o.target[vm]]
-		if h == o.at[vm] || h == o.target[vm] || !near && o.m.p.MaxPauseMs > 0 || !o.room(vm, h) || !o.lonely(vm, h) {
+		if h == o.at[vm] || h == o.target[vm] || !near && o.m.p.MaxPauseMs > 0 || !o.room(vm, h) || !o.lonely(vm, h) || !o.seats.Fits([]int{vm}, o.at[vm], h) {
 			continue
 		}
 		vcpus, mib := o.freeVCPUs[h]-size.VCPUs, o.freeMiB[h]-size.MemoryMiB
@@ -239,13 +250,24 @@ func (o *orderer) stopovers(vm int, arrivals map[int][]int) []int {
 			mib -= o.m.s.VMs[w].MemoryMiB
 		}
 		rank[h] = min(0, vcpus/max(o.m.s.Hosts[h].VCPUs, 1), mib/max(o.m.s.Hosts[h].MemoryMiB, 1))
-		if near && rank[h] == 0 {
+		switch {
+		case k == o.m.site[o.at[vm]] && licensed:
+			rank[h] -= 2 // its seats are no freer for that
+		case near && rank[h] == 0:
 			rank[h] = 1
 		}
 		hosts = append(hosts, h)
 	}
 	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(rank[b], rank[a]) })
 	return hosts[:min(len(hosts), mostPlaces)]
+}
+
+// unlicensed says which licence keeps a VM from its target, or nothing.
+func (o *orderer) unlicensed(vm int) string {
+	if why := o.m.unlicensed(o.at, vm, o.target[vm]); why != "" {
+		return why
+	}
+	return o.m.shortOf(o.at, []int{vm}, o.target[vm:vm+1])
 }
 
 // why says what keeps a VM from its target.
@@ -256,6 +278,8 @@ func (o *orderer) why(vm int) string {
 		return fmt.Sprintf("the plan has its %d moves", most)
 	case !o.room(vm, o.target[vm]):
 		return fmt.Sprintf("%s has no room for it while others wait for room too, and there is no temporary place", host)
+	case o.unlicensed(vm) != "":
+		return o.unlicensed(vm)
 	}
 	return fmt.Sprintf("at %s it would be too near to, or too far from, VMs that have to move too, and there is no temporary place", host)
 }

@@ -148,7 +148,7 @@ func (p *packer) fits(item, host int) bool {
 
 // suits says whether an item may be at a host, room aside.
 func (p *packer) suits(item, host int) bool {
-	return !slices.ContainsFunc(p.items[item], func(v int) bool { return !p.m.may(v, host) || !p.lonely(v, host) })
+	return p.seats.Fits(p.items[item], p.at[p.items[item][0]], host) && !slices.ContainsFunc(p.items[item], func(v int) bool { return !p.m.may(v, host) || !p.lonely(v, host) })
 }
 
 // readyFor says whether a host has room for an item now, what is there still being there.
@@ -262,7 +262,7 @@ func (p *packer) shelf(site int, few bool) *assign.Shelf {
 		}
 		at, home := p.at[vms[0]], p.m.home[vms[0]]
 		b.Unit[it], b.Home[it] = p.f.unitOf[vms[0]], home
-		if p.m.siteAt(at) == site && !p.fixed(it) && !(few && at == home) {
+		if p.m.siteAt(at) == site && !p.fixed(it) && !(few && at == home) && !p.bound(it, site) {
 			b.At[it] = at
 		}
 	}
@@ -363,6 +363,11 @@ func (p *packer) fixed(item int) bool {
 	return slices.ContainsFunc(p.items[item], func(v int) bool {
 		return p.m.s.VMs[v].Pinned || p.m.p.OnlyForced && !p.m.mustLeave(v)
 	})
+}
+
+// bound says whether it matters to an item's licences at which host of its site it is.
+func (p *packer) bound(item, site int) bool {
+	return slices.ContainsFunc(p.items[item], func(v int) bool { return p.m.seats.Bound(v, site) })
 }
 
 // tooMany says whether more VMs move than may.

@@ -12,7 +12,7 @@ const (
 )
 
 // polish looks on from host to host, for VMs that need not be with or apart from others at
-// one. Then those go home that gain too little elsewhere, and have room there.
+// one, nor licences. Then those go home that gain too little elsewhere, and have room there.
 func (p *packer) polish(least float64, o Options) {
 	if len(p.m.s.VMs) == 0 {
 		return
@@ -60,6 +60,6 @@ func (p *packer) polish(least float64, o Options) {
 // loose says whether a VM may go on by itself, to any host of a site that it may be at.
 func (p *packer) loose(vm int) bool {
 	home := p.m.siteAt(p.m.home[vm])
-	return p.at[vm] != none && !p.fixed(p.itemOf[vm]) && (home == none || p.m.soon(vm, home, home)) &&
+	return p.at[vm] != none && !p.m.seats.Licensed(vm) && !p.fixed(p.itemOf[vm]) && (home == none || p.m.soon(vm, home, home)) &&
 		!slices.ContainsFunc(p.m.apartOf[vm], func(g int) bool { return p.m.apart[g].scope == AtHost })
 }

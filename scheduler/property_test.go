@@ -24,9 +24,18 @@ func draw(t *rapid.T) (Snapshot, Policy) {
 		for _, other := range s.Sites[:k] {
 			s.Paths = append(s.Paths, Path{From: id, To: other.ID, RTTMs: rapid.Float64Range(1, 200).Draw(t, "rtt"), USDPerGB: usd.Draw(t, "egress")})
 		}
+		if number(0, 1, "licences") == 0 {
+			s.Sites[k].Licences = map[heliotrope.LicenceID]int{"oracle": number(0, 6, "seats"), "sap": number(0, 3, "seats")}
+		}
+		if number(0, 3, "rented") == 0 {
+			s.Sites[k].SeatUSDPerHour = map[heliotrope.LicenceID]float64{"oracle": usd.Draw(t, "rent")}
+		}
 		s.Reaches = append(s.Reaches, Reach{"r", id, rapid.Float64Range(1, 200).Draw(t, "reach")})
 		for h := range number(1, 3, "hosts") {
 			s.Hosts = append(s.Hosts, Host{ID: heliotrope.HostID(fmt.Sprintf("h%d-%d", k, h)), Site: id, VCPUs: float64(number(2, 16, "vcpus")), MemoryMiB: float64(number(2, 16, "gib")) * 1024, Drained: number(0, 8, "drained") == 0})
+			if number(0, 3, "own") == 0 {
+				s.Hosts[len(s.Hosts)-1].Licences = map[heliotrope.LicenceID]int{"oracle": number(0, 4, "own seats")}
+			}
 		}
 	}
 	for i := range vms {
@@ -34,6 +43,12 @@ func draw(t *rapid.T) (Snapshot, Policy) {
 			CopyBytes: 1e9, PauseMs: 50, Pinned: number(0, 9, "pinned") == 0, InterruptionUSD: 1}
 		if number(0, 20, "placed") > 0 {
 			v.Host = s.Hosts[number(0, len(s.Hosts)-1, "host")].ID
+		}
+		switch number(0, 9, "licensed") {
+		case 0, 1:
+			v.Licences = map[heliotrope.LicenceID]int{"oracle": number(1, 4, "needs")}
+		case 2:
+			v.Licences = map[heliotrope.LicenceID]int{"oracle": 1, "sap": number(1, 2, "needs")}
 		}
 		if number(0, 6, "resident") == 0 {
 			v.Forbidden = []heliotrope.SiteID{s.Sites[number(0, sites-1, "site")].ID}
@@ -123,7 +138,7 @@ func TestSharesAddUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sum := plan.Before.Hosts - plan.After.Hosts
+		sum := plan.Before.Hosts - plan.After.Hosts // seats that are rented are in the shares
 		for _, m := range plan.Moves {
 			if m.From == "" {
 				return
@@ -137,7 +152,7 @@ func TestSharesAddUp(t *testing.T) {
 }
 
 // No placement that keeps all constraints is below the bound, and the field says the same
-// of a placement as the evaluator, hosts in use and moves within sites aside.
+// of a placement as the evaluator, hosts in use, rented licences and moves within sites aside.
 func TestFieldAgreesWithEvaluator(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, p := draw(t)
@@ -161,8 +176,9 @@ func TestFieldAgreesWithEvaluator(t *testing.T) {
 				}
 			}
 		}
-		usd, broken := m.cost(hosts).Total(), m.check(hosts)
-		if said := f.USD(units); said < 1e6 && math.Abs(said-usd) > 1e-9 {
+		cost, broken := m.cost(hosts), m.check(hosts)
+		usd := cost.Total()
+		if said := f.USD(units) + cost.Licences; said < 1e6 && math.Abs(said-usd) > 1e-9 {
 			t.Fatalf("the field says %v, the evaluator %v", said, usd)
 		}
 		if bound, _ := Bound(s, p, 10); len(broken) == 0 && bound > usd+1e-9 {
@@ -179,7 +195,7 @@ func TestPlanOfPlanIsEmpty(t *testing.T) {
 		// From elsewhere another place may be nearer, or cheaper to go to.
 		p.PauseUSDPerSecond, p.MaxPauseMs, p.HostUSDPerHour = 0, 0, 0
 		for i := range s.VMs {
-			s.VMs[i].CopyBytes = 0
+			s.VMs[i].CopyBytes, s.VMs[i].Licences = 0, nil
 		}
 		for i := range s.Hosts {
 			s.Hosts[i].VCPUs, s.Hosts[i].MemoryMiB = 1000, 1e6 // room is no matter: the search finds the optimum

@@ -1,12 +1,17 @@
 package scheduler
 
-import "slices"
+import (
+	"slices"
+
+	"heliotrope/scheduler/licence"
+)
 
 // rack is what stands where, with the room that is left.
 type rack struct {
 	m                  *model
 	at                 []int // host of each VM, or none
 	freeVCPUs, freeMiB []float64
+	seats              *licence.Use
 }
 
 func newRack(m *model) *rack {
@@ -14,6 +19,7 @@ func newRack(m *model) *rack {
 	for _, h := range m.s.Hosts {
 		r.freeVCPUs, r.freeMiB = append(r.freeVCPUs, h.VCPUs), append(r.freeMiB, h.MemoryMiB)
 	}
+	r.seats = m.seats.Use(r.at)
 	return r
 }
 
@@ -29,16 +35,18 @@ func rackOfNow(m *model) *rack {
 }
 
 func (r *rack) clone() *rack {
-	return &rack{r.m, slices.Clone(r.at), slices.Clone(r.freeVCPUs), slices.Clone(r.freeMiB)}
+	return &rack{r.m, slices.Clone(r.at), slices.Clone(r.freeVCPUs), slices.Clone(r.freeMiB), r.seats.Clone()}
 }
 
 func (r *rack) put(vm, host int) {
 	r.at[vm] = host
 	r.take(vm, host, 1)
+	r.seats.Take(vm, host, 1)
 }
 
 func (r *rack) remove(vm int) {
 	r.take(vm, r.at[vm], -1)
+	r.seats.Take(vm, r.at[vm], -1)
 	r.at[vm] = none
 }
 

@@ -37,6 +37,8 @@ type VM struct {
 	Allowed   []heliotrope.SiteID `json:"allowed_sites,omitempty"`
 	Forbidden []heliotrope.SiteID `json:"forbidden_sites,omitempty"`
 
+	Licences map[heliotrope.LicenceID]int `json:"licences,omitempty"` // seats that it needs
+
 	// What a move is predicted to take.
 	CopyBytes float64 `json:"copy_bytes,omitempty"` // memory and disk that go over the wire
 	PauseMs   float64 `json:"pause_ms,omitempty"`   // with no distance; round trips are added
@@ -51,6 +53,8 @@ type Host struct {
 	VCPUs     float64           `json:"vcpus"` // reference vCPUs
 	MemoryMiB float64           `json:"memory_mib"`
 	Drained   bool              `json:"drained,omitempty"` // no VM may stay or come
+
+	Licences map[heliotrope.LicenceID]int `json:"licences,omitempty"` // its own seats, for VMs here only
 }
 
 // Site is a place with its prices. Its room is that of its hosts.
@@ -63,6 +67,9 @@ type Site struct {
 	InterruptionsPerHour float64           `json:"interruptions_per_hour,omitempty"` // of a VM there, expected
 	LANRTTMs             float64           `json:"lan_rtt_ms,omitempty"`
 	LANBitsPerSecond     float64           `json:"lan_bits_per_second,omitempty"` // for copies within the site; 0: 10^9
+
+	Licences       map[heliotrope.LicenceID]int     `json:"licences,omitempty"`          // seats for VMs at any of its hosts
+	SeatUSDPerHour map[heliotrope.LicenceID]float64 `json:"seat_usd_per_hour,omitempty"` // of seats beyond all these; not in it: there are none
 }
 
 // Path is the way from one site to another. Money has a direction; a round trip has none:

@@ -41,7 +41,9 @@ func Solve(s Snapshot, p Policy, o Options) (Plan, error) {
 
 func (m *model) solve(o Options) Plan {
 	f := newField(m)
+	f.charge(o.Passes >= 0)
 	s, bound := f.Search(o)
+	bound -= f.paid
 	s.Prune(m.p.MinMoveGainUSDPerHour)
 	target := f.settle(s, m.p.MinMoveGainUSDPerHour, o)
 	reasons := m.reasons(m.home, target.at)
@@ -120,7 +122,7 @@ func (m *model) block(plan *Plan, o *orderer, target *packer) {
 	}
 	for _, v := range target.stuck {
 		if m.mustLeave(v) {
-			plan.Blocked = append(plan.Blocked, Blocked{VM: m.s.VMs[v].ID, Why: "no host that it may be at has room for it"})
+			plan.Blocked = append(plan.Blocked, Blocked{VM: m.s.VMs[v].ID, Why: m.nowhere(target.at, v)})
 		}
 	}
 }
@@ -157,7 +159,9 @@ func Bound(s Snapshot, p Policy, passes int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return newField(m).Bound(passes), nil
+	f := newField(m)
+	f.charge(true)
+	return f.Bound(passes) - f.paid, nil
 }
 
 // Field is the problem at the level of sites as numbers, for who wants to solve it otherwise.

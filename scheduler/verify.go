@@ -1,6 +1,10 @@
 package scheduler
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
 
 // Verify says whether a plan can be carried out from a snapshot, step by step: each VM is
 // where its move begins, the room that it needs is there while its old place still holds
@@ -44,6 +48,8 @@ func (m *model) verifyStep(at []int, step []Move) error {
 			hold(v, h)
 		}
 	}
+	var vms, hosts []int
+	before := slices.Clone(at)
 	for _, move := range step {
 		v, ok := m.vmOf[move.VM]
 		to, ok2 := m.hostOf[move.To]
@@ -61,6 +67,10 @@ func (m *model) verifyStep(at []int, step []Move) error {
 		}
 		hold(v, to)
 		at[v] = to
+		vms, hosts = append(vms, v), append(hosts, to)
+	}
+	if short := m.shortOf(before, vms, hosts); short != "" {
+		return errors.New(short)
 	}
 	for _, move := range step {
 		to := m.hostOf[move.To]

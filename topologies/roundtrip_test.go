@@ -70,6 +70,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
 			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
 			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"), PricePerGB: share.Draw(t, "egress price"),
+			Licences: map[heliotrope.LicenceID]int{"oracle": rapid.IntRange(0, 9).Draw(t, "seats")}, PricePerSeat: map[heliotrope.LicenceID]float64{"sap": share.Draw(t, "seat price")},
 			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
 		}
 		if i > 0 {
@@ -94,6 +95,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 		mapSet(&topo.Hosts, heliotrope.HostID(name("h", i)), heliotrope.Host{
 			Site: heliotrope.SiteID(name("s", site)), Address: addr("10.0.%d.%d", site, 100+i), Public: addr("10.0.%d.%d", site, 200+i),
 			CPUs: rapid.IntRange(0, 64).Draw(t, "cpus"), InstanceType: text.Draw(t, "instance type"),
+			Licences: map[heliotrope.LicenceID]int{"windows": rapid.IntRange(0, 9).Draw(t, "own seats")},
 		})
 	}
 	networks := rapid.IntRange(0, 4).Draw(t, "networks")
@@ -165,6 +167,9 @@ func withVM(t *rapid.T, topo heliotrope.Topology, i, networks int) map[heliotrop
 	}
 	if len(vm.Metadata) == 0 {
 		vm.Metadata = nil
+	}
+	if rapid.Bool().Draw(t, "licensed") {
+		vm.Licences = map[heliotrope.LicenceID]int{"oracle": rapid.IntRange(1, 9).Draw(t, "seats"), "sap": 1, "windows": 2}
 	}
 	for j := range rapid.IntRange(1, 3).Draw(t, "nics") {
 		n := rapid.IntRange(0, networks-1).Draw(t, "network")

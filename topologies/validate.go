@@ -25,6 +25,7 @@ const (
 	maxDelay      = heliotrope.Duration(10 * time.Second)
 	maxMemoryMiB  = 1 << 24
 	maxCPUs       = 1024
+	maxSeats      = 1_000_000
 	maxMetadata   = 1024 // bytes of one VM: it travels on a kernel command line
 	maxPassword   = 80   // bytes: TCP MD5, RFC 2385
 )

@@ -18,7 +18,41 @@ func (c *checker) sites() {
 		number(c, at.key("price_per_vcpu_hour"), s.PricePerVCPUHour, 0, 1e6)
 		number(c, at.key("price_per_gib_hour"), s.PricePerGiBHour, 0, 1e6)
 		number(c, at.key("price_per_gb"), s.PricePerGB, 0, 1e6)
+		c.seats(at.key("licences"), s.Licences, 0)
+		for id, usd := range sorted(s.PricePerSeat) {
+			at := at.key("price_per_seat_hour").key(string(id))
+			c.name(at, string(id))
+			number(c, at, usd, 0, 1e6)
+		}
 	}
+}
+
+// seats checks how many of each licence there are, or are needed.
+func (c *checker) seats(at *path, seats map[heliotrope.LicenceID]int, least int) {
+	for id, n := range sorted(seats) {
+		c.name(at.key(string(id)), string(id))
+		number(c, at.key(string(id)), n, least, maxSeats)
+	}
+}
+
+// licences are all that some site or host has seats of, or rents them.
+func (c *checker) licences() map[heliotrope.LicenceID]bool {
+	all := map[heliotrope.LicenceID]bool{}
+	add := func(seats map[heliotrope.LicenceID]int) {
+		for id := range seats {
+			all[id] = true
+		}
+	}
+	for _, s := range c.t.Sites {
+		add(s.Licences)
+		for id := range s.PricePerSeat {
+			all[id] = true
+		}
+	}
+	for _, h := range c.t.Hosts {
+		add(h.Licences)
+	}
+	return all
 }
 
 func (c *checker) controller() {
@@ -40,6 +74,7 @@ func (c *checker) hosts() {
 		number(c, at.key("cpus"), h.CPUs, 0, maxCPUs)
 		c.text(at.key("instance_type"), h.InstanceType)
 		number(c, at.key("memory_mib"), h.MemoryMiB, 0, maxMemoryMiB)
+		c.seats(at.key("licences"), h.Licences, 0)
 		c.mac(at, heliotrope.PublicMAC(id), "the public side of host "+string(id))
 	}
 }

@@ -53,6 +53,7 @@ func (c *checker) capture() {
 }
 
 func (c *checker) vms() {
+	known := c.licences()
 	for id, vm := range sorted(c.t.VMs) {
 		at := (*path)(nil).key("vms").key(string(id))
 		c.name(at, string(id))
@@ -65,6 +66,10 @@ func (c *checker) vms() {
 		}
 		for i, nic := range vm.NICs {
 			c.nic(at.key("nics").at(i), nic)
+		}
+		c.seats(at.key("licences"), vm.Licences, 1)
+		for id := range sorted(vm.Licences) {
+			refer(c, at.key("licences").key(string(id)), id, "licences", known)
 		}
 		c.metadata(at.key("metadata"), vm.Metadata)
 	}

@@ -135,6 +135,7 @@ var costParts = []struct {
 }{
 	{"compute", "vCPUs and memory", func(c scheduler.Cost) float64 { return c.Compute }},
 	{"hosts", "hosts in use", func(c scheduler.Cost) float64 { return c.Hosts }},
+	{"licences", "seats that are rented", func(c scheduler.Cost) float64 { return c.Licences }},
 	{"egress", "bytes that leave a site", func(c scheduler.Cost) float64 { return c.Egress }},
 	{"clients", "distance of clients", func(c scheduler.Cost) float64 { return c.Clients }},
 	{"east–west", "distance between VMs", func(c scheduler.Cost) float64 { return c.EastWest }},

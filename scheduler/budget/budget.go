@@ -1,6 +1,6 @@
 // Package budget holds plans to what may be spent.
 //
-// What a placement costs in money is its VMs' share of compute, hosts and egress: what they
+// What a placement costs in money is its VMs' share of compute, hosts, licences and egress: what they
 // cost less if they were nowhere. Distance costs no money, so the plan that a policy would
 // have may cost more than there is. Then the price of distance is lowered, step by step, until
 // the plan fits (the Lagrangian of the budget, searched from the policy's own price down);
@@ -124,7 +124,7 @@ func (l Limits) Spends(s scheduler.Snapshot, p scheduler.Policy, where scheduler
 		return 0, err
 	}
 	others, err := scheduler.Evaluate(s, p, rest)
-	money := func(c scheduler.Cost) float64 { return c.Compute + c.Hosts + c.Egress }
+	money := func(c scheduler.Cost) float64 { return c.Compute + c.Hosts + c.Licences + c.Egress }
 	return money(all) - money(others), err
 }
 

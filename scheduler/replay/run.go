@@ -322,6 +322,7 @@ func rest(paid, billing time.Duration) time.Duration {
 func sum(a, b scheduler.Cost, hours float64) scheduler.Cost {
 	a.Compute += b.Compute * hours
 	a.Hosts += b.Hosts * hours
+	a.Licences += b.Licences * hours
 	a.Egress += b.Egress * hours
 	a.Clients += b.Clients * hours
 	a.EastWest += b.EastWest * hours

@@ -55,7 +55,7 @@ func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 	hosted := map[heliotrope.SiteID]bool{}
 	for _, id := range slices.Sorted(maps.Keys(t.Hosts)) {
 		h := t.Hosts[id]
-		s.Hosts = append(s.Hosts, scheduler.Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(f.Speeds[id], 1), MemoryMiB: float64(h.MemoryMiB)})
+		s.Hosts = append(s.Hosts, scheduler.Host{ID: id, Site: h.Site, VCPUs: float64(h.CPUs) * cmp.Or(f.Speeds[id], 1), MemoryMiB: float64(h.MemoryMiB), Licences: h.Licences})
 		hosted[h.Site] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
@@ -104,7 +104,7 @@ func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotr
 }
 
 func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) scheduler.VM {
-	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs}
+	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs, Licences: vm.Licences}
 	p := placements[id]
 	v.Host = p.Host
 	if p.Incoming != "" {
@@ -175,7 +175,8 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 		sum += d.BytesPerSecond
 	}
 	for _, id := range slices.Sorted(maps.Keys(hosted)) {
-		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs}
+		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs,
+			Licences: t.Sites[id].Licences, SeatUSDPerHour: t.Sites[id].PricePerSeat}
 		for _, r := range slices.Sorted(maps.Keys(asked)) {
 			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
 			reach := scheduler.Reach{Region: r, Site: id}

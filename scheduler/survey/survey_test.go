@@ -253,3 +253,29 @@ func TestSurveyDemand(t *testing.T) {
 		t.Errorf("got %+v, want %+v", s.Demands, want)
 	}
 }
+
+// What a topology says of licences is in the snapshot.
+func TestSurveyLicences(t *testing.T) {
+	top := near()
+	seats := func(n int) map[heliotrope.LicenceID]int { return map[heliotrope.LicenceID]int{"oracle": n} }
+	us, host, web := top.Sites["us"], top.Hosts["us-1"], top.VMs["web"]
+	us.Licences, us.PricePerSeat = seats(4), map[heliotrope.LicenceID]float64{"oracle": 0.5}
+	host.Licences, web.Licences = seats(2), seats(3)
+	top.Sites["us"], top.Hosts["us-1"], top.VMs["web"] = us, host, web
+	s := survey.Take(time.Unix(60, 0), top, survey.Facts{Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"})})
+	for _, site := range s.Sites {
+		if site.ID == "us" && (site.Licences["oracle"] != 4 || site.SeatUSDPerHour["oracle"] != 0.5) || site.ID == "eu" && len(site.Licences) > 0 {
+			t.Errorf("%+v", site)
+		}
+	}
+	for _, h := range s.Hosts {
+		if n := h.Licences["oracle"]; n != map[heliotrope.HostID]int{"us-1": 2}[h.ID] {
+			t.Errorf("%s has %d", h.ID, n)
+		}
+	}
+	for _, v := range s.VMs {
+		if n := v.Licences["oracle"]; n != map[heliotrope.VMID]int{"web": 3}[v.ID] {
+			t.Errorf("%s needs %d", v.ID, n)
+		}
+	}
+}

@@ -227,6 +227,15 @@ func kinds(s scheduler.Snapshot, p scheduler.Policy) tally {
 	for _, g := range s.Together {
 		has("together_at_"+string(g.Scope)+"s", true)
 	}
+	for _, v := range s.VMs {
+		has("licences", len(v.Licences) > 0)
+	}
+	for _, h := range s.Hosts {
+		has("licences_of_hosts", len(h.Licences) > 0)
+	}
+	for _, site := range s.Sites {
+		has("licences_to_rent", len(site.SeatUSDPerHour) > 0)
+	}
 	has("forbidden_sites", len(p.ForbiddenSites) > 0)
 	has("farthest_distances", len(p.RTTLimits) > 0)
 	has("a_longest_pause", p.MaxPauseMs > 0)
@@ -234,6 +243,29 @@ func kinds(s scheduler.Snapshot, p scheduler.Policy) tally {
 	has("a_price_of_hosts", p.HostUSDPerHour > 0)
 	has("only_moves_that_must_be", p.OnlyForced)
 	return t
+}
+
+// licensed gives VMs needs of two licences, and sites and hosts seats of them, often too few.
+func licensed(s *scheduler.Snapshot, r *rand.Rand) {
+	for i := range s.VMs {
+		if r.IntN(3) == 0 {
+			s.VMs[i].Licences = map[heliotrope.LicenceID]int{"a": 1 + r.IntN(4)}
+		}
+		if r.IntN(8) == 0 {
+			s.VMs[i].Licences = map[heliotrope.LicenceID]int{"a": 1, "b": 1 + r.IntN(2)}
+		}
+	}
+	for i := range s.Sites {
+		site := &s.Sites[i]
+		if site.Licences = map[heliotrope.LicenceID]int{"a": r.IntN(10), "b": r.IntN(3)}; r.IntN(4) == 0 {
+			site.SeatUSDPerHour = map[heliotrope.LicenceID]float64{"a": 0.3 * r.Float64()}
+		}
+	}
+	for i := range s.Hosts {
+		if r.IntN(4) == 0 {
+			s.Hosts[i].Licences = map[heliotrope.LicenceID]int{"a": r.IntN(5)}
+		}
+	}
 }
 
 // tangle makes a small world with all kinds of constraints.
@@ -278,6 +310,9 @@ func tangle(w *world, seed uint64) (scheduler.Snapshot, scheduler.Policy) {
 		if r.IntN(30) == 0 {
 			v.Forbidden = site()
 		}
+	}
+	if r.IntN(3) == 0 {
+		licensed(&s, r)
 	}
 	names := scheduler.Presets()
 	p, err := scheduler.Preset(names[r.IntN(len(names))])

@@ -31,7 +31,7 @@ func TestFuzz(t *testing.T) {
 	}
 	for _, name := range []string{"pinned_vms", "vms_without_a_place", "sites_that_vms_may_be_at", "sites_that_vms_may_not_be_at", "drained_hosts",
 		"apart_at_hosts", "apart_at_sites", "together_at_hosts", "together_at_sites", "forbidden_sites", "farthest_distances", "a_longest_pause",
-		"a_number_of_moves", "a_price_of_hosts", "only_moves_that_must_be"} {
+		"licences", "licences_of_hosts", "licences_to_rent", "a_number_of_moves", "a_price_of_hosts", "only_moves_that_must_be"} {
 		if got.Worlds[name] == 0 {
 			t.Errorf("no world has %s", name)
 		}
