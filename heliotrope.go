@@ -58,6 +58,8 @@ type Site struct {
 	PricePerGiBHour  float64 `yaml:"price_per_gib_hour,omitempty" json:"price_per_gib_hour,omitempty"`   // USD that a GiB of its memory costs
 	PricePerGB       float64 `yaml:"price_per_gb,omitempty" json:"price_per_gb,omitempty"`               // USD per 10^9 bytes to clients in regions of Topology.Demand
 
+	Billing Duration `yaml:"billing,omitempty" json:"billing,omitempty"` // vCPUs and memory are paid in whole periods of so long; zero: by the moment
+
 	Licences     map[LicenceID]int     `yaml:"licences,omitempty" json:"licences,omitempty"`                       // seats for VMs at any of its hosts
 	PricePerSeat map[LicenceID]float64 `yaml:"price_per_seat_hour,omitempty" json:"price_per_seat_hour,omitempty"` // USD for a seat beyond all these; not in it: there are none
 }

@@ -120,7 +120,7 @@ func (m *model) moving(vm, host int) Cost {
 // going is what it costs a VM to go to another host of a site.
 func (m *model) going(vm, to int) Cost {
 	from := m.site[m.home[vm]]
-	usd := m.p.MoveUSD + m.s.VMs[vm].CopyBytes/1e9*m.usdGB[from][to] + m.pauseMs(vm, from, to)/1e3*m.p.PauseUSDPerSecond
+	usd := m.p.MoveUSD + m.s.VMs[vm].CopyBytes/1e9*m.usdGB[from][to] + m.pauseMs(vm, from, to)/1e3*m.p.PauseUSDPerSecond + m.idle(vm, to).usd
 	return Cost{Moves: usd / m.p.AmortisationHours}
 }
 

@@ -111,7 +111,12 @@ func (m *model) evidence(v, from, to int, r reason) []Evidence {
 		{r.gain.Carbon, fmt.Sprintf("%s emits %s for its vCPUs than %s, which is worth USD %.3g/h", b.ID, less(r.gain.Carbon), a.ID, math.Abs(r.gain.Carbon))},
 		{r.gain.Risk, fmt.Sprintf("interruptions are %s likely at %s than at %s, which is worth USD %.3g/h", less(r.gain.Risk), b.ID, a.ID, math.Abs(r.gain.Risk))},
 		{r.gain.Licences, fmt.Sprintf("seats of licences are rented for USD %.4g/h %s if it is at %s", math.Abs(r.gain.Licences), less(r.gain.Licences), b.ID)},
-		{r.gain.Moves, fmt.Sprintf("the move itself, spread over %.3g hours, costs USD %.3g/h", m.p.AmortisationHours, -r.gain.Moves)},
+	}
+	idle := m.idle(v, m.site[to])
+	lost := idle.usd / m.p.AmortisationHours
+	list = append(list, Evidence{r.gain.Moves + lost, fmt.Sprintf("the move itself, spread over %.3g hours, costs USD %.3g/h", m.p.AmortisationHours, -r.gain.Moves-lost)})
+	if lost > 0 {
+		list = append(list, Evidence{-lost, idle.says(m, m.site[from])})
 	}
 	if r.peer != none {
 		list = append(list, Evidence{r.usd, fmt.Sprintf("it exchanges %s with %s, for USD %.3g/h less from %s", perSecond(r.gb), m.s.VMs[r.peer].ID, r.usd, b.ID)})

@@ -50,6 +50,9 @@ type Move struct {
 	Ms         float64           `json:"gain_ms"`             // that its traffic, by bytes, is nearer
 	Seconds    float64           `json:"predicted_seconds"`
 	PauseMs    float64           `json:"predicted_pause_ms"`
+	PaidUntil  time.Time         `json:"paid_until,omitzero"`  // its place, where whole periods are paid and it leaves within one
+	WastesUSD  float64           `json:"wastes_usd,omitempty"` // of what is paid, if it begins now
+	Better     time.Time         `json:"better_at,omitzero"`   // it had better begin then, just before that; zero: now
 	Why        string            `json:"why"`
 	Evidence   []Evidence        `json:"evidence,omitempty"`
 	Confidence float64           `json:"confidence,omitempty"` // share of the parts of the traffic's window in which it would gain; 0: not known

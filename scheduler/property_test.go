@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -15,7 +16,7 @@ import (
 func draw(t *rapid.T) (Snapshot, Policy) {
 	number := func(from, to int, what string) int { return rapid.IntRange(from, to).Draw(t, what) }
 	usd := rapid.Float64Range(0, 0.2)
-	var s Snapshot
+	s := Snapshot{At: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)}
 	sites, vms := number(1, 4, "sites"), number(1, 10, "vms")
 	for k := range sites {
 		id := heliotrope.SiteID(fmt.Sprintf("s%d", k))
@@ -23,6 +24,9 @@ func draw(t *rapid.T) (Snapshot, Policy) {
 			InternetUSDPerGB: usd.Draw(t, "internet"), LANRTTMs: 0.1, InterruptionsPerHour: usd.Draw(t, "risk"), GramsCO2PerVCPUHour: 100 * usd.Draw(t, "co2")})
 		for _, other := range s.Sites[:k] {
 			s.Paths = append(s.Paths, Path{From: id, To: other.ID, RTTMs: rapid.Float64Range(1, 200).Draw(t, "rtt"), USDPerGB: usd.Draw(t, "egress")})
+		}
+		if number(0, 2, "billed") == 0 {
+			s.Sites[k].BillingSeconds = float64(number(1, 7200, "billing"))
 		}
 		if number(0, 1, "licences") == 0 {
 			s.Sites[k].Licences = map[heliotrope.LicenceID]int{"oracle": number(0, 6, "seats"), "sap": number(0, 3, "seats")}
@@ -43,6 +47,9 @@ func draw(t *rapid.T) (Snapshot, Policy) {
 			CopyBytes: 1e9, PauseMs: 50, Pinned: number(0, 9, "pinned") == 0, InterruptionUSD: 1}
 		if number(0, 20, "placed") > 0 {
 			v.Host = s.Hosts[number(0, len(s.Hosts)-1, "host")].ID
+		}
+		if number(0, 1, "since") == 0 {
+			v.PaidSince = s.At.Add(-time.Duration(number(0, 100_000, "paid")) * time.Second)
 		}
 		switch number(0, 9, "licensed") {
 		case 0, 1:
@@ -196,6 +203,9 @@ func TestPlanOfPlanIsEmpty(t *testing.T) {
 		p.PauseUSDPerSecond, p.MaxPauseMs, p.HostUSDPerHour = 0, 0, 0
 		for i := range s.VMs {
 			s.VMs[i].CopyBytes, s.VMs[i].Licences = 0, nil
+		}
+		for k := range s.Sites {
+			s.Sites[k].BillingSeconds = 0
 		}
 		for i := range s.Hosts {
 			s.Hosts[i].VCPUs, s.Hosts[i].MemoryMiB = 1000, 1e6 // room is no matter: the search finds the optimum

@@ -3,15 +3,12 @@ package scheduler
 import (
 	"encoding/json"
 	"math"
-	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"heliotrope"
-	"heliotrope/scheduler/traffic"
 )
 
 // two is two sites 50 ms apart, a dear one and a cheap one, with two hosts each, and a web
@@ -306,19 +303,6 @@ func TestWrongSnapshots(t *testing.T) {
 	}
 	if _, err := Preset("best"); err == nil || !strings.Contains(err.Error(), "balanced") {
 		t.Errorf("no such policy: %v", err)
-	}
-}
-
-func TestTraffic(t *testing.T) {
-	from := time.Unix(0, 0)
-	web, db, paris := traffic.VM("web"), traffic.VM("db"), traffic.Outside(netip.MustParsePrefix("192.0.2.0/24"))
-	m := traffic.Matrix{From: from, To: from.Add(10 * time.Second), Cells: []traffic.Cell{
-		{Src: web, Dst: db, Bytes: 100}, {Src: web, Dst: paris, Bytes: 1000}, {Src: paris, Dst: web, Bytes: 10},
-		{Src: db, Dst: traffic.Outside(netip.MustParsePrefix("198.51.100.0/24")), Bytes: 5},
-	}}
-	flows, demands := Traffic(m, func(p netip.Prefix) (RegionID, bool) { return "france", p == paris.Prefix })
-	if len(flows) != 1 || flows[0] != (Flow{"web", "db", 10}) || len(demands) != 1 || demands[0] != (Demand{"web", "france", 100, 0}) {
-		t.Errorf("%v %v", flows, demands)
 	}
 }
 

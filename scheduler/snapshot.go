@@ -1,12 +1,10 @@
 package scheduler
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
 	"heliotrope"
-	"heliotrope/scheduler/traffic"
 )
 
 // RegionID names where clients are: a country, a metropolis, a provider's network.
@@ -43,6 +41,8 @@ type VM struct {
 	CopyBytes float64 `json:"copy_bytes,omitempty"` // memory and disk that go over the wire
 	PauseMs   float64 `json:"pause_ms,omitempty"`   // with no distance; round trips are added
 
+	PaidSince time.Time `json:"paid_since,omitzero"` // when its place at its site began to be paid; zero: with the clock, in UTC
+
 	InterruptionUSD float64 `json:"interruption_usd,omitempty"` // what one revocation of its host costs
 }
 
@@ -67,6 +67,8 @@ type Site struct {
 	InterruptionsPerHour float64           `json:"interruptions_per_hour,omitempty"` // of a VM there, expected
 	LANRTTMs             float64           `json:"lan_rtt_ms,omitempty"`
 	LANBitsPerSecond     float64           `json:"lan_bits_per_second,omitempty"` // for copies within the site; 0: 10^9
+
+	BillingSeconds float64 `json:"billing_seconds,omitempty"` // vCPUs and memory are paid in whole periods of so long; 0: by the moment
 
 	Licences       map[heliotrope.LicenceID]int     `json:"licences,omitempty"`          // seats for VMs at any of its hosts
 	SeatUSDPerHour map[heliotrope.LicenceID]float64 `json:"seat_usd_per_hour,omitempty"` // of seats beyond all these; not in it: there are none
@@ -143,41 +145,4 @@ func (s Snapshot) Only(vms []heliotrope.VMID) Snapshot {
 		v.Pinned = v.Pinned || !slices.Contains(vms, v.ID)
 	}
 	return s
-}
-
-// Traffic tells a matrix as flows between VMs, and as demands of the regions that prefixes
-// are in. What has neither end at a VM, or is in no region, is left out; so are requests,
-// which a matrix does not count.
-func Traffic(m traffic.Matrix, region func(netip.Prefix) (RegionID, bool)) ([]Flow, []Demand) {
-	seconds := m.To.Sub(m.From).Seconds()
-	if seconds <= 0 {
-		return nil, nil
-	}
-	type asker struct {
-		vm     heliotrope.VMID
-		region RegionID
-	}
-	var flows []Flow
-	var demands []Demand
-	known := map[asker]int{}
-	for _, c := range m.Cells {
-		switch {
-		case c.Src.IsVM() && c.Dst.IsVM():
-			flows = append(flows, Flow{c.Src.VM, c.Dst.VM, c.Bytes / seconds})
-		case c.Src.IsVM():
-			r, ok := region(c.Dst.Prefix)
-			if !ok {
-				continue
-			}
-			key := asker{c.Src.VM, r}
-			i, ok := known[key]
-			if !ok {
-				i = len(demands)
-				known[key] = i
-				demands = append(demands, Demand{VM: c.Src.VM, Region: r})
-			}
-			demands[i].BytesPerSecond += c.Bytes / seconds
-		}
-	}
-	return flows, demands
 }

@@ -106,6 +106,7 @@ func (m *model) fill(plan *Plan, o *orderer) {
 				move.Why = "it waits here while others make room for each other"
 			case !told[v]:
 				move.USDPerHour, move.Ms = reasons[v].gain.Total(), reasons[v].ms
+				m.billed(&move, v, step.from[i], to, reasons[v])
 				told[v] = true
 			}
 			plan.Moves = append(plan.Moves, move)

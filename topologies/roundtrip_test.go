@@ -70,7 +70,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
 			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
 			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"), PricePerGB: share.Draw(t, "egress price"),
-			Licences: map[heliotrope.LicenceID]int{"oracle": rapid.IntRange(0, 9).Draw(t, "seats")}, PricePerSeat: map[heliotrope.LicenceID]float64{"sap": share.Draw(t, "seat price")},
+			Billing: heliotrope.Duration(rapid.SampledFrom([]int64{0, 1e9, 3600e9, 1e15}).Draw(t, "billing")), Licences: map[heliotrope.LicenceID]int{"oracle": rapid.IntRange(0, 9).Draw(t, "seats")}, PricePerSeat: map[heliotrope.LicenceID]float64{"sap": share.Draw(t, "seat price")},
 			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
 		}
 		if i > 0 {

@@ -105,6 +105,7 @@ var said = map[string]string{
 	"Topology.Stubs":       "resources bound to a place that appear in a network as an address",
 	"Topology.Demand":      "what clients ask that nobody counts, or not yet, by region",
 	"Site.PricePerGB":      "USD per 10^9 bytes to clients in regions of demand",
+	"Site.Billing":         "vCPUs and memory are paid in whole periods of so long from when a VM comes; default: by the moment",
 	"Site.Licences":        "seats of licences, for VMs at any of its hosts",
 	"Site.PricePerSeat":    "USD an hour for a seat of a licence beyond all that the site and its hosts have; of a licence that is not named none can be rented",
 	"Host.Licences":        "its own seats of licences, for VMs here only; they are taken before the site's",

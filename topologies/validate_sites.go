@@ -1,6 +1,15 @@
 package topologies
 
-import "heliotrope"
+import (
+	"time"
+
+	"heliotrope"
+)
+
+const (
+	minBilling = heliotrope.Duration(time.Second)
+	maxBilling = heliotrope.Duration(31 * 24 * time.Hour)
+)
 
 func (c *checker) sites() {
 	c.names = map[string]*path{"controller": (*path)(nil).key("controller")}
@@ -18,6 +27,9 @@ func (c *checker) sites() {
 		number(c, at.key("price_per_vcpu_hour"), s.PricePerVCPUHour, 0, 1e6)
 		number(c, at.key("price_per_gib_hour"), s.PricePerGiBHour, 0, 1e6)
 		number(c, at.key("price_per_gb"), s.PricePerGB, 0, 1e6)
+		if s.Billing != 0 {
+			number(c, at.key("billing"), s.Billing, minBilling, maxBilling)
+		}
 		c.seats(at.key("licences"), s.Licences, 0)
 		for id, usd := range sorted(s.PricePerSeat) {
 			at := at.key("price_per_seat_hour").key(string(id))

@@ -220,6 +220,7 @@ type sight struct {
 	speeds     map[heliotrope.HostID]float64
 	rttMs      map[[2]heliotrope.SiteID]float64 // as hosts measured them
 	last       map[heliotrope.VMID]api.Migration
+	since      map[heliotrope.VMID]time.Time // when VMs came to their sites, of those that have come from another
 }
 
 // see looks at the world; edit, where given, may change what is seen of the topology.
@@ -242,7 +243,7 @@ func (a *Autopilot) see(ctx context.Context, edit func(*heliotrope.Topology)) (*
 	v.rttMs = a.far.Believed()
 	a.mu.Unlock()
 	var err error
-	v.last, err = a.lastMoves(ctx)
+	v.last, v.since, err = a.lastMoves(ctx, v.topology)
 	return v, err
 }
 
@@ -269,7 +270,7 @@ func (a *Autopilot) sound(t heliotrope.Topology) {
 // survey is a snapshot with the traffic of a matrix. Nothing comes to a host whose agent is
 // away, and nothing leaves it: it would not get there.
 func (v *sight) survey(m traffic.Matrix) scheduler.Snapshot {
-	s := survey.Take(m.To, v.topology, survey.Facts{Placements: v.placements, Traffic: m, Speeds: v.speeds, RTTMs: v.rttMs})
+	s := survey.Take(m.To, v.topology, survey.Facts{Placements: v.placements, Traffic: m, Speeds: v.speeds, Since: v.since, RTTMs: v.rttMs})
 	for i := range s.Hosts {
 		s.Hosts[i].Drained = v.hosts[s.Hosts[i].ID].Drained
 	}
@@ -299,17 +300,24 @@ func (a *Autopilot) snapshot(ctx context.Context, end time.Time, window time.Dur
 }
 
 // lastMoves are the newest moves of VMs that succeeded: a VM's last says more of its next
-// than its size does, most of which is usually empty.
-func (a *Autopilot) lastMoves(ctx context.Context) (map[heliotrope.VMID]api.Migration, error) {
+// than its size does, most of which is usually empty. since is when those from another site
+// began: from then on the VM's place there was paid.
+func (a *Autopilot) lastMoves(ctx context.Context, t heliotrope.Topology) (last map[heliotrope.VMID]api.Migration, since map[heliotrope.VMID]time.Time, err error) {
 	list, err := a.world.Migrations(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list migrations: %w", err)
+		return nil, nil, fmt.Errorf("list migrations: %w", err)
 	}
-	last := map[heliotrope.VMID]api.Migration{}
+	last, since = map[heliotrope.VMID]api.Migration{}, map[heliotrope.VMID]time.Time{}
 	for _, m := range list { // newest first
-		if _, ok := last[m.VM]; !ok && m.Phase == api.PhaseSucceeded && m.Measured.Bytes > 0 {
+		if m.Phase != api.PhaseSucceeded {
+			continue
+		}
+		if _, ok := last[m.VM]; !ok && m.Measured.Bytes > 0 {
 			last[m.VM] = m
 		}
+		if _, ok := since[m.VM]; !ok && t.Hosts[m.From].Site != t.Hosts[m.To].Site {
+			since[m.VM] = m.CreatedAt
+		}
 	}
-	return last, nil
+	return last, since, nil
 }

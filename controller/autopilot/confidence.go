@@ -53,6 +53,7 @@ func (a *Autopilot) try(ctx context.Context, s scheduler.Snapshot, policy schedu
 		for i := range part.VMs {
 			part.VMs[i].CopyBytes = 0
 		}
+		part = byTheMoment(part)
 		was, is, shares, err := scheduler.Compare(part, policy, before, after)
 		if err != nil {
 			return whole, nil, err
@@ -65,6 +66,15 @@ func (a *Autopilot) try(ctx context.Context, s scheduler.Snapshot, policy schedu
 		}
 	}
 	return whole, vms, nil
+}
+
+// byTheMoment is a snapshot in which nothing is lost of what is paid.
+func byTheMoment(s scheduler.Snapshot) scheduler.Snapshot {
+	s.Sites = slices.Clone(s.Sites)
+	for i := range s.Sites {
+		s.Sites[i].BillingSeconds = 0
+	}
+	return s
 }
 
 // chance are the VMs whose moves may be chance. One that moves to make room for others loses

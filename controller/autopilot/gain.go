@@ -46,6 +46,7 @@ func compare(s scheduler.Snapshot, p api.Plan) (api.PlanGain, error) {
 		}
 		bytes[m.VM] += float64(p.Moves[i].Bytes)
 	}
+	s = byTheMoment(s) // what a move lost of it is past
 	s.VMs = slices.Clone(s.VMs)
 	after := s.Placement()
 	for i := range s.VMs {

@@ -200,7 +200,7 @@ func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, 
 		return scheduler.Plan{}, "", err
 	}
 	must := len(broken) > 0 || m.limits.USDPerHour > 0 && spends > m.limits.USDPerHour
-	restless := 0
+	var stays stay
 	for try := 0; ; try++ {
 		plan, err := within(ctx, m.limits, s, paced, 0)
 		if err != nil {
@@ -210,15 +210,15 @@ func (a *Autopilot) steady(ctx context.Context, m matter, s scheduler.Snapshot, 
 		if err != nil {
 			return plan, "", err
 		}
-		s = pin(s, held)
-		restless += len(held)
-		if len(held) == 0 || must {
-			return plan, says(plan.Reason, allowance, restless, by.but), nil
+		paid := stays.add(plan, held, m.now.Add(intervalOf(m.pool)))
+		s = pin(s, append(held, paid...))
+		if len(held)+len(paid) == 0 || must {
+			return plan, stays.says(plan.Reason, allowance, by.but), nil
 		}
 		if try == mostTries {
 			still := scheduler.Plan{At: s.At, Policy: m.policy.Name, Reason: plan.Reason, Before: plan.Before, After: plan.Before}
 			still.Map = survey.Map(s, still)
-			return still, says("nothing moves", allowance, restless, by.but), nil
+			return still, stays.says("nothing moves", allowance, by.but), nil
 		}
 	}
 }
@@ -232,15 +232,39 @@ func pin(s scheduler.Snapshot, vms []heliotrope.VMID) scheduler.Snapshot {
 	return s
 }
 
+// stay counts the VMs that a plan would move and that stay for now.
+type stay struct {
+	restless, paid int
+	until          time.Time // when the first of those is to go for whose place is paid
+}
+
+// add takes in who is held back, and returns who had better go later than the next look.
+func (x *stay) add(p scheduler.Plan, held []heliotrope.VMID, next time.Time) (paid []heliotrope.VMID) {
+	x.restless += len(held)
+	for _, m := range p.Moves {
+		if !m.Better.After(next) || slices.Contains(held, m.VM) {
+			continue
+		}
+		paid = append(paid, m.VM)
+		if x.paid++; x.until.IsZero() || m.Better.Before(x.until) {
+			x.until = m.Better
+		}
+	}
+	return paid
+}
+
 // says adds to a plan's reason what holds VMs back.
-func says(reason string, allowed pace.Allowance, restless int, but string) string {
+func (x *stay) says(reason string, allowed pace.Allowance, but string) string {
+	if x.paid > 0 {
+		reason = fmt.Sprintf("%d VMs use up first what is paid for them where they are, until %s; %s", x.paid, x.until.UTC().Format(time.RFC3339), reason)
+	}
 	switch {
 	case allowed.Quiet:
 		return fmt.Sprintf("it is a quiet time until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
 	case allowed.Moves == 0:
 		return fmt.Sprintf("no more moves may begin until %s; %s", allowed.Next.UTC().Format(time.RFC3339), reason)
-	case restless > 0:
-		return fmt.Sprintf("%d VMs would gain elsewhere on average, but %s, and stay; %s", restless, but, reason)
+	case x.restless > 0:
+		return fmt.Sprintf("%d VMs would gain elsewhere on average, but %s, and stay; %s", x.restless, but, reason)
 	}
 	return reason
 }

@@ -252,6 +252,9 @@ func (a *app) planExplain() *cobra.Command {
 			if m.Confidence > 0 {
 				t.Line("  it would have gained in %.0f %% of the window's parts with traffic", 100*m.Confidence)
 			}
+			if !m.Better.IsZero() {
+				t.Line("  it had better begin at %s: what is paid until %s would be used up", m.Better.UTC().Format(time.RFC3339), m.PaidUntil.UTC().Format(time.RFC3339))
+			}
 			for _, e := range m.Evidence {
 				t.Line("  %+.4f USD/h  %s", e.USDPerHour, e.Text)
 			}

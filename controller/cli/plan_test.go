@@ -17,7 +17,8 @@ import (
 // The fake's plans: one that waits, one that is done and measured, one that failed.
 func (f *fake) plans() []api.Plan {
 	move := scheduler.Move{Step: 1, VM: "web", From: "us-1", FromSite: "us", To: "eu-1", ToSite: "eu", USDPerHour: 0.36, Ms: 80, Seconds: 6.1, PauseMs: 781, Confidence: 1,
-		Why:      "clients in eu, who get 1 MB/s, are 80 ms nearer, for USD 0.36/h less",
+		Why:       "clients in eu, who get 1 MB/s, are 80 ms nearer, for USD 0.36/h less",
+		PaidUntil: noon.Add(time.Hour), WastesUSD: 0.03, Better: noon.Add(58 * time.Minute),
 		Evidence: []scheduler.Evidence{{USDPerHour: 0.36, Text: "clients in eu, who get 1 MB/s, are 80 ms nearer, for USD 0.36/h less"}, {USDPerHour: -0.0011, Text: "the move itself, spread over 24 hours, costs USD 0.0011/h"}}}
 	plan := scheduler.Plan{At: noon, Policy: "balanced", Moves: []scheduler.Move{move}, Reason: "the moves gain USD 0.359/h (85.3 %), what they cost included", Bounded: true, Bound: 0.062,
 		Before: scheduler.Cost{Compute: 0.06, Clients: 0.36}, After: scheduler.Cost{Compute: 0.06, Moves: 0.0011},

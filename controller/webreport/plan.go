@@ -135,13 +135,13 @@ var costParts = []struct {
 }{
 	{"compute", "vCPUs and memory", func(c scheduler.Cost) float64 { return c.Compute }},
 	{"hosts", "hosts in use", func(c scheduler.Cost) float64 { return c.Hosts }},
-	{"licences", "seats that are rented", func(c scheduler.Cost) float64 { return c.Licences }},
 	{"egress", "bytes that leave a site", func(c scheduler.Cost) float64 { return c.Egress }},
 	{"clients", "distance of clients", func(c scheduler.Cost) float64 { return c.Clients }},
 	{"east–west", "distance between VMs", func(c scheduler.Cost) float64 { return c.EastWest }},
 	{"carbon", "CO₂ of vCPUs", func(c scheduler.Cost) float64 { return c.Carbon }},
 	{"risk", "interruptions", func(c scheduler.Cost) float64 { return c.Risk }},
 	{"moves", "the moves themselves, spread", func(c scheduler.Cost) float64 { return c.Moves }},
+	{"licences", "seats that are rented", func(c scheduler.Cost) float64 { return c.Licences }},
 }
 
 // costRows are the parts that are not nothing, and their sum.

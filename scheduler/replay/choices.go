@@ -7,6 +7,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/billing"
 )
 
 // Choices tells what one VM could have done in a scenario, others staying where they are at
@@ -37,9 +38,13 @@ func Choices(s Scenario, vm heliotrope.VMID, hosts []heliotrope.HostID) (Costs, 
 	if err != nil {
 		return c, fmt.Errorf("reckon choices: %w", err)
 	}
+	site := map[heliotrope.HostID]heliotrope.SiteID{}
+	for _, h := range s.Ticks[0].Now.Hosts {
+		site[h.ID] = h.Site
+	}
 	c.Move = func(t, a, b int) float64 {
 		h := hours[a][b]
-		idle := rest(seconds(h*3600), s.Billing).Hours()
+		idle := billing.Unused(seconds(h*3600), s.billing(s.Ticks[t].Now, site[hosts[a]])).Hours()
 		return once[a][b] + h*(rates[t][a]-rates[t][b]+compute[t][b]) + idle*compute[t][a]
 	}
 	return c, nil
@@ -60,7 +65,7 @@ func put(s scheduler.Snapshot, where scheduler.Placement, vm heliotrope.VMID, ho
 
 // ways is what moves between hosts cost once, and how many hours they take.
 func (s *Scenario) ways(vm heliotrope.VMID, hosts []heliotrope.HostID) (once, hours [][]float64, err error) {
-	now, where := s.Ticks[0].Now, s.Ticks[0].Now.Placement()
+	now, where := unbilled(s.Ticks[0].Now), s.Ticks[0].Now.Placement()
 	site := map[heliotrope.HostID]heliotrope.SiteID{}
 	now.Hosts = slices.Clone(now.Hosts)
 	for i, h := range now.Hosts {

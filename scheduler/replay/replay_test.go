@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -156,6 +157,19 @@ func drawScenario(t *rapid.T) (Scenario, []heliotrope.HostID) {
 	return hourly(p, all...), hosts
 }
 
+// bySite is a scenario in which the sites say in which periods they are paid.
+func bySite(s Scenario) Scenario {
+	ticks := slices.Clone(s.Ticks)
+	for i := range ticks {
+		ticks[i].Now.Sites = slices.Clone(ticks[i].Now.Sites)
+		for k := range ticks[i].Now.Sites {
+			ticks[i].Now.Sites[k].BillingSeconds = s.Billing.Seconds()
+		}
+	}
+	s.Ticks, s.Billing = ticks, 0
+	return s
+}
+
 // Nobody does better than who knows the future; what he does costs what he reckoned; and
 // staying is one of the things that he could do.
 func TestOptimumIsTheLeast(t *testing.T) {
@@ -176,6 +190,15 @@ func TestOptimumIsTheLeast(t *testing.T) {
 		}
 		if math.Abs(followed.USD()-usd) > 1e-6*max(1, usd) {
 			t.Fatalf("it costs %v to follow what was reckoned to cost %v", followed.USD(), usd)
+		}
+		billed := bySite(s)
+		if same, err := Run(billed, Follow("v", sites)); err != nil || math.Abs(same.USD()-usd) > 1e-6*max(1, usd) {
+			t.Fatalf("it costs %v where sites say how they are paid, must cost %v (%v)", same.USD(), usd, err)
+		}
+		if c, err := Choices(billed, "v", hosts); err != nil {
+			t.Fatal(err)
+		} else if _, same := Optimum(c); math.Abs(same-usd) > 1e-6*max(1, usd) {
+			t.Fatalf("where sites say how they are paid, %v is reckoned, must be %v", same, usd)
 		}
 		ours, err := Run(s, Scheduler(s.Policy, pace.Pace{}, quick))
 		if err != nil {

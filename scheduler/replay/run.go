@@ -10,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/billing"
 	"heliotrope/scheduler/pace"
 )
 
@@ -20,7 +21,7 @@ type Scenario struct {
 	Ticks   []Tick
 	End     time.Time
 	Policy  scheduler.Policy // what distance and moves cost
-	Billing time.Duration    // VMs are paid in whole periods of this; 0: by the moment
+	Billing time.Duration    // VMs are paid in whole periods of this at sites that say none; 0: by the moment
 }
 
 // Tick is when something is known anew, and may be decided.
@@ -180,7 +181,28 @@ func (x *run) step(tick int, decide Decide) error {
 func (x *run) placed(s scheduler.Snapshot) scheduler.Snapshot {
 	s.VMs = slices.Clone(s.VMs)
 	for i := range s.VMs {
-		s.VMs[i].Host = x.at[s.VMs[i].ID]
+		v := &s.VMs[i]
+		v.Host, v.PaidSince = x.at[v.ID], x.since[v.ID]
+	}
+	return s
+}
+
+// billing is the period that VMs at a site are paid in.
+func (s *Scenario) billing(now scheduler.Snapshot, site heliotrope.SiteID) time.Duration {
+	for _, k := range now.Sites {
+		if k.ID == site && k.BillingSeconds > 0 {
+			return seconds(k.BillingSeconds)
+		}
+	}
+	return s.Billing
+}
+
+// unbilled is a snapshot in which nothing is lost of what is paid: land reckons that by the
+// moment at which a move ends.
+func unbilled(s scheduler.Snapshot) scheduler.Snapshot {
+	s.Sites = slices.Clone(s.Sites)
+	for i := range s.Sites {
+		s.Sites[i].BillingSeconds = 0
 	}
 	return s
 }
@@ -301,22 +323,18 @@ func (x *run) land(now scheduler.Snapshot, l landing) error {
 	}
 	after := maps.Clone(x.at)
 	after[id] = l.move.To
-	c, err := scheduler.Evaluate(x.placed(now), p, after)
+	c, err := scheduler.Evaluate(unbilled(x.placed(now)), p, after)
 	if err != nil {
 		return err
 	}
 	x.r.Cost.Moves += c.Moves * cmp.Or(p.AmortisationHours, usualHours)
-	x.r.TwiceUSD += fresh*l.at.Sub(l.begun).Hours() + old*rest(l.at.Sub(x.since[id]), x.s.Billing).Hours()
-	x.at, x.since[id] = after, l.begun
-	return nil
-}
-
-// rest is what is left of the billing period after so long a time.
-func rest(paid, billing time.Duration) time.Duration {
-	if billing <= 0 || paid%billing == 0 {
-		return 0
+	if l.move.FromSite != l.move.ToSite { // what is paid at a site goes with the VM from host to host
+		left := billing.Unused(l.at.Sub(x.since[id]), x.s.billing(now, l.move.FromSite))
+		x.r.TwiceUSD += fresh*l.at.Sub(l.begun).Hours() + old*left.Hours()
+		x.since[id] = l.begun
 	}
-	return billing - paid%billing
+	x.at = after
+	return nil
 }
 
 func sum(a, b scheduler.Cost, hours float64) scheduler.Cost {

@@ -33,6 +33,7 @@ type Facts struct {
 	Placements map[heliotrope.VMID]heliotrope.Placement
 	Traffic    traffic.Matrix
 	Speeds     map[heliotrope.HostID]float64    // of hosts that were measured (perf.Speeds)
+	Since      map[heliotrope.VMID]time.Time    // when VMs came to their sites, of those that have come from another
 	RTTMs      map[[2]heliotrope.SiteID]float64 // of pairs of sites whose hosts measure it (Distances.Believed)
 }
 
@@ -59,7 +60,7 @@ func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 		hosted[h.Site] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.VMs)) {
-		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], f.Placements))
+		s.VMs = append(s.VMs, surveyVM(id, t.VMs[id], f))
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.Stubs)) { // what exchanges bytes with VMs, and stays
 		s.VMs = append(s.VMs, scheduler.VM{ID: heliotrope.VMID(id), Host: t.Stubs[id].Host, Pinned: true})
@@ -79,7 +80,7 @@ func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 		}
 		return "", false
 	}
-	s.Flows, s.Demands = scheduler.Traffic(known(f.Traffic, t), region)
+	s.Flows, s.Demands = Traffic(known(f.Traffic, t), region)
 	s.demand(t)
 	s.places(t, hosted, f.RTTMs)
 	for i, site := range s.Sites {
@@ -103,9 +104,9 @@ func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotr
 	return reference / vcpus
 }
 
-func surveyVM(id heliotrope.VMID, vm heliotrope.VM, placements map[heliotrope.VMID]heliotrope.Placement) scheduler.VM {
-	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs, Licences: vm.Licences}
-	p := placements[id]
+func surveyVM(id heliotrope.VMID, vm heliotrope.VM, f Facts) scheduler.VM {
+	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs, Licences: vm.Licences, PaidSince: f.Since[id]}
+	p := f.Placements[id]
 	v.Host = p.Host
 	if p.Incoming != "" {
 		v.Host, v.Pinned = p.Incoming, true
@@ -176,7 +177,8 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 	}
 	for _, id := range slices.Sorted(maps.Keys(hosted)) {
 		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs,
-			Licences: t.Sites[id].Licences, SeatUSDPerHour: t.Sites[id].PricePerSeat}
+			BillingSeconds: time.Duration(t.Sites[id].Billing).Seconds(),
+			Licences:       t.Sites[id].Licences, SeatUSDPerHour: t.Sites[id].PricePerSeat}
 		for _, r := range slices.Sorted(maps.Keys(asked)) {
 			w := ways[[2]heliotrope.SiteID{id, heliotrope.SiteID(r)}]
 			reach := scheduler.Reach{Region: r, Site: id}

@@ -254,6 +254,25 @@ func TestSurveyDemand(t *testing.T) {
 	}
 }
 
+// So is what it says of paid periods, and since when a VM's place is paid.
+func TestSurveyBilling(t *testing.T) {
+	top, since := near(), time.Unix(50, 0)
+	us := top.Sites["us"]
+	us.Billing = heliotrope.Duration(time.Hour)
+	top.Sites["us"] = us
+	s := survey.Take(time.Unix(60, 0), top, survey.Facts{Since: map[heliotrope.VMID]time.Time{"web": since}, Placements: at(map[heliotrope.VMID]heliotrope.HostID{"web": "us-1", "db": "us-1"})})
+	for _, site := range s.Sites {
+		if want := map[heliotrope.SiteID]float64{"us": 3600}[site.ID]; site.BillingSeconds != want {
+			t.Errorf("%s: %v s, want %v", site.ID, site.BillingSeconds, want)
+		}
+	}
+	for _, v := range s.VMs {
+		if v.PaidSince.IsZero() == (v.ID == "web") || v.ID == "web" && !v.PaidSince.Equal(since) {
+			t.Errorf("%s is paid since %v", v.ID, v.PaidSince)
+		}
+	}
+}
+
 // What a topology says of licences is in the snapshot.
 func TestSurveyLicences(t *testing.T) {
 	top := near()
