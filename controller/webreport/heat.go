@@ -13,8 +13,9 @@ const (
 	heatGroups = 190.0
 )
 
-// drawHeat draws who sends (rows) how much to whom (columns).
-func drawHeat(n network, s scale) template.HTML {
+// drawHeat draws who sends (rows) how much to whom (columns). With across, what crosses sites
+// is framed.
+func drawHeat(id, title string, n network, s scale, across bool) template.HTML {
 	count := len(n.nodes)
 	named := count <= nameLimit
 	left := heatNames
@@ -28,9 +29,9 @@ func drawHeat(n network, s scale) template.HTML {
 		tip = 24
 	}
 	var d drawing
-	d.open("heat", left+side+heatGroups, left+side+10, "Heat map of the traffic matrix",
+	d.open(id, left+side+heatGroups, left+side+10, title,
 		fmt.Sprintf("%d rows that send, %d columns that get, sorted by group. The tables below tell the largest pairs in numbers.", count, count))
-	d.put(`<g transform="translate(%v,%v)">`, left, left)
+	d.put(`<g class="heat" transform="translate(%v,%v)">`, left, left)
 	d.put(`<rect class="ground" width="%v" height="%v"/>`, side, side)
 	for i, row := range n.rates {
 		d.put(`<g transform="translate(0,%v)">`, float64(i)*cell)
@@ -38,6 +39,9 @@ func drawHeat(n network, s scale) template.HTML {
 			if class := s.class(v); class != "" {
 				d.put(`<rect class="%v" x="%v" width="%v" height="%v"><title>%v → %v: %v</title></rect>`,
 					class, float64(j)*cell, cell, cell, clip(n.nodes[i].name, tip), clip(n.nodes[j].name, tip), rate(v))
+			}
+			if across && n.crossing[i][j] > 0 {
+				d.put(`<rect class="over" x="%v" y="1" width="%v" height="%v"/>`, float64(j)*cell+1, cell-2, cell-2)
 			}
 		}
 		d.put(`</g>`)

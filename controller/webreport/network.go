@@ -50,7 +50,11 @@ func newView(r report.Report, m traffic.Matrix) *view {
 	}
 	for i, g := range r.Groups {
 		name := clip(g.ID, 24)
-		v.sections = append(v.sections, section{name, name + " · " + clean(g.Kind), "g" + strconv.Itoa(i%8)})
+		title := name
+		if g.Kind != "" {
+			title += " · " + clean(g.Kind)
+		}
+		v.sections = append(v.sections, section{name, title, "g" + strconv.Itoa(i%8)})
 		for _, e := range g.Ends {
 			add(e, i)
 		}

@@ -20,6 +20,7 @@ import (
 type planPage struct {
 	sheet
 	sitePictures
+	pairPictures
 	api.Plan
 	Lead    string
 	Tiles   []tile
@@ -72,7 +73,7 @@ func newPlanPage(p api.Plan) *planPage {
 	if p.ID != "" {
 		title = "Plan " + string(p.ID)
 	}
-	v := &planPage{sheet: newSheet(title), sitePictures: drawSites(p.Plan), Plan: p, Lead: sentence(p.Plan.Reason), Kept: p.ID != "", Applied: len(p.Moves) > 0}
+	v := &planPage{sheet: newSheet(title), sitePictures: drawSites(p.Plan), pairPictures: drawPairs(p.Plan.Map), Plan: p, Lead: sentence(p.Plan.Reason), Kept: p.ID != "", Applied: len(p.Moves) > 0}
 	plan := p.Plan
 	for _, b := range plan.Blocked {
 		to := ""

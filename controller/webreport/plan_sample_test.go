@@ -26,6 +26,25 @@ func samplePlan() api.Plan {
 		},
 		Before: atlas.Means{ClientsMs: 88.3, EastWestMs: 2.12}, After: atlas.Means{ClientsMs: 10.3, EastWestMs: 3.4},
 	}
+	for i, vm := range []heliotrope.VMID{"app", "batch", "cache", "db", "indexer", "logs", "search", "web"} {
+		at := atlas.PlacedVM{ID: vm, Before: "us", After: "us"}
+		switch {
+		case vm == "app" || vm == "db" || vm == "web":
+			at.After = "eu"
+		case vm == "batch" || vm == "cache":
+			at.Before, at.After = "eu", "eu"
+		case i > 3:
+			at.Before, at.After = "sa", "sa"
+		}
+		m.VMs = append(m.VMs, at)
+	}
+	for _, p := range []struct {
+		a, b      int
+		out, back float64
+	}{{0, 3, 1.6e6, 2.2e6}, {0, 7, 1.1e6, 3e5}, {0, 2, 4e4, 9e5}, {2, 3, 3e3, 8e4}, {1, 3, 2e3, 7e4}, {4, 5, 2e5, 3e4}, {4, 6, 5e5, 4e5}, {5, 6, 1e4, 8e3}, {0, 6, 2e4, 4e3}} {
+		m.Pairs = append(m.Pairs, atlas.VMPair{From: p.a, To: p.b, BytesPerSecond: p.out}, atlas.VMPair{From: p.b, To: p.a, BytesPerSecond: p.back})
+	}
+	m.Rest = 1.2e4
 	move := func(step int, vm heliotrope.VMID, usd, ms float64) scheduler.Move {
 		return scheduler.Move{Step: step, VM: vm, From: "us-1", FromSite: "us", To: "eu-1", ToSite: "eu", USDPerHour: usd, Ms: ms, Seconds: 6.1, PauseMs: 781, Confidence: 0.9,
 			Why:      fmt.Sprintf("clients in internet, who get %s, are 80 ms nearer, for USD %.2f/h less", rate(1e6*usd), usd),

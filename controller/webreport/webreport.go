@@ -11,6 +11,7 @@
 //   - timeline.go: bytes per second with the events, and the phases of a group
 //   - sitemap.go: sites by their distances, traffic before and after a plan, its moves
 //   - siteheat.go: traffic from site to site, before and after it
+//   - pairheat.go: the first of these before and after it, with what crosses sites
 //   - pool.go: cost and distance over time, with the moves
 //
 // Names come from users. Text reaches the page through html/template or drawing.put, which
@@ -132,7 +133,7 @@ func newPage(r report.Report, m traffic.Matrix) *page {
 	if p.Ends > 0 {
 		heat := v.network(heatLimit)
 		s := scaleOf(heat.rates)
-		p.Heat, p.Scale = drawHeat(heat, s), drawScale(s)
+		p.Heat, p.Scale = drawHeat("heat", "Heat map of the traffic matrix", heat, s, false), drawScale(s)
 		p.Graph = drawGraph(v.network(graphLimit))
 	}
 	p.Line, p.Marks = drawTimeline(r.History, r.Events)

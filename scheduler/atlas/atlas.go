@@ -1,8 +1,8 @@
 // Package atlas is a plan as a map: sites, how far they are from each other, what goes
 // between them before the plan and after it, and where to draw them (place.go).
 //
-// A Map is made of sums, site by site and never VM by VM, so that a plan of a thousand VMs
-// can carry one.
+// A Map is made of sums, site by site, and of the few VMs that talk most, so that a plan of a
+// thousand VMs can carry one.
 package atlas
 
 import "heliotrope"
@@ -10,13 +10,22 @@ import "heliotrope"
 // Most is how many sites a map has; those with the least VMs and traffic are left out.
 const Most = 24
 
+// MostVMs is how many VMs a map has, and MostPairs how many pairs of them.
+const (
+	MostVMs   = 40
+	MostPairs = 400
+)
+
 // Map is what there is to draw.
 type Map struct {
-	Sites   []SiteVMs `json:"sites"`          // by name
-	Ways    []Way     `json:"ways,omitempty"` // by the names of their ends
-	LeftOut int       `json:"left_out_sites,omitempty"`
-	Before  Means     `json:"before"`
-	After   Means     `json:"after"`
+	Sites   []SiteVMs  `json:"sites"`          // by name
+	Ways    []Way      `json:"ways,omitempty"` // by the names of their ends
+	LeftOut int        `json:"left_out_sites,omitempty"`
+	VMs     []PlacedVM `json:"vms,omitempty"`   // that talk most to each other, by name
+	Pairs   []VMPair   `json:"pairs,omitempty"` // of them, by the places of their ends in VMs
+	Rest    float64    `json:"other_pairs_bytes_per_second,omitempty"`
+	Before  Means      `json:"before"`
+	After   Means      `json:"after"`
 }
 
 // SiteVMs is a place of VMs, of clients, or of both.
@@ -24,6 +33,20 @@ type SiteVMs struct {
 	ID    heliotrope.SiteID `json:"id"`
 	VMs   int               `json:"vms"`
 	After int               `json:"vms_after"`
+}
+
+// PlacedVM is where a VM is, and will be.
+type PlacedVM struct {
+	ID     heliotrope.VMID   `json:"id"`
+	Before heliotrope.SiteID `json:"before,omitempty"`
+	After  heliotrope.SiteID `json:"after,omitempty"`
+}
+
+// VMPair is what one of a map's VMs sends to another, which a plan does not change.
+type VMPair struct {
+	From           int     `json:"from"` // in Map.VMs
+	To             int     `json:"to"`
+	BytesPerSecond float64 `json:"bytes_per_second"`
 }
 
 // Way is what VMs at a site send to VMs and clients at a site, which may be the same. A way

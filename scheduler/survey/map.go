@@ -56,7 +56,46 @@ func Map(s scheduler.Snapshot, p scheduler.Plan) *atlas.Map {
 	m.Before = c.add(s, now, func(w *atlas.Way) *float64 { return &w.Before })
 	m.After = c.add(s, then, func(w *atlas.Way) *float64 { return &w.After })
 	c.fill(m)
+	talk(m, s, now, then)
 	return m
+}
+
+// talk writes the VMs that talk most, and what they send to each other.
+func talk(m *atlas.Map, s scheduler.Snapshot, now, then map[heliotrope.VMID]heliotrope.SiteID) {
+	type pair = [2]heliotrope.VMID
+	sent, volume := map[pair]float64{}, map[heliotrope.VMID]float64{}
+	for _, f := range s.Flows {
+		if f.Src == f.Dst || f.BytesPerSecond <= 0 {
+			continue
+		}
+		sent[pair{f.Src, f.Dst}] += f.BytesPerSecond
+		m.Rest += f.BytesPerSecond
+	}
+	pairs := slices.SortedFunc(maps.Keys(sent), func(a, b pair) int { return cmp.Or(cmp.Compare(sent[b], sent[a]), slices.Compare(a[:], b[:])) })
+	for _, p := range pairs { // in one order: sums of floats
+		volume[p[0]] += sent[p]
+		volume[p[1]] += sent[p]
+	}
+	vms := slices.SortedFunc(maps.Keys(volume), func(a, b heliotrope.VMID) int { return cmp.Or(cmp.Compare(volume[b], volume[a]), cmp.Compare(a, b)) })
+	vms = vms[:min(len(vms), atlas.MostVMs)]
+	slices.Sort(vms)
+	at := map[heliotrope.VMID]int{}
+	for i, vm := range vms {
+		at[vm] = i
+		m.VMs = append(m.VMs, atlas.PlacedVM{ID: vm, Before: now[vm], After: then[vm]})
+	}
+	for _, p := range pairs {
+		from, ok := at[p[0]]
+		to, ok2 := at[p[1]]
+		if ok && ok2 && len(m.Pairs) < atlas.MostPairs {
+			m.Pairs = append(m.Pairs, atlas.VMPair{From: from, To: to, BytesPerSecond: sent[p]})
+			m.Rest -= sent[p]
+		}
+	}
+	slices.SortFunc(m.Pairs, func(a, b atlas.VMPair) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) })
+	if m.Rest = max(0, m.Rest); len(m.Pairs) == len(sent) {
+		m.Rest = 0 // and not what its sums have rounded
+	}
 }
 
 func (c chart) site(id heliotrope.SiteID) *atlas.SiteVMs {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,6 +65,26 @@ func TestMapIsBounded(t *testing.T) {
 		m := survey.Map(s, scheduler.Plan{Moves: []scheduler.Move{{VM: "v0", To: s.Hosts[0].ID}}})
 		if len(m.Sites) > atlas.Most || len(m.Sites)+m.LeftOut != n || len(m.Ways) > atlas.Most*atlas.Most {
 			t.Fatalf("%d sites of %d, %d left out", len(m.Sites), n, m.LeftOut)
+		}
+		talk, drawn := 0.0, m.Rest
+		for _, f := range s.Flows {
+			if f.Src != f.Dst {
+				talk += f.BytesPerSecond
+			}
+		}
+		for _, p := range m.Pairs {
+			drawn += p.BytesPerSecond
+			if p.From == p.To || p.From >= len(m.VMs) || p.To >= len(m.VMs) {
+				t.Fatalf("a pair is %+v", p)
+			}
+		}
+		if len(m.VMs) > atlas.MostVMs || len(m.Pairs) > atlas.MostPairs || drawn != talk {
+			t.Fatalf("%d VMs, %d pairs, %v of %v bytes", len(m.VMs), len(m.Pairs), drawn, talk)
+		}
+		for _, vm := range m.VMs {
+			if i := slices.IndexFunc(s.VMs, func(v scheduler.VM) bool { return v.ID == vm.ID }); string(vm.Before) != string(s.VMs[i].Host) || vm.ID != "v0" && vm.After != vm.Before || vm.ID == "v0" && vm.After != s.Sites[0].ID {
+				t.Fatalf("%+v is at %s", vm, s.VMs[i].Host)
+			}
 		}
 		before, after, here, there := 0.0, 0.0, 0, 0
 		for _, w := range m.Ways {
