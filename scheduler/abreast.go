@@ -38,8 +38,10 @@ func (m *model) joins(r *rack, w, s step) bool {
 	if w.temporary != s.temporary {
 		return false
 	}
-	if _, licensed := m.seats.Step(r.at, slices.Concat(w.vms, s.vms), slices.Concat(w.to, s.to)); !licensed {
-		return false
+	if slices.ContainsFunc(s.vms, m.seats.Licensed) {
+		if _, licensed := m.seats.Step(r.at, slices.Concat(w.vms, s.vms), slices.Concat(w.to, s.to)); !licensed {
+			return false
+		}
 	}
 	comes, leaves := map[int]int{}, map[int]int{}
 	for i := range w.vms {

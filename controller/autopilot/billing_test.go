@@ -25,7 +25,7 @@ func TestPaidHourIsUsedUp(t *testing.T) {
 	price("eu", 0.7)
 	fly(t, p, func(t *testing.T, a *Autopilot) {
 		midnight := time.Now().Truncate(time.Hour)
-		time.Sleep(midnight.Add(59 * time.Minute).Sub(time.Now()))
+		time.Sleep(time.Until(midnight.Add(59 * time.Minute)))
 		if pool, err := a.Pool(t.Context(), "all"); err != nil || p.count() > 0 || !strings.Contains(pool.Says, "1 VMs use up first what is paid for them where they are, until 2000-01-01T00:59:2") {
 			t.Fatalf("%d moves; it says %q (%v)", p.count(), pool.Says, err)
 		}
@@ -38,7 +38,7 @@ func TestPaidHourIsUsedUp(t *testing.T) {
 		began := p.moves[0].CreatedAt
 		price("us", 0.4)
 		p.mu.Unlock()
-		time.Sleep(began.Add(time.Hour - time.Minute).Sub(time.Now()))
+		time.Sleep(time.Until(began.Add(59 * time.Minute)))
 		if p.count() != 1 {
 			t.Errorf("it leaves an hour that is paid: %v", p.told)
 		}
