@@ -28,7 +28,9 @@ func (m *model) reasons(before, after []int) []reason {
 			list[v] = m.reason(v, before, after)
 		}
 	}
-	m.rents(list, before, after)
+	for v, usd := range m.seats.Shares(before, after) {
+		list[v].gain.Licences -= usd
+	}
 	return list
 }
 

@@ -12,10 +12,11 @@ import (
 type field struct {
 	*assign.Field
 	m      *model
-	units  [][]int // VMs
-	unitOf []int   // of each VM
-	open   []bool  // sites that have a host for VMs, however small
-	paid   float64 // USD per hour for all seats there are, by the price that charge put on them
+	units  [][]int     // VMs
+	unitOf []int       // of each VM
+	open   []bool      // sites that have a host for VMs, however small
+	price  [][]float64 // of a seat, by site and licence, that charge put into the units' own; nil: none
+	paid   float64     // USD per hour for all seats there are, by it
 }
 
 func newField(m *model) *field {

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -12,88 +11,23 @@ import (
 
 // licences counts the seats that there are and that VMs need (package licence).
 func (m *model) licences(bad *problems) {
-	number := map[heliotrope.LicenceID]int{}
+	var vms, hosts, sites []map[heliotrope.LicenceID]int
+	var usd []map[heliotrope.LicenceID]float64
 	for _, v := range m.s.VMs {
+		vms = append(vms, v.Licences)
 		for id, n := range v.Licences {
-			number[id] = 0
 			if n < 0 {
 				bad.say("vm %s: its seats of %s are negative", v.ID, id)
 			}
 		}
 	}
-	if len(number) == 0 {
-		return
-	}
-	m.licence = slices.Sorted(maps.Keys(number))
-	for l, id := range m.licence {
-		number[id] = l
-	}
-	row := func(seats map[heliotrope.LicenceID]int) []int {
-		list := make([]int, len(m.licence))
-		for l, id := range m.licence {
-			list[l] = max(0, seats[id])
-		}
-		return list
-	}
-	p := &licence.Pools{Site: m.site}
-	for _, v := range m.s.VMs {
-		var needs []licence.Need
-		for _, id := range slices.Sorted(maps.Keys(v.Licences)) {
-			needs = append(needs, licence.Need{Licence: number[id], Seats: v.Licences[id]})
-		}
-		p.Needs = append(p.Needs, needs)
-	}
 	for _, h := range m.s.Hosts {
-		p.Own = append(p.Own, row(h.Licences))
+		hosts = append(hosts, h.Licences)
 	}
 	for _, s := range m.s.Sites {
-		p.Free = append(p.Free, row(s.Licences))
-		usd := slices.Repeat([]float64{-1}, len(m.licence))
-		for id, price := range s.SeatUSDPerHour {
-			if l, ok := number[id]; ok {
-				usd[l] = price
-			}
-		}
-		p.USD = append(p.USD, usd)
+		sites, usd = append(sites, s.Licences), append(usd, s.SeatUSDPerHour)
 	}
-	if p.Settle(len(m.licence)) {
-		m.seats = p
-	}
-}
-
-// rents adds to each VM that moves its share of what is rented more, or less, at the sites
-// that it leaves and comes to: by seats, those that come less those that go.
-func (m *model) rents(list []reason, before, after []int) {
-	if m.seats == nil {
-		return
-	}
-	for l := range m.licence {
-		was, is := m.seats.Rented(before, l), m.seats.Rented(after, l)
-		for k, more := range is {
-			if more -= was[k]; more == 0 {
-				continue
-			}
-			share, net := map[int]int{}, 0 // seats that each VM brings
-			for _, at := range []struct {
-				hosts []int
-				sign  int
-			}{{after, 1}, {before, -1}} {
-				for _, v := range m.seats.Users(at.hosts, k, l) {
-					if before[v] != after[v] {
-						share[v] += at.sign * m.s.VMs[v].Licences[m.licence[l]]
-						net += at.sign * m.s.VMs[v].Licences[m.licence[l]]
-					}
-				}
-			}
-			for v, seats := range share {
-				part := 1 / float64(len(share))
-				if net != 0 {
-					part = float64(seats) / float64(net)
-				}
-				list[v].gain.Licences -= float64(more) * m.seats.USD[k][l] * part
-			}
-		}
-	}
+	m.seats, m.licence = licence.New(m.site, vms, hosts, sites, usd)
 }
 
 // lacks are the licences that a placement does not keep, as violations.
@@ -178,19 +112,28 @@ func (f *field) charge(hard bool) {
 			units, rows = append(units, vms), append(rows, f.alone(u))
 		}
 	}
-	price := p.Prices(units, rows, hard)
-	for k := range price {
-		for l, usd := range price[k] {
+	f.price = p.Prices(units, rows, hard)
+	for k := range f.price {
+		for l, usd := range f.price[k] {
 			f.paid += usd * float64(p.Seats(k, l))
 		}
 	}
-	for v, needs := range p.Needs {
-		for _, n := range needs {
-			for k := range f.Sites {
-				f.Linear[f.unitOf[v]*f.Sites+k] += float64(n.Seats) * price[k][n.Licence]
-			}
+	for v := range p.Needs {
+		for k := range f.Sites {
+			f.Linear[f.unitOf[v]*f.Sites+k] += f.charged(v, k)
 		}
 	}
+}
+
+// charged is what of a VM's own price at a site is the price of its seats.
+func (f *field) charged(vm, site int) float64 {
+	var usd float64
+	if f.price != nil {
+		for _, n := range f.m.seats.Needs[vm] {
+			usd += float64(n.Seats) * f.price[site][n.Licence]
+		}
+	}
+	return usd
 }
 
 // alone is what a unit would cost at each site, all others being where they are now.

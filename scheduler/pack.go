@@ -54,6 +54,7 @@ func (f *field) settle(s *assign.State, least float64, o Options) *packer {
 			p.put(v, h)
 		}
 	}
+	p.reseat(least)
 	p.polish(least, o)
 	if f.m.p.HostUSDPerHour > 0 {
 		p.consolidate()
@@ -186,14 +187,14 @@ func (p *packer) left(host int) float64 {
 func (p *packer) place(item, site int) bool { return p.placeAt(item, p.bySite[site], none) }
 
 func (p *packer) placeAt(item int, hosts []int, but int) bool {
-	best, ready := none, false
+	best, ready, rent := none, false, 0.0
 	for _, h := range hosts {
 		if h == but || !p.fits(item, h) {
 			continue
 		}
-		free := p.readyFor(item, h)
-		if best == none || free && !ready || free == ready && (p.left(h) < p.left(best)) != p.m.p.Spread {
-			best, ready = h, free
+		free, usd := p.readyFor(item, h), p.seats.More(p.items[item], none, h)
+		if best == none || usd < rent || usd == rent && (free && !ready || free == ready && (p.left(h) < p.left(best)) != p.m.p.Spread) {
+			best, ready, rent = h, free, usd
 		}
 	}
 	if best == none {

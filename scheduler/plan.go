@@ -3,7 +3,6 @@ package scheduler
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -119,63 +118,5 @@ func (p Plan) String() string {
 	for _, v := range p.Broken {
 		fmt.Fprintf(&b, "not kept: %s\n", v)
 	}
-	return b.String()
-}
-
-// Difference is how one plan differs from another, by where VMs end.
-type Difference struct {
-	Added     []Move   `json:"added,omitempty"`     // only in the second
-	Dropped   []Move   `json:"dropped,omitempty"`   // only in the first
-	Elsewhere [][]Move `json:"elsewhere,omitempty"` // in both, to other hosts: the first's, the second's
-
-	USDPerHour float64 `json:"usd_per_hour"` // that the second costs more
-}
-
-// Diff compares two plans.
-func Diff(a, b Plan) Difference {
-	first, second := a.last(), b.last()
-	d := Difference{USDPerHour: b.After.Total() - a.After.Total()}
-	for _, id := range slices.Sorted(maps.Keys(first)) {
-		if m, ok := second[id]; !ok {
-			d.Dropped = append(d.Dropped, first[id])
-		} else if m.To != first[id].To {
-			d.Elsewhere = append(d.Elsewhere, []Move{first[id], m})
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(second)) {
-		if _, ok := first[id]; !ok {
-			d.Added = append(d.Added, second[id])
-		}
-	}
-	return d
-}
-
-// last is each VM's last move.
-func (p Plan) last() map[heliotrope.VMID]Move {
-	ends := map[heliotrope.VMID]Move{}
-	for _, m := range p.Moves {
-		ends[m.VM] = m
-	}
-	return ends
-}
-
-// Same says whether the plans end alike.
-func (d Difference) Same() bool { return len(d.Added)+len(d.Dropped)+len(d.Elsewhere) == 0 }
-
-func (d Difference) String() string {
-	if d.Same() {
-		return "the same moves\n"
-	}
-	var b strings.Builder
-	for _, m := range d.Dropped {
-		fmt.Fprintf(&b, "- %s to %s: %s\n", m.VM, m.To, m.Why)
-	}
-	for _, m := range d.Added {
-		fmt.Fprintf(&b, "+ %s to %s: %s\n", m.VM, m.To, m.Why)
-	}
-	for _, m := range d.Elsewhere {
-		fmt.Fprintf(&b, "~ %s to %s, not %s: %s\n", m[0].VM, m[1].To, m[0].To, m[1].Why)
-	}
-	fmt.Fprintf(&b, "USD %+.4f/h\n", d.USDPerHour)
 	return b.String()
 }

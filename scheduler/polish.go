@@ -23,7 +23,7 @@ func (p *packer) polish(least float64, o Options) {
 		b.Closed = append(b.Closed, h.Drained)
 	}
 	for u, vms := range p.f.units {
-		if v := vms[0]; len(vms) == 1 && p.loose(v) {
+		if v := vms[0]; len(vms) == 1 && p.loose(v) && !p.m.seats.Licensed(v) {
 			b.At[u], b.Home[u] = p.at[v], p.m.home[v]
 			if h := p.m.home[v]; h != none {
 				b.Stir[u] = p.m.going(v, p.m.site[h]).Total()
@@ -60,6 +60,6 @@ func (p *packer) polish(least float64, o Options) {
 // loose says whether a VM may go on by itself, to any host of a site that it may be at.
 func (p *packer) loose(vm int) bool {
 	home := p.m.siteAt(p.m.home[vm])
-	return p.at[vm] != none && !p.m.seats.Licensed(vm) && !p.fixed(p.itemOf[vm]) && (home == none || p.m.soon(vm, home, home)) &&
+	return p.at[vm] != none && !p.fixed(p.itemOf[vm]) && (home == none || p.m.soon(vm, home, home)) &&
 		!slices.ContainsFunc(p.m.apartOf[vm], func(g int) bool { return p.m.apart[g].scope == AtHost })
 }

@@ -255,23 +255,6 @@ func TestConsolidate(t *testing.T) {
 	}
 }
 
-func TestDiff(t *testing.T) {
-	a := Plan{Moves: []Move{{VM: "x", To: "1"}, {VM: "y", To: "1"}}}
-	b := Plan{Moves: []Move{{VM: "y", To: "1"}, {VM: "y", To: "2"}, {VM: "z", To: "1"}}, After: Cost{Egress: 1}}
-	d := Diff(a, b)
-	if len(d.Added) != 1 || len(d.Dropped) != 1 || len(d.Elsewhere) != 1 || d.USDPerHour != 1 || d.Same() {
-		t.Errorf("%+v", d)
-	}
-	if !Diff(a, a).Same() {
-		t.Error("a plan differs from itself")
-	}
-	for _, text := range []string{"- x", "+ z", "~ y to 2, not 1", "USD +1"} {
-		if !strings.Contains(d.String(), text) {
-			t.Errorf("no %q in %s", text, d)
-		}
-	}
-}
-
 func TestJSON(t *testing.T) {
 	plan := solve(t, two(), preset(t, "cheapest"))
 	text, err := json.Marshal(plan)

@@ -14,6 +14,7 @@ import (
 	"heliotrope/controller/store"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/budget"
+	"heliotrope/scheduler/diff"
 	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
 )
@@ -105,7 +106,7 @@ func (a *Autopilot) look(ctx context.Context, t heliotrope.Topology, id heliotro
 		return fmt.Errorf("look at pool %s: %w", id, err)
 	}
 	if spec.Autopilot == heliotrope.AutopilotAdvise {
-		if !scheduler.Diff(before, plan).Same() {
+		if !diff.Plans(before, plan).Same() {
 			a.world.Tell("pool", string(id), says)
 		}
 		return nil
@@ -286,7 +287,7 @@ func (a *Autopilot) allowance(ctx context.Context, p heliotrope.Pool, now time.T
 // ought to move, and withdrawn when nothing does. With auto it is applied at once.
 func (a *Autopilot) follow(ctx context.Context, id heliotrope.PoolID, spec heliotrope.Pool, p api.Plan) error {
 	for _, old := range a.all(func(q api.Plan) bool { return q.Pool == id && q.By == p.By && q.State == api.PlanProposed }) {
-		if scheduler.Diff(old.Plan, p.Plan).Same() && spec.Autopilot == heliotrope.AutopilotConfirm {
+		if diff.Plans(old.Plan, p.Plan).Same() && spec.Autopilot == heliotrope.AutopilotConfirm {
 			return nil
 		}
 		if _, err := a.end(ctx, old, api.PlanSuperseded, "later: "+p.Plan.Reason); err != nil {

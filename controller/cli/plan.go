@@ -17,6 +17,7 @@ import (
 	"heliotrope/controller/cli/output"
 	"heliotrope/controller/webreport"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/diff"
 	"heliotrope/scheduler/pace"
 )
 
@@ -295,7 +296,7 @@ func (a *app) planDiff() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d := scheduler.Diff(p.Plan, q.Plan)
+			d := diff.Plans(p.Plan, q.Plan)
 			return out.Show(d, func(t *output.Table) { t.Line("%s", strings.TrimSuffix(d.String(), "\n")) })
 		}),
 	}

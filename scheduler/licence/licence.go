@@ -10,9 +10,15 @@
 // side nobody knows which of them are there first: what a step takes (Step) is no less than
 // what any order would. A licence that no placement could be short of takes no part.
 //
-// Everything has a number here: licences, VMs, hosts and sites. What they are called, and
-// where they come from, is the caller's matter.
+// Everything has a number here: licences, VMs, hosts and sites.
 package licence
+
+import (
+	"maps"
+	"slices"
+
+	"heliotrope"
+)
 
 // None is no host.
 const None = -1
@@ -30,6 +36,54 @@ type Pools struct {
 
 	hosts [][]int // of each site
 	users [][]int // of each licence: VMs
+}
+
+// New makes pools of seats by name: what each VM needs, each host and each site has, and what a
+// seat is rented for at each site. It returns the names, by number. Of no licence that may be short
+// there are no pools.
+func New(site []int, vms, hosts, sites []map[heliotrope.LicenceID]int, usd []map[heliotrope.LicenceID]float64) (*Pools, []heliotrope.LicenceID) {
+	known := map[heliotrope.LicenceID]bool{}
+	for _, needs := range vms {
+		for id := range needs {
+			known[id] = true
+		}
+	}
+	if len(known) == 0 {
+		return nil, nil
+	}
+	names := slices.Sorted(maps.Keys(known))
+	rows := func(all []map[heliotrope.LicenceID]int) (list [][]int) {
+		for _, seats := range all {
+			row := make([]int, len(names))
+			for l, id := range names {
+				row[l] = max(0, seats[id])
+			}
+			list = append(list, row)
+		}
+		return list
+	}
+	p := &Pools{Site: site, Own: rows(hosts), Free: rows(sites)}
+	for _, row := range rows(vms) {
+		var needs []Need
+		for l, n := range row {
+			needs = append(needs, Need{l, n})
+		}
+		p.Needs = append(p.Needs, needs)
+	}
+	for _, prices := range usd {
+		row := make([]float64, len(names))
+		for l, id := range names {
+			price, rents := prices[id]
+			if row[l] = price; !rents {
+				row[l] = -1
+			}
+		}
+		p.USD = append(p.USD, row)
+	}
+	if !p.Settle(len(names)) {
+		return nil, names
+	}
+	return p, names
 }
 
 // Settle makes p ready for questions, once it is filled in. What cannot be short anywhere is
@@ -163,11 +217,43 @@ func (p *Pools) Rent(at []int) float64 {
 	if p == nil {
 		return 0
 	}
-	var usd float64
+	return p.Use(at).Rent()
+}
+
+// Shares is what the rent comes to more from one placement to another, by the VMs that move: by
+// the seats that they bring to a site, or take away, so that it adds up.
+func (p *Pools) Shares(before, after []int) map[int]float64 {
+	if p == nil {
+		return nil
+	}
+	usd := map[int]float64{}
 	for l := range p.users {
-		for k, n := range p.Rented(at, l) {
-			if n > 0 {
-				usd += float64(n) * p.USD[k][l]
+		was, is := p.Rented(before, l), p.Rented(after, l)
+		for k := range is {
+			if is[k] == was[k] {
+				continue
+			}
+			brings, net := map[int]int{}, 0
+			for _, v := range p.users[l] {
+				n := p.seatsOf(v, l)
+				if before[v] == after[v] {
+					continue
+				}
+				if after[v] != None && p.Site[after[v]] == k {
+					brings[v] += n
+					net += n
+				}
+				if before[v] != None && p.Site[before[v]] == k {
+					brings[v] -= n
+					net -= n
+				}
+			}
+			for v, n := range brings {
+				part := 1 / float64(len(brings))
+				if net != 0 {
+					part = float64(n) / float64(net)
+				}
+				usd[v] += float64(is[k]-was[k]) * p.USD[k][l] * part
 			}
 		}
 	}

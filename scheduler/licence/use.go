@@ -91,6 +91,41 @@ func (u *Use) Fits(vms []int, from, to int) bool {
 	return true
 }
 
+// Rent is what the seats cost an hour that are rented.
+func (u *Use) Rent() float64 {
+	if u == nil {
+		return 0
+	}
+	var usd float64
+	for k, row := range u.site {
+		for l, n := range row {
+			if more := n - u.p.Free[k][l]; more > 0 && u.p.rents(k, l) {
+				usd += float64(more) * u.p.USD[k][l]
+			}
+		}
+	}
+	return usd
+}
+
+// More is what the rent comes to more when VMs go to a host, all of which are at another, or
+// None, now.
+func (u *Use) More(vms []int, from, to int) float64 {
+	if u == nil || from == to {
+		return 0
+	}
+	before := u.Rent()
+	for _, v := range vms {
+		u.Take(v, from, -1)
+		u.Take(v, to, 1)
+	}
+	after := u.Rent()
+	for _, v := range vms {
+		u.Take(v, to, -1)
+		u.Take(v, from, 1)
+	}
+	return after - before
+}
+
 // Step says whether VMs may go to hosts side by side, from where a placement has them: first
 // the licences of which a site could come to take more than it has, and than it takes now.
 func (p *Pools) Step(at, vms, to []int) (Lack, bool) {
