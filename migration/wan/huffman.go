@@ -53,12 +53,10 @@ func (h *huffman) appendBlock(dst, src []byte) []byte {
 		return append(dst, blockSame, src[0])
 	}
 	from := len(dst)
-	if symbols > 1 {
-		if bits := h.measure(symbols); bits/8 < len(src) {
-			dst = h.appendLengths(append(dst, blockCoded))
-			if len(dst)-from+bits/8+6 <= len(src) {
-				return h.appendHalves(dst, src)
-			}
+	if bits := h.measure(symbols); bits/8 < len(src) {
+		dst = h.appendLengths(append(dst, blockCoded))
+		if len(dst)-from+bits/8+6 <= len(src) {
+			return h.appendHalves(dst, src)
 		}
 	}
 	return append(append(dst[:from], blockStored), src...)
@@ -284,9 +282,6 @@ func (h *huffman) read(dst, src []byte, n int) (out, rest []byte, ok bool) {
 
 func (h *huffman) readBlock(dst, src []byte, n int) (out, rest []byte, ok bool) {
 	if len(src) < 2 {
-		if len(src) == 1 && src[0] == blockStored && n == 0 {
-			return dst, nil, true
-		}
 		return nil, nil, false
 	}
 	how := src[0]
