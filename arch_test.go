@@ -85,7 +85,9 @@ var rows = map[string]int{
 	"imagesync/volume":      3,
 	"imagesync/volume/disk": 3,
 
+	"imagesync/volume/epoch":  3,
 	"imagesync/volume/recent": 3,
+	"imagesync/volume/trace":  3,
 	"imagesync/volume/turns":  3,
 	"imagesync/storetest":     4, // for tests
 
@@ -171,11 +173,13 @@ var beside = map[string][]string{
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
 	"migration/wan":              {"migration/wan/ramstream"},
-	"imagesync/volume":           {"imagesync/volume/disk", "imagesync/volume/recent", "imagesync/volume/turns"},
-	"hostagent/images":           {"imagesync/site"},
-	"hostagent/revocation":       {"internal/feed"},
-	"topologies/lab/endpoints":   {"topologies/lab"},
-	"topologies/lab/wanbench":    {"topologies/lab/imagebench"},
+	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/recent",
+		"imagesync/volume/trace", "imagesync/volume/turns"},
+	"imagesync/volume/epoch":   {"imagesync/volume/disk"},
+	"hostagent/images":         {"imagesync/site"},
+	"hostagent/revocation":     {"internal/feed"},
+	"topologies/lab/endpoints": {"topologies/lab"},
+	"topologies/lab/wanbench":  {"topologies/lab/imagebench"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

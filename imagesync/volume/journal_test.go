@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/epoch"
 )
 
 // A bit that flips in any acknowledged frame is found; one in the mark behind them costs
@@ -133,7 +134,7 @@ func TestJournalOfAnother(t *testing.T) {
 	if len(d.locks) != 0 {
 		t.Errorf("locks that stay: %v", d.locks)
 	}
-	d.names[epochFile].data[0]++
+	d.names[epoch.File].data[0]++
 	if _, err := openIn(d, Options{}, func() {}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a damaged epoch: %v", err)
 	}

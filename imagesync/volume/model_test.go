@@ -114,6 +114,29 @@ func (m *model) actions() map[string]func(*rapid.T) {
 				t.Fatalf("extents end at %d, not %d", at, off+n)
 			}
 		},
+		"copies": func(t *rapid.T) {
+			m.t = t
+			m.copies()
+		},
+		"mark": func(t *rapid.T) {
+			m.t = t
+			before := m.v.Marks()
+			m.check(m.v.Mark(ctx))
+			if m.v.Marks() <= before {
+				t.Fatal("a mark that counts for nothing")
+			}
+			m.committed = bytes.Clone(m.want)
+			if n := m.v.Spared(MarkCopy); n != m.size {
+				t.Fatalf("marked just now, and %d bytes of %d are clean", n, m.size)
+			}
+		},
+		"unmark": func(t *rapid.T) {
+			m.t = t
+			m.check(m.v.Unmark(ctx))
+			if mark, base := m.v.Spared(MarkCopy), m.v.Spared(BaseCopy); mark != base {
+				t.Fatalf("%d bytes are clean, %d the base's", mark, base)
+			}
+		},
 		"commit": func(t *rapid.T) {
 			m.t = t
 			m.commit(rapid.SampledFrom([]string{"", "", "put", "done"}).Draw(t, "fails"), rapid.IntRange(0, 3).Draw(t, "writes"))
@@ -126,6 +149,36 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			m.open()
 		},
 		"": func(t *rapid.T) { m.t = t; m.dirty() },
+	}
+}
+
+// copies checks what the volume has as other places have it.
+func (m *model) copies() {
+	off, n := m.span()
+	base := make([]byte, m.size)
+	copy(base, m.base.data)
+	for there, has := range map[Copy][]byte{BaseCopy: base, MarkCopy: m.committed} {
+		at, spared := off, int64(0)
+		m.check(m.v.ExtentsBut(context.Background(), there, off, n, func(e Extent) bool {
+			content := m.want[at : at+e.Length]
+			switch {
+			case e.Length <= 0 || e.Zero && len(bytes.Trim(content, "\x00")) > 0:
+				m.t.Fatalf("extent %+v at %d", e, at)
+			case e.Hole && !e.Zero:
+				spared += e.Length
+				if !bytes.Equal(content, has[at:at+e.Length]) {
+					m.t.Fatalf("extent %+v at %d is not what copy %d has", e, at, there)
+				}
+			}
+			at += e.Length
+			return true
+		}))
+		if at != off+n {
+			m.t.Fatalf("extents end at %d, not %d", at, off+n)
+		}
+		if all := m.v.Spared(there); spared > all || n == m.size && spared != all {
+			m.t.Fatalf("%d bytes of %d are as copy %d has them, %d of all", spared, n, there, all)
+		}
 	}
 }
 
@@ -326,8 +379,18 @@ func (o *powerOps) run() {
 				o.changed(from, to-from)
 			}
 		case 3:
-			if o.commit(op); o.after != nil {
-				return
+			switch o.rng.IntN(8) {
+			case 0:
+				check(o.t, o.v.Unmark(ctx))
+				o.flushed()
+			case 1, 2:
+				check(o.t, o.v.Mark(ctx))
+				o.committed = bytes.Clone(o.now)
+				o.flushed()
+			default:
+				if o.commit(op); o.after != nil {
+					return
+				}
 			}
 		case 4:
 			check(o.t, o.cache.Sync())

@@ -5,19 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"sync"
 
-	"heliotrope/imagesync/volume/bitmap"
 	"heliotrope/imagesync/volume/disk"
 )
-
-// Extent is a part of a disk, as NBD's base:allocation tells it.
-type Extent struct {
-	Length int64 // bytes, more than 0
-	Hole   bool  // neither the overlay nor the base has content for it
-	Zero   bool  // it reads as zeros
-}
 
 // source is where the content of a part of the disk is.
 type source byte
@@ -105,7 +95,7 @@ func (v *Volume) request(parts []part) (release func(), err error) {
 	if len(chunks) == 0 {
 		return func() {}, nil
 	}
-	v.trace.touch(chunks)
+	v.trace.Touch(chunks...)
 	flights, err := v.base.join(chunks, true)
 	return func() { v.base.leave(flights) }, err
 }
@@ -169,7 +159,7 @@ func (v *Volume) Backing(off, n int64) (f *os.File, at int64) {
 func (v *Volume) touch(s part) {
 	for c := s.off / ChunkSize; c*ChunkSize < s.off+s.n; c++ {
 		if !v.base.zero(c) {
-			v.trace.touch([]int64{c})
+			v.trace.Touch(c)
 		}
 	}
 }
@@ -189,93 +179,6 @@ func (v *Volume) Prefetch(ctx context.Context, off, n int64) error {
 	return nil
 }
 
-// Extents yields what stands in a range: in order, without gaps, until yield returns false.
-func (v *Volume) Extents(_ context.Context, off, n int64, yield func(Extent) bool) error {
-	if err := v.readable(off, n); err != nil {
-		return fmt.Errorf("list extents: %w", err)
-	}
-	var last Extent
-	add := func(n int64, empty bool) bool {
-		if last.Length > 0 && last.Hole != empty {
-			if !yield(last) {
-				return false
-			}
-			last = Extent{}
-		}
-		last = Extent{Length: last.Length + n, Hole: empty, Zero: empty}
-		return true
-	}
-	for _, s := range v.parts(off, n) {
-		if s.source != fromBase {
-			if !add(s.n, s.source == fromNowhere) {
-				return nil
-			}
-			continue
-		}
-		for s.n > 0 {
-			k := min(ChunkSize-s.off%ChunkSize, s.n)
-			if !add(k, v.base == nil || v.base.zero(s.off/ChunkSize)) {
-				return nil
-			}
-			s.off, s.n = s.off+k, s.n-k
-		}
-	}
-	if last.Length > 0 {
-		yield(last)
-	}
-	return nil
-}
-
-// Dirty yields the parts of a range that changed since the last commit that was done, in
-// order, until yield returns false. They begin and end with blocks, or with the range.
-func (v *Volume) Dirty(_ context.Context, off, n int64, yield func(off, n int64) bool) error {
-	if err := v.readable(off, n); err != nil {
-		return fmt.Errorf("list dirty blocks: %w", err)
-	}
-	v.mu.RLock()
-	dirty := v.state.dirty.Clone()
-	dirty.Union(&v.state.committing)
-	v.mu.RUnlock()
-	end := off + n
-	for from, to := range dirty.Runs(off/BlockSize, (end+BlockSize-1)/BlockSize) {
-		start := max(from*BlockSize, off)
-		if !yield(start, min(to*BlockSize, end)-start) {
-			break
-		}
-	}
-	return nil
-}
-
-// trace is the order in which chunks of the base were first asked for.
-type trace struct {
-	limit int
-
-	mu    sync.Mutex
-	seen  bitmap.Set
-	order []int
-}
-
-const traceLimit = 16 << 10 // chunks: 1 GiB, four times what a server's boot reads
-
-func (t *trace) touch(chunks []int64) {
-	limit := t.limit
-	if limit == 0 {
-		limit = traceLimit
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, c := range chunks {
-		if len(t.order) < limit && !t.seen.Has(c) {
-			t.seen.Add(c, c+1)
-			t.order = append(t.order, int(c))
-		}
-	}
-}
-
 // Trace are the chunks of the base in the order in which they were first read since the
 // volume was opened, up to TraceLimit: what Cache.Fill is to begin with, next time.
-func (v *Volume) Trace() []int {
-	v.trace.mu.Lock()
-	defer v.trace.mu.Unlock()
-	return slices.Clone(v.trace.order)
-}
+func (v *Volume) Trace() []int { return v.trace.Chunks() }

@@ -13,7 +13,7 @@
 //	blocks      the overlay's content
 //	journal     frames with checksums, written anew now and then (journal.go)
 //	recent      what became of blocks and was not flushed yet (package recent)
-//	epoch       whose writes count
+//	epoch       whose writes count (package epoch)
 //	before      during a commit: what its chunks were when it began
 //	lock, epoch.lock
 //
@@ -53,7 +53,9 @@ import (
 	"sync/atomic"
 
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/epoch"
 	"heliotrope/imagesync/volume/recent"
+	"heliotrope/imagesync/volume/trace"
 	"heliotrope/imagesync/volume/turns"
 )
 
@@ -70,18 +72,16 @@ const (
 const (
 	blocksFile  = "blocks"
 	journalFile = "journal"
-	epochFile   = "epoch"
 	beforeFile  = "before"
 	lockFile    = "lock"
-	epochLock   = "epoch.lock"
 )
 
 // Errors that callers ask for.
 var (
-	ErrFenced  = errors.New("a newer writer has the volume")
+	ErrFenced  = epoch.ErrFenced
 	ErrInUse   = disk.ErrInUse
 	ErrClosed  = errors.New("the volume is closed")
-	ErrDamaged = errors.New("damaged")
+	ErrDamaged = disk.ErrDamaged
 )
 
 // Options say what a volume is, and for whom it is opened.
@@ -108,7 +108,7 @@ type Volume struct {
 	geometry
 	blocks disk.File
 	recent *recent.Map // nil where the directory is not the host's
-	trace  trace
+	trace  *trace.Trace
 
 	// gate is held for reading by everything that changes blocks, for as long as it takes, and
 	// for writing by what needs a moment at which nothing does. Nobody waits for a network with it.
@@ -171,7 +171,7 @@ func Create(name string, o Options) (*Volume, error) {
 
 // create makes a volume's files. The journal comes last: with it and the epoch, it is a
 // volume. What makes its name safe makes theirs safe too.
-func create(d disk.Directory, g geometry, epoch uint64) error {
+func create(d disk.Directory, g geometry, writer uint64) error {
 	lock, err := d.Lock(lockFile, false)
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func create(d disk.Directory, g geometry, epoch uint64) error {
 	f, err := d.Open(journalFile)
 	if err == nil {
 		f.Close()
-		if f, err = d.Open(epochFile); err == nil {
+		if f, err = d.Open(epoch.File); err == nil {
 			f.Close()
 			return os.ErrExist
 		}
@@ -198,15 +198,7 @@ func create(d disk.Directory, g geometry, epoch uint64) error {
 	if err := f.Truncate(g.blocks() * BlockSize); err != nil {
 		return err
 	}
-	e, err := d.Create(epochFile)
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	if _, err := e.WriteAt([]byte(epochText(epoch)), 0); err != nil {
-		return err
-	}
-	if err := e.Datasync(); err != nil {
+	if err := epoch.Create(d, writer); err != nil {
 		return err
 	}
 	j, err := writeJournal(d, 0, g, new(batch))
@@ -244,7 +236,7 @@ func Open(name string, o Options) (*Volume, error) {
 
 // openIn opens the volume of a directory. fence ends this process's older writer.
 func openIn(d disk.Directory, o Options, fence func()) (*Volume, error) {
-	if err := raiseEpoch(d, o.Epoch); err != nil {
+	if err := epoch.Raise(d, o.Epoch); err != nil {
 		return nil, err
 	}
 	fence()
@@ -252,7 +244,7 @@ func openIn(d disk.Directory, o Options, fence func()) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{dir: d, lock: lock, base: o.Base, epoch: o.Epoch, trace: trace{limit: o.TraceLimit}}
+	v := &Volume{dir: d, lock: lock, base: o.Base, epoch: o.Epoch, trace: trace.New(o.TraceLimit)}
 	if err := v.load(o); err != nil {
 		v.closeFiles()
 		return nil, err
@@ -376,6 +368,15 @@ func (v *Volume) usable() error {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.failed
+}
+
+// checkEpoch fails with ErrFenced if there is a newer writer.
+func (v *Volume) checkEpoch() error {
+	err := epoch.Check(v.dir, v.epoch)
+	if errors.Is(err, ErrFenced) {
+		v.fail(err)
+	}
+	return err
 }
 
 // fail makes an error of the disk the last one, if it is such.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/trace"
 )
 
 // newVolume makes a volume of 4 MiB on a base of 3 MiB.
@@ -160,7 +161,7 @@ func TestTrace(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	v, base := newVolume(t)
-	v.trace.limit = 5
+	v.trace = trace.New(5)
 	var full []int64
 	for i := range int64(48) {
 		if !base.Zero(int(i)) {

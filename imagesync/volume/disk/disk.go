@@ -57,6 +57,8 @@ var (
 	// ErrUnsafe is wrapped by errors after which nobody knows what is on the disk: Linux
 	// reports a failed write-back once, and then takes the lost pages for clean.
 	ErrUnsafe = errors.New("the disk may have lost writes")
+	// ErrDamaged is wrapped when a file is not what it was written as.
+	ErrDamaged = errors.New("damaged")
 )
 
 // OSDirectory is a directory of the host, by its path.
