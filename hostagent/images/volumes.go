@@ -298,7 +298,7 @@ func (s *server) Export(ctx context.Context, name string) (nbd.Export, error) {
 		return nbd.Export{}, err
 	}
 	d.Connected()
-	return d.Disk.Export(d.on.Site), nil
+	return d.Disk.Export(d.on.Site, nbd.Peer(ctx)), nil
 }
 
 // Names implements nbd.Exports.

@@ -127,6 +127,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
+	ctx = withPeer(ctx, raw)
 	h := handshake{server: s, conn: raw}
 	defer func() { h.conn.Close() }()
 	defer h.release()
@@ -146,6 +147,34 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 		widen(u)
 	}
 	return newSession(&h, s.log).run(ctx)
+}
+
+// peerKey is under which a context has the number of the process that a client is.
+type peerKey struct{}
+
+// withPeer notes which process has connected, where a socket knows that.
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	raw.Control(func(fd uintptr) {
+		if c, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			ctx = context.WithValue(ctx, peerKey{}, int(c.Pid))
+		}
+	})
+	return ctx
+}
+
+// Peer is the number of the process that is the client for whom an export is opened (Exports); 0 where
+// that is not known.
+func Peer(ctx context.Context) int {
+	pid, _ := ctx.Value(peerKey{}).(int)
+	return pid
 }
 
 // widen lets a unix socket take what a client with many requests under way waits for. More

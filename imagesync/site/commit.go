@@ -30,6 +30,10 @@ func (s *Site) Commit(ctx context.Context, store *imagesync.Store, name, image s
 		image = o.Version.Image
 	}
 	own := image == o.Version.Image
+	if err := d.forgetMoves(ctx); err != nil {
+		return v, stats, err
+	}
+	o.Moves = Moves{}
 	used, err := d.Stats()
 	if err != nil {
 		return v, stats, err

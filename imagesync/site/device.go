@@ -9,12 +9,17 @@ import (
 	"heliotrope/imagesync/volume"
 )
 
-// device is a volume as NBD has it.
-type device struct{ *volume.Volume }
+// device is a volume as one client of NBD has it.
+type device struct {
+	*volume.Volume
+	of     *Disk
+	client int // its process; 0: not known
+}
 
-// Extents implements nbd.Device.
+// Extents implements nbd.Device. The client that copies the volume to a place that has some of it
+// is told what that is (Disk.Tell).
 func (d device) Extents(ctx context.Context, off, n int64, yield func(nbd.Extent) bool) error {
-	return d.Volume.Extents(ctx, off, n, func(e volume.Extent) bool { return yield(nbd.Extent(e)) })
+	return d.ExtentsBut(ctx, d.of.told(d.client), off, n, func(e volume.Extent) bool { return yield(nbd.Extent(e)) })
 }
 
 // fixed is a version as NBD has it.

@@ -11,6 +11,9 @@
 // A Site is one version. One process has it open, and so all volumes that stand on it: they
 // share what comes. A disk can be read before anything of it is here; what somebody waits for
 // comes first, then what the last boot of the image has read, then the rest (fill.go).
+//
+// A volume that moves from one directory to another remembers by which moves (moves.go), so that
+// who copies it can leave out what the other has.
 package site
 
 import (
@@ -26,6 +29,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"heliotrope/imagesync/manifest"
@@ -77,6 +81,7 @@ type Disk struct {
 	dir       string
 	connected chan struct{} // closed when the first client comes
 	first     func()        // closes it
+	telling   atomic.Pointer[telling]
 }
 
 // Origin is what a volume remembers of images.
@@ -84,7 +89,8 @@ type Origin struct {
 	Base    manifest.Version `json:"base"`    // what it stands on, for good
 	Version manifest.Version `json:"version"` // what its clean blocks are: Base, or what the last commit made
 	// Copied says that somebody writes all of the volume: nothing of the base is read.
-	Copied bool `json:"copied,omitempty"`
+	Copied bool  `json:"copied,omitempty"`
+	Moves  Moves `json:"moves,omitzero"`
 	// Pending is a commit that began and was not heard of again: the version's From, and its image.
 	Pending      string `json:"pending,omitempty"`
 	PendingImage string `json:"pending_image,omitempty"`
@@ -242,6 +248,11 @@ func (s *Site) open(name string, copied bool) (*Disk, error) {
 		d.Fresh = true
 		d.Volume, err = volume.Create(at, o)
 	}
+	if err == nil && d.Origin.Moves.Left != "" { // whoever has opened it may write to it
+		if err = d.forgetMoves(context.Background()); err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -320,13 +331,13 @@ func (s *Site) Exports(names []string, readOnly bool) (nbd.Exports, error) {
 	if len(names) == 0 {
 		return nbd.Static{"": {Device: fixed{s.cache, s.base}, ReadOnly: true, MultiConn: true, Description: s.Version.Ref()}}, nil
 	}
-	e := exports{nbd.Static{}, s}
+	e := exports{nbd.Static{}}
 	for _, name := range names {
 		d, err := s.Open(name)
 		if err != nil {
 			return nil, err
 		}
-		e.Static[name] = d.Export(s)
+		e.Static[name] = d.Export(s, 0)
 		if readOnly {
 			x := e.Static[name]
 			x.ReadOnly = true
@@ -336,29 +347,22 @@ func (s *Site) Exports(names []string, readOnly bool) (nbd.Exports, error) {
 	return e, nil
 }
 
-// Export is the volume as NBD has it.
-func (d *Disk) Export(s *Site) nbd.Export {
-	return nbd.Export{Device: device{d.Volume}, MultiConn: true, Description: d.Name + " on " + s.Version.Ref()}
+// Export is the volume as a client of NBD has it, which is such a process (nbd.Peer).
+func (d *Disk) Export(s *Site, client int) nbd.Export {
+	return nbd.Export{Device: device{d.Volume, d, client}, MultiConn: true, Description: d.Name + " on " + s.Version.Ref()}
 }
 
 // Connected says that a client has come.
 func (d *Disk) Connected() { d.first() }
 
 // exports learn of the first client of a volume.
-type exports struct {
-	nbd.Static
-	site *Site
-}
+type exports struct{ nbd.Static }
 
 // Export implements nbd.Exports.
 func (e exports) Export(ctx context.Context, name string) (nbd.Export, error) {
 	x, err := e.Static.Export(ctx, name)
-	if err == nil {
-		for _, d := range e.site.list() {
-			if x.Device == (device{d.Volume}) {
-				d.Connected()
-			}
-		}
+	if d, ok := x.Device.(device); err == nil && ok {
+		d.of.Connected()
 	}
 	return x, err
 }
