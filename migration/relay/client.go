@@ -118,13 +118,13 @@ type Forwarder struct {
 	client *Client
 	header Header
 	l      *net.UnixListener
-	owed   atomic.Int64
+	disk   diskCount
 }
 
 // Owed is the number of writes to a disk that the hypervisor believes done and that the
 // destination has not confirmed. Once the hypervisor has ended its streams it is zero, or
 // the destination's disk is not whole.
-func (f *Forwarder) Owed() int { return int(f.owed.Load()) }
+func (f *Forwarder) Owed() int { return int(f.disk.owed.Load()) }
 
 // Forward makes the unix socket path, for root alone (or whom it is then given to), and
 // sends whatever connects to it on to the destination, once Serve runs.
@@ -194,7 +194,7 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	defer conn.Close()
 	switch {
 	case h.Kind == Disk:
-		return joinDisk(ctx, conn, local, taken.Packed, &f.owed)
+		return joinDisk(ctx, conn, local, taken.Packed, &f.disk)
 	case taken.Version != 0:
 		sending := f.client.Encoding.Share.Send(f.client.Addr, taken.Seed, taken.Share)
 		defer f.client.Encoding.Share.SentAll(f.client.Addr, sending)

@@ -34,6 +34,10 @@ const (
 // pause waits for, then costs one round trip at most instead of one for the writes and
 // another for itself.
 //
+// A discard is answered and not sent: it is advice, and what a mirror discards it takes for a hole
+// of the source's. That may be one because the destination has there what the source has (package
+// hostagent/images), which is then to stay.
+//
 // Two requests that overlap are never on their way together, for the server may carry them
 // out in any order. A write that waits is replaced by the next one to the same place.
 type diskStream struct {
@@ -41,8 +45,8 @@ type diskStream struct {
 	out           *bufio.Writer // to remote; the sender's alone
 	replies       sync.Mutex    // who may write to back
 	back          io.Writer     // to local
-	owed          *atomic.Int64 // requests that were answered and are not done
-	fua           bool          // the server knows FUA
+	count         *diskCount
+	fua           bool // the server knows FUA
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -55,8 +59,17 @@ type diskStream struct {
 	err     error
 }
 
+// diskCount counts what goes on.
+type diskCount struct {
+	owed    atomic.Int64  // requests that were answered and are not done
+	written atomic.Uint64 // bytes of writes that were sent
+}
+
+// Written is how many bytes of disks were sent so far, those that were sent again counted again.
+func (f *Forwarder) Written() uint64 { return f.disk.written.Load() }
+
 // joinDisk carries one NBD connection from the hypervisor at local to the server at remote.
-func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, packed bool, owed *atomic.Int64) error {
+func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, packed bool, count *diskCount) error {
 	closeBoth := func() { remote.NetConn().Close(); local.Close() }
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
@@ -69,16 +82,16 @@ func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, packed
 		}
 		way = packedConn{remote, w}
 	}
-	err := carryDisk(way, local, closeBoth, owed)
+	err := carryDisk(way, local, closeBoth, count)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func carryDisk(remote, local halfConn, closeBoth func(), owed *atomic.Int64) error {
+func carryDisk(remote, local halfConn, closeBoth func(), count *diskCount) error {
 	d := &diskStream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
-		out: bufio.NewWriterSize(remote, diskWriteBatch), owed: owed, sent: make(map[uint64]*nbdRequest), window: diskWindow}
+		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow}
 	d.changed = sync.NewCond(&d.mu)
 	type wire struct {
 		io.Reader
@@ -125,6 +138,12 @@ func (d *diskStream) take() error {
 		if err != nil {
 			return err
 		}
+		if r.kind == nbdTrim {
+			if err := d.reply(simpleReply(r.cookie), nil, 0); err != nil {
+				return err
+			}
+			continue
+		}
 		r.answered = r.mayWait()
 		kind, cookie, early := r.kind, r.cookie, r.answered // r is the sender's once it is in the queue
 		if err := d.enqueue(r); err != nil {
@@ -170,7 +189,7 @@ func (d *diskStream) enqueue(r *nbdRequest) error {
 	d.queue = append(d.queue, r)
 	d.bytes += len(r.data)
 	if r.answered {
-		d.owed.Add(1)
+		d.count.owed.Add(1)
 	}
 	d.changed.Broadcast()
 	return nil
@@ -213,6 +232,7 @@ func (d *diskStream) send() error {
 		if err := r.write(d.out, cookie); err != nil {
 			return fmt.Errorf("forward NBD request: %w", err)
 		}
+		d.count.written.Add(uint64(len(r.data)))
 		if r.kind == nbdDisconnect {
 			return d.flush()
 		}
@@ -340,7 +360,7 @@ func (d *diskStream) done(cookie uint64, r *nbdRequest) {
 	delete(d.sent, cookie)
 	d.bytes -= len(r.data)
 	if r.answered {
-		d.owed.Add(-1)
+		d.count.owed.Add(-1)
 	} else if r.kind == nbdFlush {
 		d.window, d.synced = diskWindowEnd, d.synced && !r.failed
 	}
