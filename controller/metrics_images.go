@@ -15,10 +15,13 @@ var (
 	descImageFailed  = prometheus.NewDesc("heliotrope_image_fetches_failed_total", "Chunks that did not come.", []string{"host"}, nil)
 	descImageEvicted = prometheus.NewDesc("heliotrope_image_caches_evicted_total", "Caches of images that were dropped for room.", []string{"host"}, nil)
 	descImageVolumes = prometheus.NewDesc("heliotrope_image_volumes", "Disks over images of the store.", []string{"host"}, nil)
+	descImageKept    = prometheus.NewDesc("heliotrope_image_kept_bytes", "What is kept of disks that moved away, in case they come back.", []string{"host"}, nil)
+	descImageSpared  = prometheus.NewDesc("heliotrope_image_spared_bytes_total", "Of disks that moved away: what their destinations had.", []string{"host"}, nil)
 	descImageCache   = prometheus.NewDesc("heliotrope_image_cache_bytes", "What is kept of images of the store.", []string{"host"}, nil)
 )
 
-var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageFailed, descImageEvicted, descImageVolumes, descImageCache}
+var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
+	descImageKept, descImageSpared}
 
 func collectImages(ch chan<- prometheus.Metric, now *world.View) {
 	for id, h := range now.Hosts {
@@ -37,5 +40,7 @@ func collectImages(ch chan<- prometheus.Metric, now *world.View) {
 		tell(descImageEvicted, prometheus.CounterValue, s.Evicted)
 		tell(descImageVolumes, prometheus.GaugeValue, int64(len(s.Volumes)))
 		tell(descImageCache, prometheus.GaugeValue, s.Used)
+		tell(descImageKept, prometheus.GaugeValue, s.Kept)
+		tell(descImageSpared, prometheus.CounterValue, s.Spared)
 	}
 }

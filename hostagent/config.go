@@ -36,6 +36,7 @@ type Config struct {
 	Revocation string        // who says that the host is taken away (package revocation); empty: nobody
 	ImageStore string        // of images that are no directories of StateDir/images: a directory or a bucket's URL; empty: none
 	ImageCache images.Bytes  // that what has come of the store's images may take; 0: no bound
+	KeptDisks  images.Bytes  // that disks of VMs which moved away may take, for the way back; 0: none are kept
 	MoveMemory images.Bytes  // that moves may take here together to send of each page only what it has become; 0: memory goes as QEMU sends it
 	PageCache  images.Bytes  // that pages of VMs which moved may take, for the way back and for VMs like them; 0: none are kept
 	ServeDisks bool          // be the server of disks over such images (package images), which the agent starts by itself
@@ -61,6 +62,7 @@ func Default() Config {
 		Bridge:    "br-int",
 
 		BenchEvery: 24 * time.Hour,
+		KeptDisks:  10 << 30,
 		MoveMemory: memory.DefaultMoves,
 	}
 }
@@ -79,6 +81,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 	f.StringVar(&c.QEMUUser, "qemu-user", c.QEMUUser, "user that libvirt runs QEMU as, where that is not root")
 	f.StringVar(&c.ImageStore, "image-store", c.ImageStore, "image store for VMs whose image is no directory of this host: a directory, or a bucket's URL")
 	f.Var(&c.ImageCache, "image-cache", "what may be kept of the store's images, such as 20G; 0: all that comes")
+	f.Var(&c.KeptDisks, "kept-disks", "what may be kept of disks of VMs that moved away, so that the way back takes what has changed since; 0: nothing")
 	f.Var(&c.MoveMemory, "move-memory", "memory that moves may take here together (one of them half), so that of each page only what it has become is sent; 0: all is sent as QEMU sends it")
 	f.Var(&c.PageCache, "page-cache", "memory for pages of VMs that moved, so that the way back, and VMs like them, take next to nothing; 0: none")
 	f.BoolVar(&c.ServeDisks, "serve-disks", c.ServeDisks, "only serve disks over the store's images; the agent starts this by itself")
@@ -95,7 +98,7 @@ func (c Config) ovsdbSock() string { return filepath.Join(c.OVSDir, "db.sock") }
 // images is how the host has images of a store.
 func (c Config) images(host heliotrope.HostID) images.Config {
 	return images.Config{Store: c.ImageStore, Keys: filepath.Join(c.StateDir, "image-keys"), Dir: filepath.Join(c.StateDir, "vm-volumes"), DiskDir: c.diskDir(),
-		Cache: int64(c.ImageCache), User: c.QEMUUser, Host: string(host), Version: Version, Log: c.Log}
+		Cache: int64(c.ImageCache), Kept: int64(c.KeptDisks), User: c.QEMUUser, Host: string(host), Version: Version, Log: c.Log}
 }
 
 // diskServer is the server of disks as a process of its own.
@@ -105,7 +108,8 @@ func (c Config) diskServer() *exec.Cmd {
 		self = "/proc/self/exe"
 	}
 	return exec.Command(self, "run", "--serve-disks", "--config", filepath.Join(c.ConfigDir, "agent.yaml"), "--config-dir", c.ConfigDir,
-		"--state-dir", c.StateDir, "--image-store", c.ImageStore, "--image-cache", c.ImageCache.String(), "--qemu-user", c.QEMUUser)
+		"--state-dir", c.StateDir, "--image-store", c.ImageStore, "--image-cache", c.ImageCache.String(),
+		"--kept-disks", c.KeptDisks.String(), "--qemu-user", c.QEMUUser)
 }
 
 // Join makes this machine the host that token was made for, and leaves its certificate

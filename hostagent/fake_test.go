@@ -322,6 +322,8 @@ func (s *session) Perform(ctx context.Context, out libvirt.Outgoing) (cookie []b
 // errKilledLate is a Perform that succeeded, whose agent was dead by then.
 var errKilledLate = fmt.Errorf("all was sent: %w", libvirt.ErrClosed)
 
+func (s *session) Receives(heliotrope.VMID) bool { return false }
+
 func (s *session) Finish(ctx context.Context, id heliotrope.VMID, _ []byte, cancelled bool) error {
 	if err := s.at(ctx, "finish"); err != nil {
 		return err

@@ -33,6 +33,7 @@ type (
 	// receiver is for the destination of a move.
 	receiver interface {
 		Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error)
+		Receives(vm heliotrope.VMID) bool
 		Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
 		Sweep(ctx context.Context, diskDir string) error
 	}

@@ -125,7 +125,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
 		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
-			p.RelayBytes, p.Memory = client.Sent(), memory.Parts(client.Memory())
+			p.RelayBytes, p.DiskBytes, p.Memory = client.Sent(), written(forwarders), memory.Parts(client.Memory())
 			p.Passes, pause = passes.Saw(p, time.Now())
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
 			return pause
@@ -137,7 +137,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	cancel()
 	broken := streams.Wait()
 	s.note(m, func(r *agentapi.MoveReport) {
-		r.Progress.RelayBytes, r.Progress.Memory = client.Sent(), memory.Parts(client.Memory())
+		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory = client.Sent(), written(forwarders), memory.Parts(client.Memory())
 	})
 	for _, f := range forwarders {
 		if n := f.Owed(); err == nil && n > 0 {
@@ -148,6 +148,14 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		return nil, errors.Join(err, broken)
 	}
 	return cookie, nil
+}
+
+// written is how many bytes of disks were sent.
+func written(forwarders []*relay.Forwarder) (n uint64) {
+	for _, f := range forwarders {
+		n += f.Written()
+	}
+	return n
 }
 
 // undo gives a move up that the controller cannot have committed: the VM runs here. It

@@ -81,11 +81,13 @@ type Progress struct {
 	RemainingBytes uint64        `json:"remaining_bytes"`
 	Rounds         uint64        `json:"rounds"`
 	BytesPerSecond uint64        `json:"bytes_per_second"`
-	DirtyPerSecond uint64        `json:"dirty_per_second"` // bytes
-	Downtime       time.Duration `json:"downtime"`         // as QEMU measured it, once it ended
-	RelayBytes     uint64        `json:"relay_bytes"`      // sent to the other host, TLS records included
-	Memory         []Encoded     `json:"memory,omitempty"` // what the stream of memory consisted of; none: it was sent as it is
-	Passes         []Pass        `json:"passes,omitempty"` // over the memory, that have ended; the first of them if there are very many
+	DirtyPerSecond uint64        `json:"dirty_per_second"`       // bytes
+	Downtime       time.Duration `json:"downtime"`               // as QEMU measured it, once it ended
+	RelayBytes     uint64        `json:"relay_bytes"`            // sent to the other host, TLS records included
+	DiskBytes      uint64        `json:"disk_bytes,omitempty"`   // of disks, written at the other host; what was written again counts again
+	SparedBytes    uint64        `json:"spared_bytes,omitempty"` // of disks, that the other host had
+	Memory         []Encoded     `json:"memory,omitempty"`       // what the stream of memory consisted of; none: it was sent as it is
+	Passes         []Pass        `json:"passes,omitempty"`       // over the memory, that have ended; the first of them if there are very many
 }
 
 // Pass is one over what the guest dirtied in the one before; the first, over all of its memory.

@@ -266,6 +266,8 @@ type Measured struct {
 	Bytes          uint64  `json:"bytes" doc:"Sent over the relay, TLS included."`
 	MemoryBytes    uint64  `json:"memory_bytes" doc:"Of the guest's memory and disks, resent pages counted again."`
 	TotalBytes     uint64  `json:"total_bytes" doc:"Size of what is to be copied."`
+	DiskBytes      uint64  `json:"disk_bytes,omitempty" doc:"Of disks, written at the other host; what was written again counts again."`
+	SparedBytes    uint64  `json:"spared_bytes,omitempty" doc:"Of disks: what the other host had, and was not copied."`
 	Rounds         uint64  `json:"rounds" doc:"Of pre-copy."`
 	BytesPerSecond uint64  `json:"bytes_per_second"`
 	DirtyPerSecond uint64  `json:"dirty_per_second" doc:"Bytes that the guest changes per second."`

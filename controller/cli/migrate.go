@@ -168,6 +168,10 @@ func migrationTable(t *output.Table, m api.Migration) {
 	t.Row("took", output.Seconds(took(m)))
 	t.Row("pause", output.Milliseconds(d.PauseMs))
 	t.Row("bytes", output.Bytes(d.Bytes))
+	if d.DiskBytes+d.SparedBytes > 0 {
+		t.Row("disk copied", output.Bytes(d.DiskBytes))
+		t.Row("disk spared", output.Bytes(d.SparedBytes))
+	}
 	t.Row("rounds", d.Rounds)
 	t.Row("rescued packets", fmt.Sprint(d.RescuedPackets))
 	t.Row("converged", output.Milliseconds(d.ConvergedMs))

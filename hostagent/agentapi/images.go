@@ -20,6 +20,11 @@ type ImageStatus struct {
 	Budget  int64         `json:"cache_budget_bytes,omitempty"` // 0: none
 	Used    int64         `json:"cache_used_bytes"`
 
+	Kept       int64 `json:"kept_bytes"` // of disks that have left, in case they come back
+	KeptDisks  int   `json:"kept_disks"`
+	KeptBudget int64 `json:"kept_budget_bytes"`
+	Spared     int64 `json:"spared_bytes"` // that moves out of here did not have to copy
+
 	Hits       int64 `json:"cache_hits"`        // reads that were answered by what was here
 	Demand     int64 `json:"chunks_demanded"`   // chunks that a guest waited for
 	Background int64 `json:"chunks_background"` // chunks that came before anybody asked

@@ -107,14 +107,11 @@ func listCaches(dir string) ([]cacheDir, error) {
 
 // keepBudget keeps the caches within the budget until ctx ends.
 func (s *server) keepBudget(ctx context.Context) error {
-	if s.c.Cache == 0 {
-		return nil
-	}
 	tick := time.NewTicker(budgetEvery)
 	defer tick.Stop()
 	seen := map[manifest.ID]volume.CacheStats{}
 	for {
-		if err := s.evict(seen); err != nil {
+		if err := s.bound(ctx, seen); err != nil {
 			s.log.Warn("cannot bound what images take", "error", err)
 		}
 		select {
@@ -123,6 +120,16 @@ func (s *server) keepBudget(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// bound frees what is beyond the budgets.
+func (s *server) bound(ctx context.Context, seen map[manifest.ID]volume.CacheStats) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c.Cache > 0 {
+		err = s.evict(seen)
+	}
+	return errors.Join(err, s.boundKept(ctx))
 }
 
 // unpull takes in what the caches have, and closes versions that were only pulled if that is more
@@ -141,10 +148,9 @@ func (s *server) unpull(all []cacheDir) (err error) {
 	return err
 }
 
-// evict frees what is beyond the budget. seen is what the open caches had done at the last look.
+// evict frees what is beyond the caches' budget. seen is what the open ones had done at the last
+// look. The lock is held.
 func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	all, err := listCaches(s.c.Dir)
 	if err != nil {
 		return err
@@ -189,7 +195,13 @@ func (s *server) status() agentapi.ImageStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache,
-		Fetched: s.source.Counters.Bytes.Load(), Failed: s.source.Counters.Failed.Load()}
+		Fetched: s.source.Counters.Bytes.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
+	if kept, err := listKept(s.c.Dir); err == nil {
+		out.KeptDisks = len(kept)
+		for _, k := range kept {
+			out.Kept += k.used
+		}
+	}
 	volumes := map[manifest.ID]int{}
 	for name, d := range s.disks {
 		v := agentapi.ImageVolume{VM: heliotrope.VMID(name), Base: d.Origin.Base.Ref(), Bytes: d.Size()}

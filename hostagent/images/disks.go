@@ -150,15 +150,34 @@ func (d *Disks) wait(ctx context.Context) error {
 }
 
 // put asks for a volume.
-func (d *Disks) put(ctx context.Context, vm heliotrope.VMID, w wanted) (*libvirt.Volume, error) {
+func (d *Disks) put(ctx context.Context, vm heliotrope.VMID, w wanted) (v *libvirt.Volume, has site.Has, err error) {
 	if err := d.wait(ctx); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	m, err := d.client.put(ctx, string(vm), w)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return &libvirt.Volume{Bytes: m.Bytes, Base: m.Base}, nil
+	return &libvirt.Volume{Bytes: m.Bytes, Base: m.Base}, m.Has, nil
+}
+
+// soon asks the server for something that a move waits for.
+func (d *Disks) soon(ctx context.Context, ask func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := d.wait(ctx); err != nil {
+		return err
+	}
+	return ask(ctx)
+}
+
+// moves are what a VM's volume remembers of moves.
+func (d *Disks) moves(vm heliotrope.VMID) (site.Moves, error) {
+	o, err := site.ReadOrigin(d.c.Dir, string(vm))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return o.Moves, err
 }
 
 // Pull lets a version of an image come before a VM needs it, and returns what there is of it now.
@@ -193,8 +212,13 @@ func (d *Disks) hold(vm heliotrope.VMID) (release func()) {
 
 // settle removes a VM's volume if no file stands for it any more. What cannot be done now is
 // done by the next sweep.
-func (d *Disks) settle(ctx context.Context, vm heliotrope.VMID) {
-	if _, err := site.ReadOrigin(d.c.Dir, string(vm)); errors.Is(err, os.ErrNotExist) {
+func (d *Disks) settle(ctx context.Context, vm heliotrope.VMID) { d.end(ctx, vm, d.client.remove) }
+
+// left makes of a VM's volume one that has left, if no file stands for it any more.
+func (d *Disks) left(ctx context.Context, vm heliotrope.VMID) { d.end(ctx, vm, d.client.keep) }
+
+func (d *Disks) end(ctx context.Context, vm heliotrope.VMID, how func(ctx context.Context, vm string) error) {
+	if o, err := site.ReadOrigin(d.c.Dir, string(vm)); errors.Is(err, os.ErrNotExist) || err == nil && o.Moves.Left != "" {
 		return
 	}
 	known, err := libvirt.KnowsVolume(d.c.DiskDir, vm)
@@ -204,7 +228,7 @@ func (d *Disks) settle(ctx context.Context, vm heliotrope.VMID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneLimit)
 	defer cancel()
 	if err = d.wait(ctx); err == nil {
-		err = d.client.remove(ctx, string(vm))
+		err = how(ctx, string(vm))
 	}
 	if err != nil {
 		d.log.Warn("a disk that nobody needs remains until the agent starts again", "vm", vm, "error", err)

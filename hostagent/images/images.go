@@ -27,9 +27,30 @@
 // # Moves
 //
 // The destination makes an empty volume on the same version, of its own store or the same one, and
-// QEMU's mirror writes into it, as it does with files: all of the disk crosses, whatever the
-// destination has, and nothing comes of the store there. (libvirt has no copy of what differs for
-// disks of a network.)
+// QEMU's mirror writes into it what the source has written; what nobody has written both stand on.
+// The source keeps what its volume was when it left (Config.Kept bounds that), and when the VM comes
+// back what it has written since crosses, and nothing else.
+//
+// It is the source's server that decides what is copied, by what it tells QEMU of allocation: a
+// block that the destination has already is a hole to the mirror, and not zeros, so it neither
+// reads nor writes it (libvirt's incremental copy, which is QEMU's mirror with sync=top). What the
+// guest writes meanwhile is allocated from then on, and the mirror copies it as it always does. Of
+// such a hole the mirror may discard a part at the destination: where a guest has discarded less
+// than a block, which changes nothing here. Package relay does not send that on.
+//
+// The two ends agree before anything is copied, by notes in the hypervisors' cookies (moves.go):
+//
+//	source       Begin    a name for this move, and that by which the volume came here
+//	destination  Prepare  what it has: the base, or the volume that left by that name
+//	source       Perform  its server tells QEMU so, as long as Perform goes on
+//	destination  Finish   the volume is marked: from here on the guest writes, and not the move
+//	source       Confirm  the volume is kept, under the name of the move
+//
+// Where an end does not understand, or cannot do, its part, all of the disk is copied. A volume
+// that comes back is one that has left no more before the first write to it, so a move that is broken
+// off removes it; the next one copies what differs from the base. The VM is not started at the
+// destination before its volume was marked: what it has written would be missing the next time.
+// And it begins no move before what QEMU was told for another one has ended.
 //
 // # What is where
 //
@@ -60,6 +81,7 @@ type Config struct {
 	Dir     string // of volumes and what has come of images
 	DiskDir string // of the files that stand for volumes, and of the socket
 	Cache   int64  // bytes that what has come of images may take; 0: no bound
+	Kept    int64  // bytes that disks which have left may take; 0: none are kept
 	User    string // whose QEMU connects; empty: root
 	Host    string // the host's name, by which the store knows who needs a version
 	Version string // of this program

@@ -9,6 +9,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
+	"heliotrope/migration"
 )
 
 // Hypervisor is what VMs' disks have to do with.
@@ -16,7 +17,10 @@ type Hypervisor interface {
 	Domains(ctx context.Context) ([]libvirt.Domain, error)
 	Start(ctx context.Context, spec libvirt.Spec) error
 	Remove(ctx context.Context, vm heliotrope.VMID) error
+	Begin(ctx context.Context, vm heliotrope.VMID) (libvirt.Description, error)
 	Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error)
+	Perform(ctx context.Context, out libvirt.Outgoing) ([]byte, error)
+	Receives(vm heliotrope.VMID) bool
 	Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
 	Confirm(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
 	Sweep(ctx context.Context, diskDir string) error
@@ -69,7 +73,7 @@ func (o Over) volume(ctx context.Context, spec libvirt.Spec) (*libvirt.Volume, e
 		}
 	}
 	// What there is of a VM that the host does not have is the rest of an earlier stay.
-	v, err := o.Disks.put(ctx, spec.VM, wanted{Image: spec.What.Image, Fresh: !own && !defined})
+	v, _, err := o.Disks.put(ctx, spec.VM, wanted{Image: spec.What.Image, Fresh: !own && !defined})
 	if errors.Is(err, ErrNoImage) {
 		err = fmt.Errorf("%s is no directory, and %w", spec.ImageDir, err)
 	}
@@ -85,9 +89,29 @@ func (o Over) Remove(ctx context.Context, vm heliotrope.VMID) error {
 	return nil
 }
 
+// Begin describes a VM for its destination; of a volume, by what its copies will know each other.
+func (o Over) Begin(ctx context.Context, vm heliotrope.VMID) (libvirt.Description, error) {
+	d, err := o.Hypervisor.Begin(ctx, vm)
+	if err != nil || !d.Partial {
+		return d, err
+	}
+	var n note
+	err = o.Disks.soon(ctx, func(ctx context.Context) (err error) {
+		n.Leaving, err = o.Disks.client.leave(ctx, string(vm))
+		return err
+	})
+	if err != nil {
+		return d, fmt.Errorf("begin move of %s: %w", vm, err)
+	}
+	d.Cookie = withNote(d.Cookie, n)
+	return d, nil
+}
+
 // Prepare waits for a VM of another host. A disk that stands on a version of an image there gets
 // a volume on the same one here.
 func (o Over) Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error) {
+	var n note
+	in.Cookie, n = splitNote(in.Cookie)
 	on, bytes, err := libvirt.VolumeBase(in.XML)
 	if err != nil || on == "" {
 		if err != nil {
@@ -100,7 +124,8 @@ func (o Over) Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error) 
 	if o.Disks.c.Store == "" {
 		return nil, fmt.Errorf("prepare %s: %w: its disk stands on %s, and this host has no image store (--image-store)", in.VM, agentapi.ErrInvalid, on)
 	}
-	volume, err := o.Disks.put(ctx, in.VM, wanted{Base: on, Fresh: true})
+	move := n.Leaving.Move
+	volume, has, err := o.Disks.put(ctx, in.VM, wanted{Base: on, Fresh: true, Move: move, Came: n.Leaving.Came})
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: make disk: %w", in.VM, err)
 	}
@@ -114,11 +139,63 @@ func (o Over) Prepare(ctx context.Context, in libvirt.Incoming) ([]byte, error) 
 		o.Disks.settle(ctx, in.VM)
 		return nil, err
 	}
+	if move != "" {
+		cookie = withNote(cookie, note{Telling: telling{Move: move, Has: has}})
+	}
 	return cookie, nil
+}
+
+// Perform sends a VM, and of its volume only what the destination does not have.
+func (o Over) Perform(ctx context.Context, out libvirt.Outgoing) ([]byte, error) {
+	var n note
+	if out.Cookie, n = splitNote(out.Cookie); n.Telling.Move == "" {
+		return o.Hypervisor.Perform(ctx, out)
+	}
+	var t told
+	end := func() {}
+	pid, err := o.process(ctx, out.VM)
+	if n.Telling.QEMU = pid; err == nil {
+		err = o.Disks.soon(ctx, func(context.Context) (err error) { // it holds until end
+			t, end, err = o.Disks.client.tell(context.WithoutCancel(ctx), string(out.VM), n.Telling)
+			return err
+		})
+	}
+	if err != nil {
+		o.Disks.log.Warn("all of a disk is copied", "vm", out.VM, "error", err)
+		return o.Hypervisor.Perform(ctx, out)
+	}
+	defer end()
+	o.Disks.log.Info("only what differs of a disk is copied", "vm", out.VM, "destination_has", n.Telling.Has, "spared_bytes", t.Spared)
+	if progress := out.Progress; progress != nil {
+		out.Progress = func(p migration.Progress) {
+			p.SparedBytes = uint64(t.Spared)
+			progress(p)
+		}
+	}
+	return o.Hypervisor.Perform(ctx, out)
+}
+
+// process is a VM's QEMU.
+func (o Over) process(ctx context.Context, vm heliotrope.VMID) (pid int, err error) {
+	domains, err := o.Hypervisor.Domains(ctx)
+	for _, d := range domains {
+		if heliotrope.VMID(d.Name) == vm {
+			pid = d.PID
+		}
+	}
+	if err == nil && pid == 0 {
+		err = fmt.Errorf("%s has no QEMU", vm)
+	}
+	return pid, err
 }
 
 // Finish is the destination's last step.
 func (o Over) Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
+	if !cancelled {
+		if err := o.arrive(ctx, vm); err != nil {
+			return fmt.Errorf("finish %s: %w", vm, err)
+		}
+	}
 	if err := o.Hypervisor.Finish(ctx, vm, cookie, cancelled); err != nil {
 		return err
 	}
@@ -128,13 +205,29 @@ func (o Over) Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, can
 	return nil
 }
 
+// arrive marks the volume of a VM that is about to run here for the first time. Where that is not
+// certain it is not marked, and the way back copies what differs from the base.
+func (o Over) arrive(ctx context.Context, vm heliotrope.VMID) error {
+	m, err := o.Disks.moves(vm)
+	if err != nil || m.Came == "" || !o.Hypervisor.Receives(vm) {
+		return nil
+	}
+	return o.Disks.soon(ctx, func(ctx context.Context) error { return o.Disks.client.arrive(ctx, string(vm)) })
+}
+
 // Confirm is the source's last step.
 func (o Over) Confirm(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error {
 	if err := o.Hypervisor.Confirm(ctx, vm, cookie, cancelled); err != nil {
 		return err
 	}
 	if !cancelled {
-		o.Disks.settle(ctx, vm)
+		o.Disks.left(ctx, vm)
+		return nil
+	}
+	if m, err := o.Disks.moves(vm); err == nil && m.Leaves != "" {
+		if err := o.Disks.soon(ctx, func(ctx context.Context) error { return o.Disks.client.stay(ctx, string(vm)) }); err != nil {
+			o.Disks.log.Warn("a disk that stays is still said to leave; its next move says otherwise", "vm", vm, "error", err)
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/imagesync"
+	"heliotrope/imagesync/site"
 )
 
 // What agent and server say to each other, by HTTP on a socket that only root may use:
@@ -22,6 +23,11 @@ import (
 //	GET    /v1/life           ends when the server does
 //	PUT    /v1/volumes/VM     a wanted; the answer is a made
 //	DELETE /v1/volumes/VM
+//	PUT    /v1/volumes/VM/leaving  a move is to take it away; the answer is a leaving
+//	DELETE /v1/volumes/VM/leaving  it does not
+//	PUT    /v1/volumes/VM/telling  a telling, which holds until the request ends; the answer is a told
+//	PUT    /v1/volumes/VM/arrived  a move has brought all of it
+//	PUT    /v1/volumes/VM/left     a move has taken it away
 //	PUT    /v1/images/REF     lets a version come; the answer is an agentapi.ImageCache
 //	POST   /v1/stop
 const answerLimit = 4 << 20 // bytes
@@ -31,12 +37,15 @@ type wanted struct {
 	Image string `json:"image,omitempty"` // IMAGE or IMAGE@VERSION; for one that is there already it does not matter
 	Base  string `json:"base,omitempty"`  // in place of Image: exactly this version
 	Fresh bool   `json:"fresh,omitempty"` // what is there is worth nothing
+	Move  string `json:"move,omitempty"`  // by which it comes; only what differs from what is here
+	Came  string `json:"came,omitempty"`  // what left here by this move would do in place of a fresh one
 }
 
 // made is a volume that is there.
 type made struct {
-	Base  string `json:"base"`
-	Bytes int64  `json:"bytes"`
+	Base  string   `json:"base"`
+	Bytes int64    `json:"bytes"`
+	Has   site.Has `json:"has,omitempty"` // where a move is to bring it
 }
 
 // Errors that cross the socket.
@@ -78,13 +87,15 @@ func (c *client) call(ctx context.Context, method, path string, body, v any) err
 		return err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
-	if err != nil {
-		return fmt.Errorf("ask the server of disks: %w", err)
-	}
+	return readAnswer(resp, v)
+}
+
+// readAnswer reads an answer, or the error that it is, from what may go on after it.
+func readAnswer(resp *http.Response, v any) error {
+	in := json.NewDecoder(io.LimitReader(resp.Body, answerLimit))
 	if resp.StatusCode != http.StatusOK {
 		var e wireError
-		if json.Unmarshal(b, &e) != nil || e.Message == "" {
+		if in.Decode(&e) != nil || e.Message == "" {
 			return fmt.Errorf("%w: status %d", errServer, resp.StatusCode)
 		}
 		if e.NoImage {
@@ -92,7 +103,7 @@ func (c *client) call(ctx context.Context, method, path string, body, v any) err
 		}
 		return errors.New(e.Message)
 	}
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := in.Decode(v); err != nil {
 		return fmt.Errorf("ask the server of disks: %w", err)
 	}
 	return nil
@@ -120,13 +131,50 @@ func (c *client) status(ctx context.Context) (s agentapi.ImageStatus, err error)
 }
 
 func (c *client) put(ctx context.Context, vm string, w wanted) (m made, err error) {
-	err = c.call(ctx, http.MethodPut, "/v1/volumes/"+url.PathEscape(vm), w, &m)
+	err = c.call(ctx, http.MethodPut, volumePath(vm), w, &m)
 	return m, err
 }
 
 func (c *client) remove(ctx context.Context, vm string) error {
-	return c.call(ctx, http.MethodDelete, "/v1/volumes/"+url.PathEscape(vm), nil, &struct{}{})
+	return c.call(ctx, http.MethodDelete, volumePath(vm), nil, &struct{}{})
 }
+
+func (c *client) leave(ctx context.Context, vm string) (l leaving, err error) {
+	err = c.call(ctx, http.MethodPut, volumePath(vm)+"/leaving", nil, &l)
+	return l, err
+}
+
+func (c *client) stay(ctx context.Context, vm string) error {
+	return c.call(ctx, http.MethodDelete, volumePath(vm)+"/leaving", nil, &struct{}{})
+}
+
+func (c *client) arrive(ctx context.Context, vm string) error {
+	return c.call(ctx, http.MethodPut, volumePath(vm)+"/arrived", nil, &struct{}{})
+}
+
+func (c *client) keep(ctx context.Context, vm string) error {
+	return c.call(ctx, http.MethodPut, volumePath(vm)+"/left", nil, &struct{}{})
+}
+
+// tell has a volume's QEMU told what a destination has, until end.
+func (c *client) tell(ctx context.Context, vm string, what telling) (t told, end func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(answerWithin, cancel)
+	defer late.Stop()
+	resp, err := c.send(ctx, http.MethodPut, volumePath(vm)+"/telling", what)
+	if err == nil {
+		if err = readAnswer(resp, &t); err != nil {
+			resp.Body.Close()
+		}
+	}
+	if err != nil {
+		cancel()
+		return t, nil, err
+	}
+	return t, func() { cancel(); resp.Body.Close() }, nil
+}
+
+func volumePath(vm string) string { return "/v1/volumes/" + url.PathEscape(vm) }
 
 func (c *client) pull(ctx context.Context, ref string) (out agentapi.ImageCache, err error) {
 	err = c.call(ctx, http.MethodPut, "/v1/images/"+url.PathEscape(ref), nil, &out)

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,7 @@ type server struct {
 
 	background context.Context // of what goes on while volumes are open
 	budget     budget
+	spared     atomic.Int64 // bytes that moves out of here did not have to copy
 
 	mu     sync.Mutex // held by whoever opens, makes, or removes
 	sites  map[manifest.ID]*opened
@@ -186,6 +188,7 @@ func (s *server) handler() http.Handler {
 		c, err := s.pull(r.Context(), r.PathValue("ref"))
 		answer(w, c, err)
 	})
+	s.moveHandlers(mux)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, struct{}{}, nil)
 		s.stop()

@@ -37,12 +37,15 @@ func (s *server) openAll(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range names {
-		if _, err := s.open(ctx, name); err != nil {
+		if _, err := s.open(ctx, name); err != nil && !errors.Is(err, errHasLeft) {
 			s.log.Error("a disk cannot be served", "vm", name, "error", err)
 		}
 	}
 	return nil
 }
+
+// errHasLeft is that of a volume that is kept in case it comes back: as a VM's disk it is not there.
+var errHasLeft = fmt.Errorf("the disk has left: %w", fs.ErrNotExist)
 
 // open opens a volume that is there. The lock is held.
 func (s *server) open(ctx context.Context, name string) (*served, error) {
@@ -53,6 +56,9 @@ func (s *server) open(ctx context.Context, name string) (*served, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		delete(s.broken, name)
 		return nil, err
+	}
+	if err == nil && o.Moves.Left != "" {
+		return nil, errHasLeft
 	}
 	var d *served
 	if err == nil {
@@ -197,19 +203,54 @@ func (s *server) put(ctx context.Context, vm string, w wanted) (made, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w.Fresh {
-		if err := s.drop(ctx, vm); err != nil {
-			return made{}, fmt.Errorf("serve disk of %s: %w", vm, err)
-		}
+	has := site.HasLeft
+	d, err := s.back(ctx, vm, w)
+	if d == nil {
+		has = site.HasBase
+		d, err = s.get(ctx, vm, w)
 	}
-	d, err := s.open(ctx, vm)
-	if errors.Is(err, fs.ErrNotExist) {
-		d, err = s.create(ctx, vm, w)
+	if err == nil && w.Move != "" {
+		err = d.Come(w.Move)
 	}
 	if err != nil {
 		return made{}, fmt.Errorf("serve disk of %s: %w", vm, err)
 	}
-	return made{Base: base(d.Origin.Base), Bytes: d.Size()}, nil
+	return made{Base: base(d.Origin.Base), Bytes: d.Size(), Has: has}, nil
+}
+
+// get gets a volume that is there, or makes it. The lock is held.
+func (s *server) get(ctx context.Context, vm string, w wanted) (*served, error) {
+	if w.Fresh {
+		if err := s.drop(ctx, vm); err != nil {
+			return nil, err
+		}
+	}
+	d, err := s.open(ctx, vm)
+	if errors.Is(err, errHasLeft) { // and is not wanted back
+		if err := s.drop(ctx, vm); err != nil {
+			return nil, err
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		d, err = s.create(ctx, vm, w)
+	}
+	return d, err
+}
+
+// back opens the volume that has left and comes back, if this is it; else it returns nil, and any
+// other will have to do. The lock is held.
+func (s *server) back(ctx context.Context, vm string, w wanted) (*served, error) {
+	o, err := site.ReadOrigin(s.c.Dir, vm)
+	if err != nil || w.Move == "" || w.Came == "" || o.Moves.Left != w.Came || w.Base != base(o.Base) {
+		return nil, nil
+	}
+	d, err := s.openOn(ctx, o.Base, vm, o.Copied)
+	if err != nil {
+		s.log.Warn("a disk that was kept cannot be opened; it is copied anew", "vm", vm, "error", err)
+		return nil, nil
+	}
+	s.log.Info("a disk that had left comes back", "vm", vm, "image", o.Base.Ref())
+	return d, nil
 }
 
 // create makes a volume. The lock is held.
@@ -234,7 +275,7 @@ func (s *server) create(ctx context.Context, vm string, w wanted) (*served, erro
 	if err := store.Need(ctx, v, s.owner+"/"+vm); err != nil {
 		return nil, err
 	}
-	d, err := s.openOn(ctx, v, vm, w.Base != "")
+	d, err := s.openOn(ctx, v, vm, w.Base != "" && w.Move == "")
 	if err != nil {
 		return nil, errors.Join(err, store.NoNeed(context.WithoutCancel(ctx), v, s.owner+"/"+vm))
 	}

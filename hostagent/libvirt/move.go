@@ -19,6 +19,9 @@ type Description struct {
 	XML    string
 	Cookie []byte // for Prepare
 	Disks  []migration.Disk
+	// Partial says that of its disks only what their servers call allocated is copied; the
+	// destination's keep what they have of the rest.
+	Partial bool
 }
 
 // Incoming is what a destination needs to receive a VM.
@@ -159,10 +162,14 @@ func (h *Hypervisor) Begin(ctx context.Context, vm heliotrope.VMID) (Description
 		return Description{}, err
 	}
 	s.ref, s.domain, s.flags = d.ref, d.parsed, flagsFor(disks)|sourceFlags
+	partial := h.copiesPartly(ctx, d.parsed)
+	if partial {
+		s.flags = s.flags&^rpc.MigrateNonSharedDisk | rpc.MigrateNonSharedInc
+	}
 	s.params = moveParams(vm, disks, "", "")
 	begun, err := do(ctx, h, func() (Description, error) {
 		cookie, xml, err := s.conn.DomainMigrateBegin3Params(d.ref, s.params, uint32(s.flags))
-		return Description{XML: xml, Cookie: cookie, Disks: disks}, err
+		return Description{XML: xml, Cookie: cookie, Disks: disks, Partial: partial}, err
 	})
 	if err != nil {
 		h.end(vm, s)
@@ -212,6 +219,12 @@ func (h *Hypervisor) Prepare(ctx context.Context, in Incoming) (cookie []byte, e
 		return nil, errors.Join(fmt.Errorf("prepare %s: %w", in.VM, err), removeDisks(parsed))
 	}
 	return cookie, nil
+}
+
+// Receives says whether a VM is on its way here: its vCPUs have not run here yet.
+func (h *Hypervisor) Receives(vm heliotrope.VMID) bool {
+	s := h.session(vm)
+	return s != nil && s.role == migration.Destination
 }
 
 // Settle ends the stream at the destination once Perform has returned at the source, and

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +39,8 @@ type pair struct {
 // wires are the sockets of one move, and the relays between them.
 type wires struct {
 	memory, disk string
-	cut          func() // ends the relays
+	cut          func()       // ends the relays
+	carried      func() int64 // bytes of disks that were sent so far
 }
 
 // wire relays memory and disk from src to dst, as the agents' relays do over the WAN, at
@@ -46,10 +48,11 @@ type wires struct {
 func (p *pair) wire(rate int) wires {
 	p.t.Helper()
 	p.moves++
-	w := wires{fmt.Sprintf("/run/heliotrope/%d-memory", p.moves), fmt.Sprintf("/run/heliotrope/%d-disk", p.moves), nil}
+	var memory, disk atomic.Int64
+	w := wires{fmt.Sprintf("/run/heliotrope/%d-memory", p.moves), fmt.Sprintf("/run/heliotrope/%d-disk", p.moves), nil, disk.Load}
 	var open []func()
-	for _, socket := range []string{w.memory, w.disk} {
-		cut, err := relay(p.src.path(socket), p.dst.path(socket), rate)
+	for socket, sent := range map[string]*atomic.Int64{w.memory: &memory, w.disk: &disk} {
+		cut, err := relay(p.src.path(socket), p.dst.path(socket), rate, sent)
 		if err != nil {
 			p.t.Fatal(err)
 		}
@@ -65,8 +68,8 @@ func (p *pair) wire(rate int) wires {
 }
 
 // relay carries bytes between a socket that it makes at from and one that exists at to.
-// What it returns ends it, and waits.
-func relay(from, to string, rate int) (cut func(), err error) {
+// sent counts those to there. What it returns ends it, and waits.
+func relay(from, to string, rate int, sent *atomic.Int64) (cut func(), err error) {
 	listener, err := net.Listen("unix", from)
 	if err != nil {
 		return nil, err
@@ -90,8 +93,8 @@ func relay(from, to string, rate int) (cut func(), err error) {
 			mu.Lock()
 			conns = append(conns, conn, peer)
 			mu.Unlock()
-			all.Go(func() { pump(peer, conn, rate) })
-			all.Go(func() { pump(conn, peer, 0) })
+			all.Go(func() { pump(peer, conn, rate, sent) })
+			all.Go(func() { pump(conn, peer, 0, new(atomic.Int64)) })
 		}
 	})
 	return func() {
@@ -104,10 +107,11 @@ func relay(from, to string, rate int) (cut func(), err error) {
 	}, nil
 }
 
-func pump(dst, src net.Conn, rate int) {
+func pump(dst, src net.Conn, rate int, sent *atomic.Int64) {
 	buf := make([]byte, 65536)
 	for {
 		n, err := src.Read(buf)
+		sent.Add(int64(n))
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				src.Close()

@@ -144,6 +144,22 @@ func (n *node) hasBase(content []byte) {
 	}
 }
 
+// same fails unless the VM's disk is the same at both ends. The guest is stopped.
+func (p *pair) same() {
+	p.t.Helper()
+	var disks [2][]byte
+	for i, n := range []*node{p.src, p.dst} {
+		n.disks("nbdcopy", "nbd+unix:///"+VolumeExport(diskDir, testVM)+"?socket="+VolumeSocket(diskDir), "/run/copy.raw")
+		var err error
+		if disks[i], err = os.ReadFile(n.path("/run/copy.raw")); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(disks[0], disks[1]) {
+		p.t.Error("the disks differ")
+	}
+}
+
 // A VM whose disk is one over an image of a store starts, goes on when the server of disks is
 // killed and comes again, and moves to another host and back.
 func TestVolume(t *testing.T) {
@@ -189,34 +205,55 @@ func TestVolume(t *testing.T) {
 	}
 	p.src.hasBase(content)
 
-	for _, way := range []string{"there", "back"} {
+	since := 0 // writes of the guest that both ends have
+	for _, n := range []*node{p.src, p.dst} {
+		n.disks("mkfifo", "/run/performing", "/run/performed")
+	}
+	for _, way := range []string{"there", "back", "there again"} {
 		t.Run("move "+way, func(t *testing.T) {
 			p.t, p.src.t, p.dst.t = t, t, t
 			before := p.src.ask()
 			w := p.wire(0)
 			var d Description
 			p.src.call("Begin", testVM, &d)
-			if len(d.Disks) != 1 || d.Disks[0].Bytes != 16<<20 {
-				t.Errorf("described are disks %v", d.Disks)
+			if len(d.Disks) != 1 || d.Disks[0].Bytes != 16<<20 || !d.Partial {
+				t.Errorf("described are disks %v, partial: %v", d.Disks, d.Partial)
 			}
+			leaving := p.src.disks(program, store, "begin", string(testVM))
 			if err := os.WriteFile(p.dst.path("/run/vm.xml"), []byte(d.XML), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			p.dst.disks(program, store, "receive", string(testVM), "/run/vm.xml")
+			has := p.dst.disks(program, store, "receive", string(testVM), "/run/vm.xml", leaving)
 			out := Outgoing{VM: testVM, XML: d.XML, MemorySocket: w.memory, DiskSocket: w.disk}
-			in := Incoming{VM: testVM, Epoch: 9, XML: d.XML, Cookie: d.Cookie, Disks: d.Disks, DiskDir: diskDir, MemorySocket: w.memory, DiskSocket: w.disk}
+			// A host that knows of no notes gives libvirt the cookie with the note.
+			cookie := append(d.Cookie, "{\"a\": \"note\"}\x00"...)
+			in := Incoming{VM: testVM, Epoch: 9, XML: d.XML, Cookie: cookie, Disks: d.Disks, DiskDir: diskDir, MemorySocket: w.memory, DiskSocket: w.disk}
 			p.dst.call("Prepare", in, &out.Cookie)
 			var done Performed
+			p.src.disks("sh", "-c", `"$0" "$1" perform "$2" "$3" </dev/null >/run/perform.log 2>&1 &`, program, store, string(testVM), has)
+			p.src.disks("timeout", "20", "cat", "/run/performing")
 			timed(t, "perform", func() { p.src.call("Perform", out, &done) })
+			p.src.disks("sh", "-c", "echo >/run/performed")
+			copied := w.carried()
+			p.same()
+			p.dst.disks(program, store, "arrive", string(testVM))
 			p.dst.call("Finish", Last{VM: testVM, Cookie: done.Cookie}, new(time.Time))
 			p.src.call("Confirm", Last{VM: testVM}, nil)
-			p.src.disks(program, store, "settle", string(testVM))
+			p.src.disks(program, store, "left", string(testVM))
+			// A guest's write is a block, and a mirror's 64 KiB: each write while it is copied may be one.
+			const granule = 64<<10 + 1024
+			meanwhile := p.dst.ask().writes - before.writes
+			t.Logf("%d bytes of the disk were sent; the guest had written %d blocks and wrote %d meanwhile", copied, before.writes-since, meanwhile)
+			if limit := int64(before.writes-since)*4096 + int64(meanwhile+20)*granule; copied > limit {
+				t.Errorf("%d bytes of the disk were sent; %d would do", copied, limit)
+			}
+			since = before.writes
 			p.src.wantState(heliotrope.VMAbsent)
 			if after := p.dst.wantLife(); after.writes < before.writes {
 				t.Errorf("%d writes after the move, %d before", after.writes, before.writes)
 			}
 			p.dst.hasBase(content)
-			if left := p.src.disks("sh", "-c", "ls /run/disks /run/volumes/volumes"); strings.Contains(left, string(testVM)) {
+			if left := p.src.disks("sh", "-c", "ls /run/disks"); strings.Contains(left, string(testVM)) {
 				t.Errorf("left at %s: %s", p.src.name, left)
 			}
 			p.src, p.dst = p.dst, p.src
@@ -225,6 +262,13 @@ func TestVolume(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+	var kept struct {
+		Disks int `json:"kept_disks"`
+		Bytes int `json:"kept_bytes"`
+	}
+	if status(t, p.dst.disks(program, store, "status"), &kept); kept.Disks != 1 || kept.Bytes == 0 {
+		t.Errorf("kept is %+v", kept)
 	}
 	p.src.call("Remove", testVM, nil)
 	p.src.disks(program, store, "settle", string(testVM))

@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"heliotrope"
@@ -28,7 +30,7 @@ func main() {
 }
 
 func run(ctx context.Context, store, verb string, args []string) error {
-	c := images.Config{Store: store, Keys: "/run/keys", Dir: "/run/volumes", DiskDir: "/run/disks", Host: "test", Version: "test",
+	c := images.Config{Store: store, Keys: "/run/keys", Dir: "/run/volumes", DiskDir: "/run/disks", Kept: 1 << 30, Host: "test", Version: "test",
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if verb == "serve" {
 		return images.Serve(ctx, c)
@@ -47,13 +49,29 @@ func run(ctx context.Context, store, verb string, args []string) error {
 			return err
 		}
 		return json.NewEncoder(os.Stdout).Encode(asked.spec.Volume)
-	case "receive":
+	case "begin": // says what the destination's Prepare is told
+		d, err := over.Begin(ctx, heliotrope.VMID(args[0]))
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(d.Cookie)
+	case "receive": // says what the source's Perform is told
 		text, err := os.ReadFile(args[1])
 		if err != nil {
 			return err
 		}
-		_, err = over.Prepare(ctx, libvirt.Incoming{VM: heliotrope.VMID(args[0]), XML: string(text)})
+		cookie, err := over.Prepare(ctx, libvirt.Incoming{VM: heliotrope.VMID(args[0]), XML: string(text), Cookie: parse(args[2])})
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(cookie)
+	case "perform": // until it is told that the hypervisor has done so, by FIFOs
+		_, err := over.Perform(ctx, libvirt.Outgoing{VM: heliotrope.VMID(args[0]), Cookie: parse(args[1])})
 		return err
+	case "arrive":
+		return over.Finish(ctx, heliotrope.VMID(args[0]), nil, false)
+	case "left":
+		return over.Confirm(ctx, heliotrope.VMID(args[0]), nil, false)
 	case "settle":
 		return over.Remove(ctx, heliotrope.VMID(args[0]))
 	case "status":
@@ -66,14 +84,50 @@ func run(ctx context.Context, store, verb string, args []string) error {
 	return fmt.Errorf("%s?", verb)
 }
 
+// parse reads a cookie as it was said.
+func parse(text string) (cookie []byte) {
+	if err := json.Unmarshal([]byte(text), &cookie); err != nil {
+		panic(err)
+	}
+	return cookie
+}
+
 // asked is a hypervisor that only notes what it is asked for.
 type asked struct{ spec libvirt.Spec }
 
-func (*asked) Domains(context.Context) ([]libvirt.Domain, error) { return nil, nil }
+func (*asked) Domains(context.Context) (all []libvirt.Domain, err error) {
+	files, err := filepath.Glob("/run/libvirt/qemu/*.pid")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, libvirt.Domain{Name: strings.TrimSuffix(filepath.Base(file), ".pid"), PID: pid})
+	}
+	return all, err
+}
+
 func (a *asked) Start(_ context.Context, s libvirt.Spec) error {
 	a.spec = s
 	return nil
 }
+func (*asked) Begin(context.Context, heliotrope.VMID) (libvirt.Description, error) {
+	return libvirt.Description{Partial: true}, nil
+}
+
+// Perform is the test's, which hears by one FIFO that it may, and says by the other that it has.
+func (*asked) Perform(context.Context, libvirt.Outgoing) ([]byte, error) {
+	if err := os.WriteFile("/run/performing", []byte("now"), 0); err != nil {
+		return nil, err
+	}
+	_, err := os.ReadFile("/run/performed")
+	return nil, err
+}
+func (*asked) Receives(heliotrope.VMID) bool                                { return true }
 func (*asked) Remove(context.Context, heliotrope.VMID) error                { return nil }
 func (*asked) Prepare(context.Context, libvirt.Incoming) ([]byte, error)    { return nil, nil }
 func (*asked) Finish(context.Context, heliotrope.VMID, []byte, bool) error  { return nil }
