@@ -49,20 +49,20 @@ func TestMain(m *testing.M) {
 
 // host is one with a store.
 type host struct {
-	*testing.T
+	testing.TB
 	c       Config
 	keys    string
 	content []byte // of the next image, in place of random bytes
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "h") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &host{T: t, c: Config{Store: filepath.Join(dir, "store"), Keys: filepath.Join(dir, "trust"), Dir: filepath.Join(dir, "v"), DiskDir: filepath.Join(dir, "d"),
+	h := &host{TB: t, c: Config{Store: filepath.Join(dir, "store"), Keys: filepath.Join(dir, "trust"), Dir: filepath.Join(dir, "v"), DiskDir: filepath.Join(dir, "d"),
 		Host: "left-1", Version: "one", Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, keys: filepath.Join(dir, "keys")}
 	return h
 }

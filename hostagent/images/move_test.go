@@ -39,13 +39,13 @@ const granule = 64 << 10
 // qemu is one that has a VM's volume as its disk, and no vCPU that runs: what a guest would do, the
 // test does.
 type qemu struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	conn net.Conn
 	dec  *json.Decoder
 }
 
-func startQEMU(t *testing.T, c Config, vm heliotrope.VMID) *qemu {
+func startQEMU(t testing.TB, c Config, vm heliotrope.VMID) *qemu {
 	t.Helper()
 	control := filepath.Join(t.TempDir(), "qmp")
 	l, err := net.Listen("unix", control)
@@ -159,16 +159,19 @@ type end struct {
 
 	meanwhile func() // what the guest does while it is copied
 	cut       bool   // the copy is broken off
+	restarted bool   // its agent is another one when the VM has come
 	written   uint64 // bytes that the last copy from here has sent
-	plain     bool   // its hypervisor knows of no partial copies
+	took      time.Duration
+	plain     bool // its hypervisor knows of no partial copies
 }
 
-func newEnd(t *testing.T, name, store string) *end {
+// newEnd makes one with a store of its own, where the image has so many MiB, or with that of another.
+func newEnd(t testing.TB, name, store string, mib int) *end {
 	t.Helper()
 	e := &end{host: newHost(t), meanwhile: func() {}}
 	e.c.Host, e.c.Kept = name, 1<<30
 	if e.c.Store = cmp.Or(store, e.c.Store); store == "" {
-		e.image("debian", 1, 16)
+		e.image("debian", 1, mib)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
 	e.must(err)
@@ -268,11 +271,12 @@ func (m *moving) Perform(ctx context.Context, out libvirt.Outgoing) ([]byte, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	served := make(chan error, 1)
+	began := time.Now()
 	go func() { served <- f.Serve(ctx) }()
 	m.qemu.mirror(socket, (*moving)(m.peer).stand(), m.meanwhile)
 	cancel()
 	err = <-served
-	m.written = f.Written()
+	m.written, m.took = f.Written(), time.Since(began)
 	if err == nil && f.Owed() > 0 {
 		err = errors.New("writes are owed")
 	}
@@ -287,7 +291,7 @@ func (m *moving) Finish(_ context.Context, _ heliotrope.VMID, _ []byte, cancelle
 	if cancelled {
 		return os.Remove(m.stand())
 	}
-	m.qemu = startQEMU(m.T, m.c, "web")
+	m.qemu = startQEMU(m.TB, m.c, "web")
 	return nil
 }
 
@@ -300,7 +304,7 @@ func (m *moving) Confirm(_ context.Context, _ heliotrope.VMID, _ []byte, cancell
 }
 
 // move moves the VM to the peer, compares the disks while nobody writes, and returns what was spared.
-func (e *end) move(t *testing.T) (spared uint64) {
+func (e *end) move(t testing.TB) (spared uint64) {
 	t.Helper()
 	d, err := e.Begin(t.Context(), "web")
 	e.must(err)
@@ -317,6 +321,9 @@ func (e *end) move(t *testing.T) (spared uint64) {
 	if here, there := e.disk(), e.peer.disk(); !bytes.Equal(here, there) {
 		t.Fatalf("the disks differ: from byte %d on", differ(here, there))
 	}
+	if e.peer.restarted {
+		e.peer.receiving = false
+	}
 	e.must(e.peer.Finish(t.Context(), "web", nil, false))
 	e.must(e.Confirm(t.Context(), "web", nil, false))
 	return spared
@@ -331,7 +338,7 @@ func differ(a, b []byte) (at int) {
 
 // trip is a VM that moves to and fro, and what its disk has to be.
 type trip struct {
-	*testing.T
+	testing.TB
 	at     *end
 	want   []byte
 	byte   byte
@@ -339,11 +346,11 @@ type trip struct {
 	recent map[int]bool // and since it came to where it is
 }
 
-func newTrip(t *testing.T) *trip {
-	a := newEnd(t, "left-1", "")
-	b := newEnd(t, "right-1", a.c.Store)
+func newTrip(t testing.TB, mib int) *trip {
+	a := newEnd(t, "left-1", "", mib)
+	b := newEnd(t, "right-1", a.c.Store, 0)
 	a.peer, b.peer = b, a
-	w := &trip{T: t, at: a, moved: map[int]bool{}, recent: map[int]bool{}}
+	w := &trip{TB: t, at: a, moved: map[int]bool{}, recent: map[int]bool{}}
 	_, _, err := a.Disks.put(t.Context(), "web", wanted{Image: "debian"})
 	a.must(err)
 	a.must(os.WriteFile((*moving)(a).stand(), nil, 0o600))
@@ -374,7 +381,7 @@ func (w *trip) write(how string, off, n int) {
 func (w *trip) move(most int) {
 	w.Helper()
 	from := w.at
-	spared := from.move(w.T)
+	spared := from.move(w)
 	w.at, w.recent = from.peer, map[int]bool{}
 	w.Logf("%d bytes of %d were copied, and %d spared", from.written, len(w.want), spared)
 	if limit := uint64(most * granule); from.written > limit || spared+limit < uint64(len(w.want)) {
@@ -393,7 +400,7 @@ func (w *trip) check() {
 // A disk crosses by what was written since it was made, comes back by what was written since it
 // came, and is the same byte by byte, whatever the guest does meanwhile and whatever dies.
 func TestMoveCopiesWhatDiffers(t *testing.T) {
-	w := newTrip(t)
+	w := newTrip(t, 16)
 	a, b := w.at, w.at.peer
 	w.write("write", 1<<20, 4096)
 	w.write("write", 3<<20+512, 1024)
@@ -438,7 +445,7 @@ func TestMoveCopiesWhatDiffers(t *testing.T) {
 
 // Where the two ends do not speak of one and the same move, or one speaks of none, more is copied.
 func TestMoveInDoubt(t *testing.T) {
-	w := newTrip(t)
+	w := newTrip(t, 16)
 	a, b := w.at, w.at.peer
 	w.write("write", 1<<20, 256<<10)
 	w.move(4)
@@ -460,6 +467,23 @@ func TestMoveInDoubt(t *testing.T) {
 	w.write("write", 3<<20, 4096)
 	a.peer.put(b.Disks.client, "web", wanted{Image: "debian"})
 	w.move(len(w.moved))
+
+	// The agent that waited for the VM has died: nobody says when it began to run.
+	a.restarted = true
+	w.move(1)
+	w.write("write", 3<<20, 4096)
+	w.move(len(w.moved))
+	a.restarted = false
+
+	// The server of disks dies while it tells what the other host has; the next one tells nothing.
+	b.meanwhile = func() {
+		w.write("write", 3<<20, 4096)
+		b.kill()
+		w.write("write", 4<<20, 4096)
+	}
+	w.move(len(w.want)/granule + 1)
+	b.meanwhile = func() {}
+	w.move(1)
 
 	// One of the hypervisors copies all of a disk or nothing.
 	b.plain = true
@@ -581,4 +605,34 @@ func FuzzSplitNote(f *testing.F) {
 			t.Fatalf("%q, %+v became %q, %+v", rest, n, again, m)
 		}
 	})
+}
+
+// BenchmarkMove moves a disk of 256 MiB, of which 16 MiB were written by pieces of 64 KiB, by what
+// differs, back after 1 MiB more, and as a whole. Relay and servers of disks are the real ones.
+func BenchmarkMove(b *testing.B) {
+	const disk, wrote, more = 256, 256, 16 // MiB, pieces, pieces
+	w := newTrip(b, disk)
+	for i := range wrote {
+		w.write("write", i<<20, granule)
+	}
+	for _, way := range []string{"differs", "back", "all"} {
+		b.Run(way, func(b *testing.B) {
+			var bytes uint64
+			var took time.Duration
+			for range b.N {
+				w.at.plain = way == "all"
+				if way == "back" {
+					for i := range more {
+						w.write("write", i<<20+granule, granule)
+					}
+				}
+				from := w.at
+				from.move(w)
+				w.at, bytes, took = from.peer, bytes+from.written, took+from.took
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(bytes)/float64(b.N), "sent-B/op")
+			b.ReportMetric(took.Seconds()/float64(b.N), "copy-s/op")
+		})
+	}
 }
