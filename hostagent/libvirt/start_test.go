@@ -121,7 +121,7 @@ func (n *node) ask() guestReport {
 	before := len(reportLine.FindAllString(n.console(), -1))
 	n.call("Inject", Shipment{TapName(testVM, 0), [][]byte{numbered(0xffffffff)}}, nil)
 	var all [][]string
-	await(n.t, "the guest's report", 10*time.Second, func() bool {
+	await(n.t, "the guest's report", time.Minute, func() bool {
 		all = reportLine.FindAllStringSubmatch(n.console(), -1)
 		return len(all) > before
 	})
@@ -136,7 +136,7 @@ func (n *node) wantLife() guestReport {
 	n.wantState(heliotrope.VMRunning)
 	first := n.ask()
 	var now guestReport
-	await(n.t, "the guest's clock", 5*time.Second, func() bool {
+	await(n.t, "the guest's clock", time.Minute, func() bool {
 		now = n.ask()
 		return now.ticks > first.ticks && now.writes > first.writes
 	})
