@@ -162,7 +162,7 @@ func (h *Hypervisor) Begin(ctx context.Context, vm heliotrope.VMID) (Description
 		return Description{}, err
 	}
 	s.ref, s.domain, s.flags = d.ref, d.parsed, flagsFor(disks)|sourceFlags
-	partial := h.copiesPartly(ctx, d.parsed)
+	partial := h.copiesPartly(ctx, d)
 	if partial {
 		s.flags = s.flags&^rpc.MigrateNonSharedDisk | rpc.MigrateNonSharedInc
 	}

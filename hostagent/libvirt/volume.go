@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -137,22 +138,29 @@ func (s Spec) volumeDisk(format string) libvirtxml.DomainDisk {
 	}
 }
 
-// lastPartial is the newest QEMU, as libvirt writes versions, of which it is known that it copies no
-// more than what is allocated: up to 10.0, a mirror with sync=top looks at the allocation of a
-// disk without a backing file, and does not write zeros to the target before. What another one
-// makes of it would have to be looked at (package images has a test of it).
-const lastPartial = 10_000_999
+// lastMajor and lastMinor are the newest QEMU of which it is known that it copies no more than what is allocated:
+// up to 10.0, a mirror with sync=top looks at the allocation of a disk without a backing file, and
+// does not write zeros to the target before. What another one makes of it would have to be looked
+// at (package images has a test of it).
+const lastMajor, lastMinor = 10, 0
 
 // copiesPartly says whether a copy of a VM's disks may leave out what the destination has. They
 // are volumes, since a file's holes are zeros.
-func (h *Hypervisor) copiesPartly(ctx context.Context, d *libvirtxml.Domain) bool {
-	for i := range d.Devices.Disks {
-		if s := d.Devices.Disks[i].Source; s == nil || s.Network == nil {
+func (h *Hypervisor) copiesPartly(ctx context.Context, d domain) bool {
+	for i := range d.parsed.Devices.Disks {
+		if s := d.parsed.Devices.Disks[i].Source; s == nil || s.Network == nil {
 			return false
 		}
 	}
-	version, err := do(ctx, h, h.control.ConnectGetVersion)
-	return err == nil && version <= lastPartial && len(d.Devices.Disks) > 0
+	text, err := h.monitor(ctx, d.ref, `{"execute":"query-version"}`) // the VM's may be older than the host's
+	var v struct {
+		Return struct{ QEMU struct{ Major, Minor int } }
+	}
+	if err != nil || json.Unmarshal([]byte(text), &v) != nil {
+		return false
+	}
+	major, minor := v.Return.QEMU.Major, v.Return.QEMU.Minor
+	return len(d.parsed.Devices.Disks) > 0 && major > 0 && (major < lastMajor || major == lastMajor && minor <= lastMinor)
 }
 
 // makeVolume makes the file that stands for a volume, unless the VM has it already.
