@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 )
 
 // control serves the socket. Each line is a command, each answer one line of JSON, a Report,
-// a Marked or {"error": …}:
+// a Marked, a Paced or {"error": …}:
 //
 //	mark NAME        begin the window NAME
 //	end NAME         end it
@@ -24,6 +25,7 @@ import (
 //	settle NAME      end it if it is open, wait until nothing is pending, report
 //	total            report on everything so far
 //	window FROM TO   report on the time between two instants in RFC 3339
+//	pace N           send N probes a second from now on, 0 to rest
 func (p *Probe) control(ctx context.Context) error {
 	if err := os.Remove(p.config.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open control socket: %w", err)
@@ -77,6 +79,11 @@ type Marked struct {
 	At   time.Time `json:"at"`
 }
 
+// Paced answers pace.
+type Paced struct {
+	PerSecond int `json:"per_second"`
+}
+
 func (p *Probe) command(ctx context.Context, line string) (any, error) {
 	word := strings.Fields(line)
 	switch {
@@ -101,8 +108,14 @@ func (p *Probe) command(ctx context.Context, line string) (any, error) {
 			return nil, fmt.Errorf("read window: %w", err)
 		}
 		return p.Window(from, to), nil
+	case len(word) == 2 && word[0] == "pace":
+		n, err := strconv.Atoi(word[1])
+		if err != nil {
+			return nil, fmt.Errorf("read pace: %w", err)
+		}
+		return Paced{n}, p.Pace(n)
 	}
-	return nil, fmt.Errorf("%q is no command: mark NAME, end NAME, report NAME, settle NAME, total, window FROM TO", line)
+	return nil, fmt.Errorf("%q is no command: mark NAME, end NAME, report NAME, settle NAME, total, window FROM TO, pace N", line)
 }
 
 // Client asks a probe in another process by its control socket. It serves one caller at a time.
@@ -158,6 +171,12 @@ func (c *Client) Total(ctx context.Context) (r Report, err error) {
 func (c *Client) Window(ctx context.Context, from, to time.Time) (r Report, err error) {
 	err = c.ask(ctx, &r, "window", from.UTC().Format(time.RFC3339Nano), to.UTC().Format(time.RFC3339Nano))
 	return r, err
+}
+
+// Pace has the probe send so many probes a second from now on; 0: none.
+func (c *Client) Pace(ctx context.Context, perSecond int) error {
+	var p Paced
+	return c.ask(ctx, &p, "pace", strconv.Itoa(perSecond))
 }
 
 func (c *Client) ask(ctx context.Context, into any, words ...string) error {

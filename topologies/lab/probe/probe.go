@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,9 +47,11 @@ const (
 
 // Probe measures while its Run runs; its other methods may be called at any time after New.
 type Probe struct {
-	config Config
-	run    uint64 // tells our datagrams from those of an earlier probe
-	clock  clock
+	config  Config
+	run     uint64       // tells our datagrams from those of an earlier probe
+	rate    atomic.Int64 // UDP probes a second
+	numbers atomic.Int64 // on the TCP connection, a second
+	clock   clock
 
 	mu    sync.Mutex
 	began int64
@@ -90,6 +93,8 @@ func New(c Config) (*Probe, error) {
 		c.Patience = defaultPatience
 	}
 	p := &Probe{config: c, run: rand.Uint64(), marks: map[string]*mark{}}
+	p.rate.Store(int64(c.Rate))
+	p.numbers.Store(int64(time.Second / numberInterval))
 	p.udp.grace, p.tcp.grace = int64(grace), math.MaxInt64
 	p.clock = clock{wall: time.Now(), mono: now()}
 	p.began = p.clock.mono
@@ -147,6 +152,17 @@ func (p *Probe) Total() Report { return p.report("", mark{from: p.began}) }
 // ago. Until 5 s after to, some may be Pending.
 func (p *Probe) Window(from, to time.Time) Report {
 	return p.report("", mark{from: p.clock.monotonic(from), to: p.clock.monotonic(to)})
+}
+
+// Pace changes how many UDP probes are sent a second, and of numbers on the TCP connection as
+// many as that, but no more than without. At 0 the probe rests, and the connection stays.
+func (p *Probe) Pace(perSecond int) error {
+	if perSecond < 0 || perSecond > maxProbeRate {
+		return fmt.Errorf("set pace: %d is not between 0 and %d", perSecond, maxProbeRate)
+	}
+	p.rate.Store(int64(perSecond))
+	p.numbers.Store(min(int64(perSecond), int64(time.Second/numberInterval)))
+	return nil
 }
 
 // Mark begins the window name, anew where there was one, and returns the time.

@@ -147,7 +147,8 @@ func TestQuietWindow(t *testing.T) {
 	if r.UDP.Lost+r.UDP.Duplicated+r.UDP.Reordered != 0 || r.UDP.Sent < 99 || r.UDP.LongestLoss.Probes != 0 {
 		t.Errorf("%+v", r.UDP)
 	}
-	if r.UDP.RTT.MinMS <= 0 || r.UDP.RTT.MaxMS < r.UDP.RTT.P99MS || r.UDP.RTT.P99MS < r.UDP.RTT.MedianMS || r.UDP.RTT.MedianMS < r.UDP.RTT.MinMS {
+	if r.UDP.RTT.MinMS <= 0 || r.UDP.RTT.MaxMS < r.UDP.RTT.P99MS || r.UDP.RTT.P99MS < r.UDP.RTT.MedianMS || r.UDP.RTT.MedianMS < r.UDP.RTT.MinMS ||
+		r.UDP.RTT.MeanMS < r.UDP.RTT.MinMS || r.UDP.RTT.MeanMS > r.UDP.RTT.MaxMS {
 		t.Errorf("%+v", r.UDP.RTT)
 	}
 	if r.UDP.LongestGap.MS < 9 || r.UDP.LongestGap.MS > 200 {
@@ -245,6 +246,32 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestRest has the probe rest, and go on with the connection that it had.
+func TestRest(t *testing.T) {
+	p := start(t, newEcho(t), 1000)
+	if err := p.Pace(0); err != nil {
+		t.Fatal(err)
+	}
+	same, before := 0, p.Total()
+	until(t, "a rest", func() bool {
+		r := p.Total()
+		if same++; r.UDP.Sent != before.UDP.Sent || r.TCP.Sent != before.TCP.Sent {
+			same, before = 0, r
+		}
+		return same == 20
+	})
+	if err := p.Pace(50); err != nil {
+		t.Fatal(err)
+	}
+	p.Mark("again")
+	more(t, p, 50)
+	r := settle(t, p, "again")
+	took := r.To.Sub(r.From).Seconds()
+	if r.UDP.Lost > 0 || float64(r.UDP.Sent+r.UDP.Skipped) > 50*took+2 || float64(r.TCP.Sent) > 60*took+2 || r.TCP.Sent == 0 || r.TCP.Broken {
+		t.Errorf("in %.2f s after a rest: %+v, %+v", took, r.UDP, r.TCP)
+	}
+}
+
 func TestControlSocket(t *testing.T) {
 	p := start(t, newEcho(t), 200)
 	ctx := t.Context()
@@ -279,6 +306,9 @@ func TestControlSocket(t *testing.T) {
 	if total, err := c.Total(ctx); err != nil || total.UDP.Sent < settled.UDP.Sent {
 		t.Fatal(total, err)
 	}
+	if err := c.Pace(ctx, 100); err != nil || p.rate.Load() != 100 {
+		t.Fatalf("the pace is %d: %v", p.rate.Load(), err)
+	}
 	if _, err := c.Report(ctx, "nothing"); err == nil || !strings.Contains(err.Error(), "no mark") {
 		t.Fatalf("a mark that is not there: %v", err)
 	}
@@ -294,7 +324,7 @@ func TestCommandsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"", "mark", "mark a b", "end x", "report x", "settle x", "window a b", "window 2026-01-01T00:00:00Z x", "drop table"} {
+	for _, line := range []string{"", "mark", "mark a b", "end x", "report x", "settle x", "window a b", "window 2026-01-01T00:00:00Z x", "pace", "pace -1", "pace x", "pace 10001", "drop table"} {
 		if answer, err := p.command(t.Context(), line); err == nil {
 			t.Errorf("%q is answered with %v", line, answer)
 		}

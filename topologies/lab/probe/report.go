@@ -33,6 +33,7 @@ type UDPReport struct {
 // RTT is the distribution of round trip times, milliseconds.
 type RTT struct {
 	MinMS    float64 `json:"min_ms"`
+	MeanMS   float64 `json:"mean_ms"`
 	MedianMS float64 `json:"median_ms"`
 	P99MS    float64 `json:"p99_ms"`
 	MaxMS    float64 `json:"max_ms"`
@@ -93,7 +94,7 @@ func (c clock) udp(t tally) UDPReport {
 		Sent: t.sent, Answered: t.answered, Lost: t.lost, Pending: t.pending,
 		Duplicated: t.duplicated, Reordered: t.reordered, Skipped: t.skipped,
 		RTT: RTT{
-			MinMS: ms(quantile(t.rtt, 0)), MedianMS: ms(quantile(t.rtt, 0.5)),
+			MinMS: ms(quantile(t.rtt, 0)), MeanMS: mean(t.rtt), MedianMS: ms(quantile(t.rtt, 0.5)),
 			P99MS: ms(quantile(t.rtt, 0.99)), MaxMS: ms(quantile(t.rtt, 1)),
 		},
 		LongestGap: c.span(t.gap),
@@ -124,3 +125,12 @@ func (c clock) tcp(t tally, conn connection) TCPReport {
 }
 
 func ms(ns int64) float64 { return float64(ns) / 1e6 }
+
+// mean is in milliseconds, 0 of none.
+func mean(ns []int64) float64 {
+	var sum float64
+	for _, v := range ns {
+		sum += ms(v)
+	}
+	return sum / float64(max(1, len(ns)))
+}

@@ -68,13 +68,17 @@ func (p *Probe) writeNumbers(ctx context.Context, conn net.Conn) error {
 	ticker := time.NewTicker(numberInterval)
 	defer ticker.Stop()
 	message := make([]byte, numberSize)
+	last := int64(0) // when a number was sent
 	for {
-		p.mu.Lock()
-		number := p.tcp.send(now(), 0)
-		p.mu.Unlock()
-		binary.BigEndian.PutUint64(message, number)
-		if _, err := conn.Write(message); err != nil {
-			return errors.Join(err, conn.Close())
+		if perSecond := p.numbers.Load(); perSecond > 0 && now()-last > int64(time.Second)/perSecond-int64(numberInterval)/2 {
+			last = now()
+			p.mu.Lock()
+			number := p.tcp.send(last, 0)
+			p.mu.Unlock()
+			binary.BigEndian.PutUint64(message, number)
+			if _, err := conn.Write(message); err != nil {
+				return errors.Join(err, conn.Close())
+			}
 		}
 		select {
 		case <-ctx.Done():

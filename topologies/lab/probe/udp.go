@@ -11,15 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendUDP sends one probe per interval, at times that follow from the first alone.
+// restLook is how often a probe that rests looks whether it is to go on.
+const restLook = 10 * time.Millisecond
+
+// sendUDP sends one probe per interval, at times that follow from the first alone, or from
+// the last change of the pace.
 func (p *Probe) sendUDP(ctx context.Context, conn *net.UDPConn) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer hasten()()
 	message := make([]byte, datagramSize)
-	interval := int64(time.Second) / int64(p.config.Rate)
 	next := now()
 	for ctx.Err() == nil {
+		rate := p.rate.Load()
+		if rate == 0 {
+			next = now() + int64(restLook)
+			sleepUntil(next)
+			continue
+		}
+		interval := int64(time.Second) / rate
 		sleepUntil(next)
 		at := now()
 		skipped := int((at - next) / interval)
