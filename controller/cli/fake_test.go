@@ -16,6 +16,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/rest"
+	"heliotrope/scheduler/traffic"
 	"heliotrope/topologies"
 )
 
@@ -29,6 +30,7 @@ type fake struct {
 	ends     string // phase in which moves end
 	events   []api.Event
 	broken   bool
+	counted  func(api.TrafficQuery) traffic.Matrix // nil: what Matrix says
 	keys     map[string][]byte
 }
 

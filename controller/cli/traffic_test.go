@@ -31,6 +31,9 @@ func (f *fake) Matrix(_ context.Context, q api.TrafficQuery) (traffic.Matrix, er
 	if f.broken {
 		return traffic.Matrix{}, api.Unavailable("the store is away")
 	}
+	if f.counted != nil {
+		return f.counted(q), nil
+	}
 	web, db, internet := traffic.VM("web"), traffic.VM("db"), traffic.Outside(netip.MustParsePrefix("203.0.113.0/24"))
 	postgres, https := traffic.Service{Protocol: traffic.TCP, Port: 5432}, traffic.Service{Protocol: traffic.TCP, Port: 443}
 	m := traffic.Matrix{From: noon.Add(-time.Minute), To: noon, Shed: 1200, Missing: map[heliotrope.HostID]float64{"eu-1": 0.25}, Cells: []traffic.Cell{
