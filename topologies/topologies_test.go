@@ -16,7 +16,7 @@ import (
 var update = flag.Bool("update", false, "write schema.json and the golden files anew")
 
 // examples are the topologies that we ship.
-var examples = []string{"three-clouds.yaml", "two-sites.yaml", "backbone.yaml", "traffic.yaml"}
+var examples = []string{"three-clouds.yaml", "two-sites.yaml", "backbone.yaml", "traffic.yaml", "sun.yaml"}
 
 func load(t *testing.T, file string) heliotrope.Topology {
 	t.Helper()

@@ -16,11 +16,6 @@ import (
 	"heliotrope/topologies/lab/claim"
 )
 
-// officeHours is how many of those who work in an office are there, by local hour: the
-// weekday occupancy of offices in the U.S. Department of Energy's commercial reference
-// buildings (schedule BLDG_OCC_SCH; NREL/TP-5500-46861, 2011), after ASHRAE 90.1.
-var officeHours = [24]float64{0, 0, 0, 0, 0, 0, 0.1, 0.2, 0.95, 0.95, 0.95, 0.95, 0.5, 0.95, 0.95, 0.95, 0.95, 0.3, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05}
-
 // clients are those of one place.
 type clients struct {
 	region string  // of the world
@@ -90,13 +85,13 @@ func sun(_ context.Context, b *Bench) ([]claim.Claim, any, error) {
 	var figures []daylight
 	var claims []claim.Claim
 	for _, s := range []scene{
-		{Name: "three offices", clients: offices, curve: officeHours, days: 1},
-		{Name: "three offices", clients: offices, curve: officeHours, days: sunDays},
+		{Name: "three offices", clients: offices, curve: replay.OfficeHours, days: 1},
+		{Name: "three offices", clients: offices, curve: replay.OfficeHours, days: sunDays},
 		{Name: "three offices, requests as counted above their floor", clients: offices, curve: above, days: sunDays},
 		{Name: "three offices, requests as counted", clients: offices, curve: counted, days: sunDays},
-		{Name: "ten countries, office hours", clients: countries, curve: officeHours, days: sunDays},
+		{Name: "ten countries, office hours", clients: countries, curve: replay.OfficeHours, days: sunDays},
 		{Name: "ten countries, requests as counted", clients: countries, curve: counted, days: sunDays},
-		{Name: "leader of three replicas", clients: offices, curve: officeHours, leader: true, days: sunDays},
+		{Name: "leader of three replicas", clients: offices, curve: replay.OfficeHours, leader: true, days: sunDays},
 	} {
 		d, err := b.follow(s)
 		if err != nil {
@@ -141,7 +136,7 @@ type misled struct {
 // mislead gives the predictive policy the forecast of 12 hours later.
 func (b *Bench) mislead() (misled, error) {
 	const bound, margin = 1000.0, 1.5
-	e := b.earth(scene{Name: "misled", clients: offices, curve: officeHours, days: sunDays})
+	e := b.earth(scene{Name: "misled", clients: offices, curve: replay.OfficeHours, days: sunDays})
 	p, err := scheduler.Preset("follow-the-sun")
 	if err != nil {
 		return misled{}, err

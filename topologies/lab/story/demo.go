@@ -8,10 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -26,21 +23,14 @@ import (
 // Demo brings up three clouds, has a client on the internet talk to a VM, and moves the VM
 // around the world meanwhile.
 type Demo struct {
+	stage
 	File  string // topology; default: the built-in three-clouds
-	Name  string // of the lab
-	Keep  bool   // leave the lab running
 	Rate  int    // probes a second
 	Route []heliotrope.HostID
-	VM    heliotrope.VMID
-	Out   io.Writer
 
-	target  lab.Target
-	client  *api.Client
 	probe   *probe.Client
 	visitor *visitor
 	routers *routers
-	public  netip.Addr
-	started time.Time
 	written string // topology file of our own, removed once the lab has read it
 }
 
@@ -54,20 +44,14 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	err = d.bringUp(ctx, topology)
+	err = d.up(ctx, topology, d.File)
 	if d.written != "" {
 		err = errors.Join(err, os.Remove(d.written))
 	}
 	if err != nil {
 		return err
 	}
-	if !d.Keep {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-			defer cancel()
-			err = errors.Join(err, lab.Down(ctx, d.target))
-		}()
-	}
+	defer func() { err = errors.Join(err, d.down(ctx)) }()
 	stop, err := d.watch(ctx, topology)
 	if err != nil {
 		return err
@@ -129,80 +113,6 @@ func (d *Demo) load() (heliotrope.Topology, error) {
 	return t, nil
 }
 
-func (d *Demo) say(format string, args ...any) {
-	fmt.Fprintf(d.Out, "%6.1fs  %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
-}
-
-// bringUp starts the lab and waits until its VMs run and all sites know the way.
-func (d *Demo) bringUp(ctx context.Context, t heliotrope.Topology) error {
-	d.target = lab.Target{Name: d.Name}
-	d.say("bringing up %d sites, %d hosts and a WAN on this machine", len(t.Sites), len(t.Hosts))
-	err := lab.Up(ctx, lab.Options{Topology: t, TopologyFile: d.File, Name: d.Name, Progress: func(s string) { d.say("  %s", s) }})
-	if err != nil {
-		return err
-	}
-	if d.client, err = api.Find(api.Place{Lab: d.Name}); err != nil {
-		return err
-	}
-	d.say("waiting for %d VMs, the mesh and the routers", len(t.VMs))
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
-	defer cancel()
-	if err := d.until(ctx, d.vmsRun); err != nil {
-		return err
-	}
-	return d.until(ctx, d.routed)
-}
-
-// until asks again and again until ok, and then says what it waited for if ctx ends.
-func (d *Demo) until(ctx context.Context, ok func(context.Context) error) error {
-	for {
-		err := ok(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, context.Cause(ctx))
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-func (d *Demo) vmsRun(ctx context.Context) error {
-	vms, err := d.client.VMs(ctx)
-	if err != nil {
-		return err
-	}
-	for _, vm := range vms {
-		if vm.State != string(heliotrope.VMRunning) {
-			return fmt.Errorf("VM %s is %s at %s", vm.Name, vm.State, vm.Host)
-		}
-	}
-	return nil
-}
-
-func (d *Demo) routed(ctx context.Context) error {
-	mesh, err := d.client.Mesh(ctx)
-	if err != nil {
-		return err
-	}
-	for _, l := range mesh.Links {
-		if l.State != "up" {
-			return fmt.Errorf("the tunnel from %s to %s is %s", l.From, l.To, l.State)
-		}
-	}
-	why, err := d.client.WhyRoute(ctx, d.public)
-	if err != nil {
-		return err
-	}
-	for _, p := range why.Peers {
-		if !p.Told {
-			return fmt.Errorf("router %s has not been told of %s: its session is %s", p.Peer, d.public, p.Session)
-		}
-	}
-	return nil
-}
-
 // watch starts everything that looks on: the client's probe, a reader of the guest's own
 // account, and a listener in every router.
 func (d *Demo) watch(ctx context.Context, t heliotrope.Topology) (stop func(), err error) {
@@ -224,35 +134,8 @@ func (d *Demo) watch(ctx context.Context, t heliotrope.Topology) (stop func(), e
 	if d.routers, err = listenRouters(status, d.public); err != nil {
 		return nil, err
 	}
-	// A place that the client's node sees too: its /run is its own.
-	dir, err := os.MkdirTemp("", "heliotrope-demo-")
-	if err != nil {
-		return nil, fmt.Errorf("make probe's directory: %w", err)
-	}
-	socket := filepath.Join(dir, "probe.sock")
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() {
-		argv := []string{"/proc/self/exe", "lab", "probe", "--target", d.public.String(), "--rate", fmt.Sprint(d.Rate), "--socket", socket}
-		argv[0], _ = os.Executable()
-		code, err := lab.Exec(ctx, d.target, client.Name, argv, lab.Stdio{Out: io.Discard, Err: os.Stderr})
-		if err == nil && code != 0 {
-			err = fmt.Errorf("the probe exited with %d", code)
-		}
-		done <- err
-	}()
-	stop = func() { cancel(); <-done; d.routers.close(); os.RemoveAll(dir) }
-	err = d.until(up, func(ctx context.Context) error {
-		var err error
-		if d.probe, err = probe.Dial(ctx, socket); err != nil {
-			return err
-		}
-		r, err := d.probe.Total(ctx)
-		if err == nil && (!r.TCP.Connected || r.UDP.Answered == 0) {
-			err = errors.New("the client has no answer yet")
-		}
-		return err
-	})
+	end, err := d.probeFrom(ctx, client.Name, d.Rate, &d.probe)
+	stop = func() { end(); d.routers.close() }
 	if err != nil {
 		stop()
 		return nil, err

@@ -1,0 +1,353 @@
+package story
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+	"heliotrope/topologies/lab"
+	"heliotrope/topologies/lab/claim"
+	"heliotrope/topologies/lab/probe"
+)
+
+// outcome is how long requests took, next to how long the same would have taken in other ways.
+// Means are of requests, ms. What nobody measured with requests is what the network alone
+// takes: less than they could.
+type outcome struct {
+	MeanMS   float64                       `json:"mean_ms"`
+	StaticMS map[heliotrope.SiteID]float64 `json:"static_ms"` // with the VM, or the leader, at one site all day
+	Best     heliotrope.SiteID             `json:"best_static"`
+	Nearer   float64                       `json:"nearer"`    // than with Best, as a share
+	HourlyMS float64                       `json:"hourly_ms"` // at each hour's best site, without any time to notice and to move
+}
+
+// daylight is what clients saw of a day, of the VM and of the service.
+type daylight struct {
+	VM      outcome        `json:"vm"`
+	Moves   []passage      `json:"moves"`
+	Hours   []hour         `json:"hours"`
+	Clients []probe.Report `json:"clients"`
+
+	Service   outcome    `json:"service"`
+	Elections []election `json:"elections"`
+	Asked     []asked    `json:"asked"` // by each staff
+}
+
+// hour is one of the day's.
+type hour struct {
+	UTC      string              `json:"utc"`
+	Sites    []heliotrope.SiteID `json:"sites"` // where the VM was
+	Asked    []int               `json:"asked"` // by each office
+	Lost     int                 `json:"lost"`
+	MeanMS   float64             `json:"mean_ms"`
+	answered int
+}
+
+// passage is a move and when it was, by the day's clock.
+type passage struct {
+	UTC  string        `json:"utc"`
+	Move api.Migration `json:"move"`
+}
+
+// account asks the clients what they saw.
+func (s *Sun) account(ctx context.Context) (d daylight, err error) {
+	for _, o := range s.offices {
+		r, err := o.probe.Settle(ctx, allDay)
+		if err != nil {
+			return d, fmt.Errorf("%s: %w", o.Name, err)
+		}
+		d.Clients = append(d.Clients, r)
+	}
+	moves, err := s.client.Migrations(ctx, s.VM, false)
+	if err != nil {
+		return d, err
+	}
+	for _, m := range slices.Backward(moves) { // newest first
+		if m.CreatedAt.After(s.dawn) {
+			d.Moves = append(d.Moves, passage{s.clockAt(m.CreatedAt), m})
+		}
+	}
+	for h := range dayHours {
+		hour, err := s.hour(ctx, d.Moves, h)
+		if err != nil {
+			return d, err
+		}
+		d.Hours = append(d.Hours, hour)
+	}
+	s.reckonVM(&d)
+	s.reckonService(&d)
+	return d, nil
+}
+
+// clockAt is a time of the lab by the day's clock.
+func (s *Sun) clockAt(t time.Time) string {
+	minutes := int(t.Sub(s.dawn) * dayHours * 60 / s.Day)
+	return fmt.Sprintf("%02d:%02d", (firstHour+minutes/60)%dayHours, minutes%60)
+}
+
+// hour is the h-th of the day.
+func (s *Sun) hour(ctx context.Context, moves []passage, h int) (hour, error) {
+	from, to := s.dawn.Add(s.hours(h)), s.dawn.Add(s.hours(h+1))
+	all := hour{UTC: clockOf(h), Sites: s.sites(moves, from, to)}
+	for _, o := range s.offices {
+		r, err := o.probe.Window(ctx, from, to)
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", o.Name, err)
+		}
+		all.Asked = append(all.Asked, r.UDP.Sent)
+		all.Lost += r.UDP.Lost
+		all.MeanMS += r.UDP.RTT.MeanMS * float64(r.UDP.Answered)
+		all.answered += r.UDP.Answered
+	}
+	all.MeanMS /= float64(max(1, all.answered))
+	return all, nil
+}
+
+// sites are where the VM was between two times, in turn.
+func (s *Sun) sites(moves []passage, from, to time.Time) (list []heliotrope.SiteID) {
+	at := map[heliotrope.HostID]heliotrope.SiteID{}
+	for site, host := range s.hosted {
+		at[host] = site
+	}
+	here := at[s.home]
+	for _, p := range moves {
+		if when := commitTime(p.Move); p.Move.Phase == api.PhaseSucceeded && when.Before(to) {
+			if when.After(from) {
+				list = append(list, here)
+			}
+			here = at[p.Move.To]
+		}
+	}
+	return append(list, here)
+}
+
+// population is who asks, and how much in each hour.
+type population struct {
+	asked []float64
+	reach map[heliotrope.SiteID]float64 // ms to each site
+}
+
+// reckon holds a mean against every place to stay at.
+func reckon(mean float64, all []population, sites []heliotrope.SiteID) outcome {
+	o := outcome{MeanMS: mean, StaticMS: map[heliotrope.SiteID]float64{}}
+	asked := 0.0
+	for h := range dayHours {
+		nearest := math.Inf(1)
+		for _, site := range sites {
+			sum := 0.0
+			for _, p := range all {
+				sum += p.asked[h] * p.reach[site]
+			}
+			o.StaticMS[site] += sum
+			nearest = min(nearest, sum)
+		}
+		o.HourlyMS += nearest
+		for _, p := range all {
+			asked += p.asked[h]
+		}
+	}
+	o.HourlyMS /= max(1, asked)
+	for _, site := range sites {
+		o.StaticMS[site] /= max(1, asked)
+		if o.Best == "" || o.StaticMS[site] < o.StaticMS[o.Best] {
+			o.Best = site
+		}
+	}
+	o.Nearer = 1 - o.MeanMS/o.StaticMS[o.Best]
+	return o
+}
+
+func (s *Sun) reckonVM(d *daylight) {
+	var sum, answered float64
+	all := make([]population, len(s.offices))
+	for i, o := range s.offices {
+		all[i].reach = o.reach
+	}
+	for _, h := range d.Hours {
+		sum += h.MeanMS * float64(h.answered)
+		answered += float64(h.answered)
+		for i, n := range h.Asked {
+			all[i].asked = append(all[i].asked, float64(n))
+		}
+	}
+	d.VM = reckon(sum/max(1, answered), all, slices.Sorted(maps.Keys(s.hosted)))
+}
+
+func (s *Sun) reckonService(d *daylight) {
+	var sum, answered float64
+	var all []population
+	for _, f := range s.service.staffs {
+		p := population{reach: f.reach}
+		var day asked
+		for _, h := range f.hours[1:] { // before the first there was none
+			n := float64(h.Answered)
+			p.asked = append(p.asked, n)
+			sum, answered = sum+n*h.MeanMS, answered+n
+			day.MeanMS += n * h.MeanMS
+			day.Answered, day.Failed, day.Again, day.MaxMS = day.Answered+h.Answered, day.Failed+h.Failed, day.Again+h.Again, max(day.MaxMS, h.MaxMS)
+		}
+		day.MeanMS /= max(1, float64(day.Answered))
+		all = append(all, p)
+		d.Asked = append(d.Asked, day)
+	}
+	d.Service = reckon(sum/max(1, answered), all, slices.Sorted(maps.Keys(s.hosted)))
+	s.service.mu.Lock()
+	defer s.service.mu.Unlock()
+	d.Elections = slices.Clone(s.service.elections)
+	for i := range d.Elections {
+		d.Elections[i].UTC = s.clockAt(d.Elections[i].At)
+	}
+}
+
+// conclude prints the tables and the JSON line and says what did not hold.
+func (s *Sun) conclude(ctx context.Context, d daylight) error {
+	s.tellHours(d)
+	s.tellMoves(d)
+	s.tellPlaces(d)
+	if status, err := lab.Read(ctx, s.target); err == nil && status.Drops() != "" {
+		fmt.Fprintln(s.Out, status.Drops()) // a loss may be the lab's own
+	}
+	claims := s.claims(d)
+	line, err := json.Marshal(struct {
+		Bench   string        `json:"bench"`
+		Seconds float64       `json:"seconds"`
+		Claims  []claim.Claim `json:"claims"`
+		Day     daylight      `json:"day"`
+	}{"sun", time.Since(s.started).Seconds(), claims, d})
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	fmt.Fprintln(s.Out, string(line))
+	return claim.Failed(claims)
+}
+
+func (s *Sun) table(print func(w io.Writer)) {
+	fmt.Fprintln(s.Out)
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	print(w)
+	w.Flush()
+}
+
+// tellHours prints who asked how much, hour by hour, and how long that took.
+func (s *Sun) tellHours(d daylight) {
+	s.table(func(w io.Writer) {
+		fmt.Fprint(w, "UTC\t")
+		for _, o := range s.offices {
+			fmt.Fprintf(w, "%s\t", o.Name)
+		}
+		fmt.Fprintf(w, "mean ms\tlost\t%s at\t\n", s.VM)
+		for _, h := range d.Hours {
+			fmt.Fprintf(w, "%s\t", h.UTC)
+			for _, n := range h.Asked {
+				fmt.Fprintf(w, "%d\t", n)
+			}
+			var sites []string
+			for _, site := range h.Sites {
+				sites = append(sites, string(site))
+			}
+			fmt.Fprintf(w, "%.1f\t%d\t%s\t\n", h.MeanMS, h.Lost, strings.Join(sites, " → "))
+		}
+	})
+}
+
+func (s *Sun) tellMoves(d daylight) {
+	if len(d.Moves) == 0 {
+		return
+	}
+	s.table(func(w io.Writer) {
+		fmt.Fprintln(w, "UTC\tmove\tended as\ttook s\tpause ms\tMB\tphases\t")
+		for _, p := range d.Moves {
+			var phases []string
+			for _, x := range p.Move.Phases {
+				if x.TookS >= 0.05 {
+					phases = append(phases, fmt.Sprintf("%s %.1f", x.Phase, x.TookS))
+				}
+			}
+			fmt.Fprintf(w, "%s\t%s → %s\t%s\t%.1f\t%.0f\t%.1f\t%s\t\n", p.UTC, p.Move.From, p.Move.To, p.Move.Phase,
+				p.Move.FinishedAt.Sub(p.Move.CreatedAt).Seconds(), p.Move.Measured.PauseMs, float64(p.Move.Measured.Bytes)/1e6, strings.Join(phases, ", "))
+		}
+	})
+}
+
+// tellPlaces prints what each way to place the VM, and the leader, comes to.
+func (s *Sun) tellPlaces(d daylight) {
+	for _, x := range []struct {
+		what, moves string
+		o           outcome
+	}{
+		{string(s.VM), fmt.Sprintf("%d moves", len(d.Moves)), d.VM},
+		{"the leader", fmt.Sprintf("%d elections", len(d.Elections)), d.Service},
+	} {
+		s.table(func(w io.Writer) {
+			fmt.Fprintf(w, "%s\tmean ms\tnearer than from %s\t\n", x.what, x.o.Best)
+			row := func(how string, ms float64) {
+				fmt.Fprintf(w, "%s\t%.1f\t%.0f %%\t\n", how, ms, 100*(1-ms/x.o.StaticMS[x.o.Best]))
+			}
+			for _, site := range slices.Sorted(maps.Keys(x.o.StaticMS)) {
+				row("at "+string(site)+", by the network alone", x.o.StaticMS[site])
+			}
+			row("at each hour's best site, likewise", x.o.HourlyMS)
+			row("as it was, "+x.moves+", measured", x.o.MeanMS)
+		})
+	}
+	fmt.Fprintln(s.Out)
+	for i, o := range s.offices {
+		r := d.Clients[i]
+		fmt.Fprintf(s.Out, "%s: %d requests, %d lost, %d answered twice, %d skipped; median %.1f ms, p99 %.1f; longest gap %.0f ms; connection %s\n", o.Name, r.UDP.Sent, r.UDP.Lost,
+			r.UDP.Duplicated, r.UDP.Skipped, r.UDP.RTT.MedianMS, r.UDP.RTT.P99MS, r.UDP.LongestGap.MS, map[bool]string{true: "alive", false: "broken " + r.TCP.Error}[alive(r)])
+	}
+	for i, f := range s.service.staffs {
+		a := d.Asked[i]
+		fmt.Fprintf(s.Out, "%s: %d writes answered, %d not, %d asked again; mean %.1f ms, longest %.0f\n", staffOf(f.site), a.Answered, a.Failed, a.Again, a.MeanMS, a.MaxMS)
+	}
+	for _, e := range d.Elections {
+		fmt.Fprintf(s.Out, "%s UTC: %s leads in place of %s, after %.1f s: %s\n", e.UTC, e.To, e.Leads, e.TookS, e.Says)
+	}
+	fmt.Fprintln(s.Out)
+}
+
+func alive(r probe.Report) bool { return r.TCP.Connected && !r.TCP.Broken }
+
+// claims are what had to hold.
+func (s *Sun) claims(d daylight) []claim.Claim {
+	var lost, twice, living, done, failed float64
+	for _, a := range d.Asked {
+		failed += float64(a.Failed)
+	}
+	for _, r := range d.Clients {
+		lost += float64(r.UDP.Lost)
+		twice += float64(r.UDP.Duplicated)
+		if alive(r) {
+			living++
+		}
+	}
+	for _, p := range d.Moves {
+		if p.Move.Phase == api.PhaseSucceeded {
+			done++
+		}
+	}
+	claims := []claim.Claim{
+		claim.New("requests lost", lost, "==", 0),
+		claim.New("requests answered twice", twice, "==", 0),
+		claim.New("connections that lasted all day", living, "==", float64(len(s.offices))),
+		claim.New("writes not answered", failed, "==", 0),
+		claim.New("moves that succeeded", done, "==", float64(len(d.Moves))),
+	}
+	if s.Still != "" {
+		return append(claims, claim.New("moves", float64(len(d.Moves)), "==", 0))
+	}
+	return append(claims, claim.New("moves", float64(len(d.Moves)), "<=", movesADay),
+		claim.New("clients nearer than from the best static place", d.VM.Nearer, ">=", 0.4),
+		claim.New("elections", float64(len(d.Elections)), "<=", movesADay),
+		// Every write goes to another continent and back, wherever the leader is.
+		claim.New("writes answered sooner than with the best static leader", d.Service.Nearer, ">=", 0.1))
+}
