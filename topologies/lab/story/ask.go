@@ -36,6 +36,7 @@ type asker struct {
 
 const (
 	longestAsk = time.Minute
+	oneTry     = 3 * time.Second // what is on its way as another leads is forgotten, and etcd waits for it
 	askAgain   = 20 * time.Millisecond
 	mostAsking = 1024 // at once
 )
@@ -43,7 +44,7 @@ const (
 // ask reads how many requests to make a second, a line each time, and answers each line with
 // what became of those before it. It ends with its input.
 func ask(ctx context.Context, server string, in io.Reader, out io.Writer) error {
-	a := &asker{server: server, client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: mostAsking}}}
+	a := &asker{server: server, client: &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: mostAsking}}}
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()

@@ -60,8 +60,8 @@ minutes, and have the autopilot move the VM that they use after them.`,
 		},
 	}
 	s.flags(cmd, "sun")
-	cmd.Flags().DurationVar(&s.Day, "day", 6*time.Minute, "how long 24 hours last")
-	cmd.Flags().IntVar(&s.Peak, "peak", 60, "requests a second of an office at its busiest")
+	cmd.Flags().DurationVar(&s.Day, "day", 8*time.Minute, "how long 24 hours last")
+	cmd.Flags().IntVar(&s.Peak, "peak", 30, "requests a second of an office at its busiest")
 	cmd.Flags().StringVar((*string)(&s.Still), "still", "", "host at which the VM stays, without an autopilot")
 	return cmd
 }

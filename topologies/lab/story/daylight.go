@@ -19,15 +19,17 @@ import (
 	"heliotrope/topologies/lab/probe"
 )
 
-// outcome is how long requests took, next to how long the same would have taken in other ways.
-// Means are of requests, ms. What nobody measured with requests is what the network alone
-// takes: less than they could.
+// outcome is how long requests took, next to how long the same would have taken with the VM,
+// or the leader, at one site all day. Means are of requests, ms.
 type outcome struct {
-	MeanMS   float64                       `json:"mean_ms"`
-	StaticMS map[heliotrope.SiteID]float64 `json:"static_ms"` // with the VM, or the leader, at one site all day
-	Best     heliotrope.SiteID             `json:"best_static"`
-	Nearer   float64                       `json:"nearer"`    // than with Best, as a share
-	HourlyMS float64                       `json:"hourly_ms"` // at each hour's best site, without any time to notice and to move
+	MeanMS float64 `json:"mean_ms"`
+	// StaticMS is by what the same clients measured in the hours of the day in which it was
+	// there and did not move; where there were none, by the network alone.
+	StaticMS  map[heliotrope.SiteID]float64 `json:"static_ms"`
+	NetworkMS map[heliotrope.SiteID]float64 `json:"network_ms"` // by the network alone: less than anybody could answer in
+	Best      heliotrope.SiteID             `json:"best_static"`
+	Nearer    float64                       `json:"nearer"`    // than with Best, as a share
+	HourlyMS  float64                       `json:"hourly_ms"` // at each hour's best site, without any time to notice and to move
 }
 
 // daylight is what clients saw of a day, of the VM and of the service.
@@ -47,8 +49,12 @@ type hour struct {
 	UTC      string              `json:"utc"`
 	Sites    []heliotrope.SiteID `json:"sites"` // where the VM was
 	Asked    []int               `json:"asked"` // by each office
+	EachMS   []float64           `json:"each_ms"`
 	Lost     int                 `json:"lost"`
 	MeanMS   float64             `json:"mean_ms"`
+	WriteMS  float64             `json:"write_ms"` // of the service
+	Leads    heliotrope.SiteID   `json:"leads"`    // all the hour; empty: it changed
+	Stays    bool                `json:"stays"`    // the VM, all the hour
 	answered int
 }
 
@@ -97,18 +103,29 @@ func (s *Sun) clockAt(t time.Time) string {
 // hour is the h-th of the day.
 func (s *Sun) hour(ctx context.Context, moves []passage, h int) (hour, error) {
 	from, to := s.dawn.Add(s.hours(h)), s.dawn.Add(s.hours(h+1))
-	all := hour{UTC: clockOf(h), Sites: s.sites(moves, from, to)}
+	all := hour{UTC: clockOf(h), Sites: s.sites(moves, from, to), Leads: s.leads(from, to), Stays: true}
+	for _, p := range moves {
+		all.Stays = all.Stays && (p.Move.CreatedAt.After(to) || p.Move.FinishedAt.Before(from))
+	}
 	for _, o := range s.offices {
 		r, err := o.probe.Window(ctx, from, to)
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", o.Name, err)
 		}
 		all.Asked = append(all.Asked, r.UDP.Sent)
+		all.EachMS = append(all.EachMS, r.UDP.RTT.MeanMS)
 		all.Lost += r.UDP.Lost
 		all.MeanMS += r.UDP.RTT.MeanMS * float64(r.UDP.Answered)
 		all.answered += r.UDP.Answered
 	}
 	all.MeanMS /= float64(max(1, all.answered))
+	writes := 0
+	for _, f := range s.service.staffs {
+		past := f.hours[h+1] // it tells of an hour as the next begins
+		all.WriteMS += past.MeanMS * float64(past.Answered)
+		writes += past.Answered
+	}
+	all.WriteMS /= float64(max(1, writes))
 	return all, nil
 }
 
@@ -130,34 +147,79 @@ func (s *Sun) sites(moves []passage, from, to time.Time) (list []heliotrope.Site
 	return append(list, here)
 }
 
-// population is who asks, and how much in each hour.
-type population struct {
-	asked []float64
-	reach map[heliotrope.SiteID]float64 // ms to each site
+// leads is where the service was led between two times; empty where that changed.
+func (s *Sun) leads(from, to time.Time) heliotrope.SiteID {
+	s.service.mu.Lock()
+	defer s.service.mu.Unlock()
+	var at heliotrope.SiteID
+	for site, host := range s.hosted {
+		if host == s.home {
+			at = site
+		}
+	}
+	for _, e := range s.service.elections {
+		ends := e.At.Add(time.Duration(e.TookS * float64(time.Second)))
+		switch {
+		case ends.Before(from):
+			at = heliotrope.SiteID(strings.TrimPrefix(string(e.To), replicaPrefix))
+		case e.At.Before(to):
+			return ""
+		}
+	}
+	return at
 }
 
-// reckon holds a mean against every place to stay at.
-func reckon(mean float64, all []population, sites []heliotrope.SiteID) outcome {
-	o := outcome{MeanMS: mean, StaticMS: map[heliotrope.SiteID]float64{}}
+// population is who asks, how much in each hour, and how long that took on average.
+type population struct {
+	asked, tookMS []float64
+	reach         map[heliotrope.SiteID]float64 // ms to each site, by the network alone
+}
+
+// seen is reach, by what was measured in the hours in which it was at a site.
+func (p population) seen(at []heliotrope.SiteID) map[heliotrope.SiteID]float64 {
+	ms := map[heliotrope.SiteID]float64{}
+	for site, network := range p.reach {
+		sum, n := 0.0, 0.0
+		for h, here := range at {
+			if here == site {
+				sum, n = sum+p.tookMS[h]*p.asked[h], n+p.asked[h]
+			}
+		}
+		if ms[site] = network; n > 0 {
+			ms[site] = sum / n
+		}
+	}
+	return ms
+}
+
+// reckon holds what was measured against every place to stay at; at is where it was in each
+// hour, empty where that changed.
+func reckon(all []population, at, sites []heliotrope.SiteID) outcome {
+	o := outcome{StaticMS: map[heliotrope.SiteID]float64{}, NetworkMS: map[heliotrope.SiteID]float64{}}
 	asked := 0.0
 	for h := range dayHours {
 		nearest := math.Inf(1)
 		for _, site := range sites {
-			sum := 0.0
+			static, network := 0.0, 0.0
 			for _, p := range all {
-				sum += p.asked[h] * p.reach[site]
+				static += p.asked[h] * p.seen(at)[site]
+				network += p.asked[h] * p.reach[site]
 			}
-			o.StaticMS[site] += sum
-			nearest = min(nearest, sum)
+			o.StaticMS[site] += static
+			o.NetworkMS[site] += network
+			nearest = min(nearest, network)
 		}
 		o.HourlyMS += nearest
 		for _, p := range all {
 			asked += p.asked[h]
+			o.MeanMS += p.asked[h] * p.tookMS[h]
 		}
 	}
-	o.HourlyMS /= max(1, asked)
+	asked = max(1, asked)
+	o.HourlyMS, o.MeanMS = o.HourlyMS/asked, o.MeanMS/asked
 	for _, site := range sites {
-		o.StaticMS[site] /= max(1, asked)
+		o.StaticMS[site] /= asked
+		o.NetworkMS[site] /= asked
 		if o.Best == "" || o.StaticMS[site] < o.StaticMS[o.Best] {
 			o.Best = site
 		}
@@ -167,31 +229,31 @@ func reckon(mean float64, all []population, sites []heliotrope.SiteID) outcome {
 }
 
 func (s *Sun) reckonVM(d *daylight) {
-	var sum, answered float64
-	all := make([]population, len(s.offices))
-	for i, o := range s.offices {
-		all[i].reach = o.reach
-	}
-	for _, h := range d.Hours {
-		sum += h.MeanMS * float64(h.answered)
-		answered += float64(h.answered)
-		for i, n := range h.Asked {
-			all[i].asked = append(all[i].asked, float64(n))
+	all, at := make([]population, len(s.offices)), make([]heliotrope.SiteID, dayHours)
+	for h, hour := range d.Hours {
+		if hour.Stays {
+			at[h] = hour.Sites[0]
+		}
+		for i, o := range s.offices {
+			all[i].reach = o.reach
+			all[i].asked, all[i].tookMS = append(all[i].asked, float64(hour.Asked[i])), append(all[i].tookMS, hour.EachMS[i])
 		}
 	}
-	d.VM = reckon(sum/max(1, answered), all, slices.Sorted(maps.Keys(s.hosted)))
+	d.VM = reckon(all, at, slices.Sorted(maps.Keys(s.hosted)))
 }
 
 func (s *Sun) reckonService(d *daylight) {
-	var sum, answered float64
+	var at []heliotrope.SiteID
+	for _, hour := range d.Hours {
+		at = append(at, hour.Leads)
+	}
 	var all []population
 	for _, f := range s.service.staffs {
 		p := population{reach: f.reach}
 		var day asked
 		for _, h := range f.hours[1:] { // before the first there was none
 			n := float64(h.Answered)
-			p.asked = append(p.asked, n)
-			sum, answered = sum+n*h.MeanMS, answered+n
+			p.asked, p.tookMS = append(p.asked, n), append(p.tookMS, h.MeanMS)
 			day.MeanMS += n * h.MeanMS
 			day.Answered, day.Failed, day.Again, day.MaxMS = day.Answered+h.Answered, day.Failed+h.Failed, day.Again+h.Again, max(day.MaxMS, h.MaxMS)
 		}
@@ -199,7 +261,7 @@ func (s *Sun) reckonService(d *daylight) {
 		all = append(all, p)
 		d.Asked = append(d.Asked, day)
 	}
-	d.Service = reckon(sum/max(1, answered), all, slices.Sorted(maps.Keys(s.hosted)))
+	d.Service = reckon(all, at, slices.Sorted(maps.Keys(s.hosted)))
 	s.service.mu.Lock()
 	defer s.service.mu.Unlock()
 	d.Elections = slices.Clone(s.service.elections)
@@ -244,7 +306,7 @@ func (s *Sun) tellHours(d daylight) {
 		for _, o := range s.offices {
 			fmt.Fprintf(w, "%s\t", o.Name)
 		}
-		fmt.Fprintf(w, "mean ms\tlost\t%s at\t\n", s.VM)
+		fmt.Fprintf(w, "mean ms\tlost\twrite ms\t%s at\t\n", s.VM)
 		for _, h := range d.Hours {
 			fmt.Fprintf(w, "%s\t", h.UTC)
 			for _, n := range h.Asked {
@@ -254,7 +316,7 @@ func (s *Sun) tellHours(d daylight) {
 			for _, site := range h.Sites {
 				sites = append(sites, string(site))
 			}
-			fmt.Fprintf(w, "%.1f\t%d\t%s\t\n", h.MeanMS, h.Lost, strings.Join(sites, " → "))
+			fmt.Fprintf(w, "%.1f\t%d\t%.0f\t%s\t\n", h.MeanMS, h.Lost, h.WriteMS, strings.Join(sites, " → "))
 		}
 	})
 }
@@ -293,8 +355,9 @@ func (s *Sun) tellPlaces(d daylight) {
 				fmt.Fprintf(w, "%s\t%.1f\t%.0f %%\t\n", how, ms, 100*(1-ms/x.o.StaticMS[x.o.Best]))
 			}
 			for _, site := range slices.Sorted(maps.Keys(x.o.StaticMS)) {
-				row("at "+string(site)+", by the network alone", x.o.StaticMS[site])
+				row("at "+string(site)+", as measured while it was there", x.o.StaticMS[site])
 			}
+			row("at "+string(x.o.Best)+", by the network alone", x.o.NetworkMS[x.o.Best])
 			row("at each hour's best site, likewise", x.o.HourlyMS)
 			row("as it was, "+x.moves+", measured", x.o.MeanMS)
 		})

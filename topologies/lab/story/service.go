@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"heliotrope"
 	"heliotrope/topologies/lab"
@@ -61,13 +64,14 @@ type election struct {
 }
 
 const (
+	replicaPrefix          = "kv-"
 	etcdClients, etcdPeers = 2379, 2380
 	// Writers are fewer than who uses the VM: each write is three on one machine's disk.
 	writersShare = 6
 )
 
 func replicaOf(site heliotrope.SiteID) heliotrope.StubID {
-	return heliotrope.StubID("kv-" + string(site))
+	return heliotrope.StubID(replicaPrefix + string(site))
 }
 func staffOf(site heliotrope.SiteID) heliotrope.StubID {
 	return heliotrope.StubID("staff-" + string(site))
@@ -102,10 +106,8 @@ func (s *Sun) serve(ctx context.Context, t heliotrope.Topology) (v *service, err
 			return v, err
 		}
 	}
-	for _, f := range v.staffs {
-		if err := s.answers(ctx, f, t); err != nil {
-			return v, err
-		}
+	if err := s.answers(ctx, v, t); err != nil {
+		return v, err
 	}
 	if s.Still == "" {
 		v.follow(ctx, s, program)
@@ -196,29 +198,38 @@ func (v *service) hire(ctx context.Context, s *Sun, t heliotrope.Topology, site 
 	return nil
 }
 
-// answers asks the network how long a staff waits for an answer, whoever leads: to the leader
-// and back, and from there to the nearest other replica, which makes a majority of three.
-func (s *Sun) answers(ctx context.Context, f *staff, t heliotrope.Topology) error {
-	f.reach = map[heliotrope.SiteID]float64{}
-	for leads := range s.hosted {
-		ms, err := s.ping(ctx, string(staffOf(f.site)), t.Stubs[replicaOf(leads)].Address)
-		if err != nil {
-			return err
-		}
-		majority := 0.0
-		for other := range s.hosted {
-			if other == leads {
-				continue
-			}
-			way, err := s.ping(ctx, string(replicaOf(leads)), t.Stubs[replicaOf(other)].Address)
-			if err != nil {
-				return err
-			}
-			if majority == 0 || way < majority {
-				majority = way
+// answers asks the network how long each staff waits for an answer, whoever leads: to the
+// leader and back, and from there to the nearest other replica, which makes a majority of
+// three with it.
+func (s *Sun) answers(ctx context.Context, v *service, t heliotrope.Topology) error {
+	ms := map[[2]heliotrope.StubID]*float64{} // from any of them to a replica
+	group, ctx := errgroup.WithContext(ctx)
+	for from := range s.hosted {
+		for to := range s.hosted {
+			for _, node := range []heliotrope.StubID{staffOf(from), replicaOf(from)} {
+				way := new(float64)
+				ms[[2]heliotrope.StubID{node, replicaOf(to)}] = way
+				group.Go(func() (err error) {
+					*way, err = s.ping(ctx, string(node), t.Stubs[replicaOf(to)].Address)
+					return err
+				})
 			}
 		}
-		f.reach[leads] = ms + majority
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, f := range v.staffs {
+		f.reach = map[heliotrope.SiteID]float64{}
+		for leads := range s.hosted {
+			majority := math.Inf(1)
+			for other := range s.hosted {
+				if other != leads {
+					majority = min(majority, *ms[[2]heliotrope.StubID{replicaOf(leads), replicaOf(other)}])
+				}
+			}
+			f.reach[leads] = *ms[[2]heliotrope.StubID{staffOf(f.site), replicaOf(leads)}] + majority
+		}
 	}
 	return nil
 }
@@ -267,6 +278,12 @@ func (v *service) read(s *Sun, out io.Reader) {
 // pace tells each staff how much to write from now on, and takes in what became of what it
 // wrote before.
 func (v *service) pace(s *Sun, hour int) error {
+	v.mu.Lock()
+	wrong := v.wrong
+	v.mu.Unlock()
+	if wrong != nil {
+		return wrong
+	}
 	for _, f := range v.staffs {
 		var past asked
 		_, err := fmt.Fprintln(f.tell, s.asks(f.ahead, hour)/writersShare)
@@ -274,9 +291,7 @@ func (v *service) pace(s *Sun, hour int) error {
 			err = f.answers.Decode(&past)
 		}
 		if err != nil {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			return errors.Join(fmt.Errorf("%s: %w", staffOf(f.site), err), v.wrong)
+			return fmt.Errorf("%s: %w", staffOf(f.site), err)
 		}
 		f.hours = append(f.hours, past)
 	}

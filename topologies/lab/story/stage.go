@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"heliotrope"
@@ -27,9 +28,12 @@ type stage struct {
 	client  *api.Client
 	public  netip.Addr // of the VM
 	started time.Time
+	saying  sync.Mutex
 }
 
 func (s *stage) say(format string, args ...any) {
+	s.saying.Lock()
+	defer s.saying.Unlock()
 	fmt.Fprintf(s.Out, "%6.1fs  %s\n", time.Since(s.started).Seconds(), fmt.Sprintf(format, args...))
 }
 

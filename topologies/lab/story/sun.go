@@ -51,7 +51,7 @@ const (
 	movesADay  = 6
 	leastDay   = 3 * time.Minute // below it a window of traffic is hours of the day
 	leastSpan  = 10 * time.Second
-	windowsDay = 36 // windows of traffic in a day: 40 minutes each
+	windowsDay = 48 // windows of traffic in a day: half an hour each
 	allDay     = "day"
 )
 
@@ -62,11 +62,13 @@ func (s *Sun) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	err = s.up(ctx, t, file)
-	if err := errors.Join(err, os.Remove(file)); err != nil {
-		return err
+	if err := s.up(ctx, t, file); err != nil {
+		return errors.Join(err, os.Remove(file))
 	}
 	defer func() { err = errors.Join(err, s.down(ctx)) }()
+	if err := os.Remove(file); err != nil {
+		return fmt.Errorf("remove topology: %w", err)
+	}
 	stop, err := s.populate(ctx, t)
 	defer stop()
 	if err != nil {
@@ -170,8 +172,12 @@ func (s *Sun) populate(ctx context.Context, t heliotrope.Topology) (stop func(),
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.Clients)) {
 		o := &office{Name: id, ahead: aheadOf(t.Sites[t.Clients[id].Site]), reach: map[heliotrope.SiteID]float64{}}
-		end, err := s.probeFrom(ctx, string(id), max(1, s.asks(o.ahead, firstHour-1)), &o.probe)
+		before := max(1, s.asks(o.ahead, firstHour-1))
+		end, err := s.probeFrom(ctx, string(id), before, &o.probe)
 		stops = append(stops, end)
+		if err == nil {
+			err = o.probe.Pace(ctx, before) // on its connection, too
+		}
 		if err != nil {
 			return stop, err
 		}

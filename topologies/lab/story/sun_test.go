@@ -59,27 +59,35 @@ func TestAsk(t *testing.T) {
 }
 
 // Two populations half a day apart: each place is near for one half, and who follows is near
-// for both.
+// for both. What was measured is 5 ms more than the network, and an hour in which it moved 100.
 func TestReckon(t *testing.T) {
-	east := population{reach: map[heliotrope.SiteID]float64{"east": 10, "west": 210}}
-	west := population{reach: map[heliotrope.SiteID]float64{"east": 210, "west": 10}}
+	east := population{reach: map[heliotrope.SiteID]float64{"east": 10, "west": 210, "never": 500}}
+	west := population{reach: map[heliotrope.SiteID]float64{"east": 210, "west": 10, "never": 500}}
+	var at []heliotrope.SiteID
 	for h := range dayHours {
-		n := []float64{2, 0}
-		if h >= dayHours/2 {
-			n = []float64{0, 1}
+		here, n, took := heliotrope.SiteID("east"), []float64{2, 1}, []float64{15, 215}
+		switch {
+		case h == dayHours/2:
+			here, n, took = "", []float64{0, 3}, []float64{0, 100}
+		case h > dayHours/2:
+			here, n, took = "west", []float64{1, 2}, []float64{215, 15}
 		}
+		at = append(at, here)
 		east.asked, west.asked = append(east.asked, n[0]), append(west.asked, n[1])
+		east.tookMS, west.tookMS = append(east.tookMS, took[0]), append(west.tookMS, took[1])
 	}
-	o := reckon(38.5, []population{east, west}, []heliotrope.SiteID{"east", "west"})
+	o := reckon([]population{east, west}, at, []heliotrope.SiteID{"east", "never", "west"})
+	const eastern, western, all = 24 + 11, 12 + 3 + 22, 72.0
 	for what, x := range map[string][2]float64{
-		"east": {o.StaticMS["east"], (2*10 + 210) / 3.0}, "west": {o.StaticMS["west"], (2*210 + 10) / 3.0},
-		"hourly": {o.HourlyMS, 10}, "nearer": {o.Nearer, 1 - 38.5/(230/3.0)},
+		"mean": {o.MeanMS, (46*15 + 23*215 + 3*100) / all}, "hourly": {o.HourlyMS, (46*10 + 23*210 + 3*10) / all}, "never": {o.StaticMS["never"], 500},
+		"east": {o.StaticMS["east"], (eastern*15 + western*215) / all}, "west": {o.StaticMS["west"], (eastern*215 + western*15) / all},
+		"west by the network": {o.NetworkMS["west"], (eastern*210 + western*10) / all}, "nearer": {o.Nearer, 1 - o.MeanMS/o.StaticMS["west"]},
 	} {
 		if math.Abs(x[0]-x[1]) > 1e-9 {
 			t.Errorf("%s is %g, must be %g", what, x[0], x[1])
 		}
 	}
-	if o.Best != "east" {
+	if o.Best != "west" {
 		t.Errorf("best is %s", o.Best)
 	}
 }
