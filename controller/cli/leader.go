@@ -17,6 +17,7 @@ import (
 	"heliotrope/controller/cli/output"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/leader"
+	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
 )
 
@@ -33,10 +34,10 @@ type follower struct {
 	replicas         []heliotrope.VMID
 	program          string
 	policy           scheduler.Policy
-	pace             scheduler.Pace
+	pace             pace.Pace
 	window, interval time.Duration
 	dry              bool
-	moved            []scheduler.Moved
+	moved            []pace.Moved
 }
 
 // election is what a follower tells: who leads, and who ought to.
@@ -202,7 +203,7 @@ func (f *follower) look(ctx context.Context) (election, error) {
 		return e, nil
 	}
 	began := time.Now()
-	f.moved = append(f.moved, scheduler.Moved{VM: leader.ID, At: began})
+	f.moved = append(f.moved, pace.Moved{VM: leader.ID, At: began})
 	if _, err := f.run(ctx, "move", string(e.To)); err != nil {
 		return e, err
 	}

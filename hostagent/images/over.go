@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
@@ -167,9 +168,9 @@ func (o Over) Perform(ctx context.Context, out libvirt.Outgoing) ([]byte, error)
 	defer end()
 	o.Disks.log.Info("only what differs of a disk is copied", "vm", out.VM, "destination_has", n.Telling.Has, "spared_bytes", t.Spared)
 	if progress := out.Progress; progress != nil {
-		out.Progress = func(p migration.Progress) {
+		out.Progress = func(p migration.Progress) time.Duration {
 			p.SparedBytes = uint64(t.Spared)
-			progress(p)
+			return progress(p)
 		}
 	}
 	return o.Hypervisor.Perform(ctx, out)
