@@ -28,7 +28,7 @@ func (r *Random) Below(n int) int { return int((r.Next() >> 32) * uint64(n) >> 3
 const AtOnce = 1024
 
 const (
-	chanceBits       = 12
+	ChanceBits       = 12
 	mostTemperatures = 9.02 // of which the least of the chances is taken
 )
 
@@ -39,19 +39,25 @@ type Walk struct {
 }
 
 // chances are -ln of evenly spread chances: how many temperatures worse is taken.
-var chances = func() (table [1 << chanceBits]float64) {
+var chances = func() (table [1 << ChanceBits]float32) { // small, to stay near
 	for i := range table {
-		table[i] = -math.Log((float64(i) + 0.5) / (1 << chanceBits))
+		table[i] = float32(-math.Log((float64(i) + 0.5) / (1 << ChanceBits)))
 	}
 	return table
 }()
+
+// Draws is how many chances there are in 64 bits.
+const Draws = 64 / ChanceBits
+
+// Chance is how many temperatures worse is taken by the first ChanceBits of random bits.
+func Chance(bits uint64) float64 { return float64(chances[bits>>(64-ChanceBits)]) }
 
 // New begins a walk.
 func New(seed uint64, late func() bool) Walk { return Walk{Random: Random(seed), Late: late} }
 
 // Limit is how much more a change may cost at a temperature: x or more with a chance of e^(-x/temperature).
 func (w *Walk) Limit(temperature float64) float64 {
-	return temperature * chances[w.Next()>>(64-chanceBits)]
+	return temperature * float64(chances[w.Next()>>(64-ChanceBits)])
 }
 
 // Takes says whether a change is taken that costs so much more.

@@ -13,6 +13,7 @@ import (
 type annealer struct {
 	*State
 	anneal.Walk
+	turn     int   // the unit whose turn it is: those that talk are near each other in memory, too
 	mark     []int // of each unit: the cluster that it was last in
 	clusters int   // the last mark
 	group    bunch
@@ -31,7 +32,7 @@ const (
 	bondScales       = 7  // doublings of the temperature at which units stay together in a cluster
 	mostBack         = 64 // units that make room
 	thirds           = 4  // times of which these go to a third site once
-	clusterBits      = 3  // of a step's chance, all of which are 0 where it is one of a cluster
+	clusterBits      = 4  // of a step's chance, all of which are 0 where it is one of a cluster
 
 	// In the first part a site may hold more than it has room for, at a toll that rises, as a
 	// multiple of what a vCPU costs in all: without it nothing large gets into a full site.
@@ -40,8 +41,8 @@ const (
 	leasedPart = 80 // of 100 steps: with the rent as a price of room
 )
 
-func newAnnealer(f *Field, at []int, seed uint64, late func() bool) *annealer {
-	a := &annealer{State: newState(f, at), Walk: anneal.New(seed, late), mark: make([]int, len(at))}
+func newAnnealer(s *State, seed uint64, late func() bool) *annealer {
+	a := &annealer{State: s, Walk: anneal.New(seed, late), mark: make([]int, len(s.At))}
 	a.keep()
 	return a
 }
@@ -103,7 +104,7 @@ func (a *annealer) cede(to *Field, hot float64, steps int) *annealer {
 	a.scale = leasedScale
 	hot *= a.warmth()
 	a.run(hot, steps*leasedPart/100)
-	b := newAnnealer(to, a.best, a.Next(), a.Late)
+	b := newAnnealer(newState(to, a.best), a.Next(), a.Late)
 	b.descend()
 	b.run(hot*coldFraction, steps*(100-leasedPart)/100)
 	return b
@@ -146,16 +147,23 @@ func (a *annealer) relieveAll() {
 
 func (a *annealer) step(temperature float64) {
 	x := a.Next()
-	u := int((x >> 32) * uint64(len(a.At)) >> 32)
-	k := a.target(u, x&1 == 0)
-	if k == a.At[u] || a.f.Linear[u*a.f.Sites+k] >= Never/2 {
+	if a.turn++; a.turn >= len(a.At) {
+		a.turn = 0
+	}
+	u := a.turn
+	k := a.target(u, x)
+	if k == a.At[u] || a.barred(u, k) {
 		return
 	}
 	if x>>1&(1<<clusterBits-1) == 0 {
+		// It is dear to weigh one: where its first unit is cheaper of two sites it is more likely to be taken.
+		if l := a.Below(a.f.Sites); l != a.At[u] && a.Gain(u, l) < a.Gain(u, k) && !a.barred(u, l) {
+			k = l
+		}
 		a.cluster(u, k, temperature)
 		return
 	}
-	if fits := a.Fits(u, k); !a.permits(u, k) || !fits && (a.toll == 0 || x>>5&1 == 0) {
+	if fits := a.Fits(u, k); !fits && (a.toll == 0 || x>>7&1 == 0) || !a.permits(u, k) {
 		a.exchange(u, k, temperature)
 		return
 	}
@@ -172,12 +180,12 @@ func (a *annealer) step(temperature float64) {
 	}
 }
 
-// target chooses a site: a neighbour's, or any.
-func (a *annealer) target(u int, near bool) int {
-	if edges := a.f.Edges[u]; near && len(edges) > 0 {
-		return a.At[edges[a.Below(len(edges))].To]
+// target chooses a site by random bits: a neighbour's, or any.
+func (a *annealer) target(u int, bits uint64) int {
+	if edges := a.f.Edges[u]; bits&1 == 0 && len(edges) > 0 {
+		return a.At[edges[(bits>>32)*uint64(len(edges))>>32].To]
 	}
-	return a.Below(a.f.Sites)
+	return int((bits >> 32) * uint64(a.f.Sites) >> 32)
 }
 
 // exchange tries a unit against one at a full site.
@@ -186,7 +194,7 @@ func (a *annealer) exchange(u, k int, temperature float64) {
 		return
 	}
 	v := a.here[k][a.Below(len(a.here[k]))]
-	if a.canSwap(u, v) && a.Takes(a.swapGain(u, v), temperature) {
+	if a.canSwap(u, v) && a.swapsWithin(u, v, a.Limit(temperature)) {
 		a.swap(u, v)
 	}
 }
@@ -266,11 +274,11 @@ func (a *annealer) displace(u, k int, temperature, bond float64) {
 	v := a.here[k][a.Below(len(a.here[k]))]
 	to := home
 	if a.scale[0] > 0 && a.scale != leasedScale && a.Below(thirds) == 0 {
-		if to = a.target(v, a.Next()&1 == 0); to == k {
+		if to = a.target(v, a.Next()); to == k {
 			to = home
 		}
 	}
-	if a.f.Linear[v*a.f.Sites+to] >= Never/2 {
+	if a.barred(v, to) {
 		return
 	}
 	a.grow(back, v, to, mostBack, g.vcpus, bond)
@@ -334,28 +342,41 @@ func (a *annealer) grow(b *bunch, u, k, size int, vcpus, temperature float64) {
 	vcpus -= f.VCPUs[u]
 	b.usd, b.vcpus, b.mib = 0, 0, 0
 	var gb float64
+	draws, bits := 0, uint64(0)
 	for i := 0; i < len(group); i++ {
 		v := group[i]
 		b.usd += a.Gain(v, k)
 		b.vcpus += f.VCPUs[v]
 		b.mib += f.MiB[v]
-		for _, e := range f.Edges[v] {
+		edges := f.Edges[v]
+		for x := range edges {
+			e := &edges[x]
 			if a.At[e.To] != home {
 				continue
 			}
 			if there := a.mark[e.To] - first; there >= 0 {
 				if there < i {
 					if gb += e.Out + e.In; e.Rule != None {
-						b.usd += f.ruleUSD(e, k, k) + f.ruleUSD(e, home, home) - f.ruleUSD(e, k, home) - f.ruleUSD(e, home, k)
+						b.usd += f.ruleUSD(*e, k, k) + f.ruleUSD(*e, home, home) - f.ruleUSD(*e, k, home) - f.ruleUSD(*e, home, k)
 					}
 				}
 				continue
 			}
-			if len(group) < size && vcpus >= f.VCPUs[e.To] && !a.Takes(e.Out*out+e.In*in, temperature) && f.Linear[e.To*n+k] < Never/2 {
-				a.mark[e.To] = first + len(group)
-				group = append(group, e.To)
-				vcpus -= f.VCPUs[e.To]
+			if len(group) >= size || vcpus < f.VCPUs[e.To] {
+				continue
 			}
+			if draws == 0 {
+				bits, draws = a.Next(), anneal.Draws
+			}
+			if worse := e.Out*out + e.In*in; worse >= temperature*mostTemperatures || worse >= temperature*anneal.Chance(bits) {
+				if !a.barred(e.To, k) {
+					a.mark[e.To] = first + len(group)
+					group = append(group, e.To)
+					vcpus -= f.VCPUs[e.To]
+				}
+			}
+			bits <<= anneal.ChanceBits
+			draws--
 		}
 	}
 	b.usd -= gb * apart

@@ -38,7 +38,7 @@ type polisher struct {
 // what it ends with needs no packing. The state's rooms do not matter to it. With negative
 // iterations it only takes what is better.
 func (s *State) Polish(b *Bins, steps int, o Options) {
-	p := &polisher{annealer: newAnnealer(s.f, s.At, o.Seed, o.late()), Bins: b,
+	p := &polisher{annealer: newAnnealer(s, o.Seed, o.late()), Bins: b,
 		here: make([][]int, len(b.Site)), slot: make([]int, len(b.At)), bySite: make([][]int, s.f.Sites)}
 	for n, k := range b.Site {
 		if !b.Closed[n] {
@@ -62,11 +62,10 @@ func (s *State) Polish(b *Bins, steps int, o Options) {
 		}
 	})
 	p.sink()
-	if p.total() < usd {
-		best, at = p.State.At, p.Bins.At
+	if p.total() >= usd {
+		copy(b.At, at)
+		*s = *newState(s.f, best)
 	}
-	copy(b.At, at)
-	*s = *newState(s.f, best)
 }
 
 // total is the cost with that of going from bin to bin.
@@ -90,13 +89,15 @@ func (p *polisher) stir(u, n int) float64 {
 
 // shake tries one unit in another bin, or for a unit there where there is no room.
 func (p *polisher) shake(temperature float64) {
-	x := p.Next()
-	u := int((x >> 32) * uint64(len(p.slot)) >> 32)
+	if p.turn++; p.turn >= len(p.slot) {
+		p.turn = 0
+	}
+	u := p.turn
 	from := p.Bins.At[u]
 	if from == None {
 		return
 	}
-	k := p.target(u, x&1 == 0)
+	k := p.target(u, p.Next())
 	if len(p.bySite[k]) == 0 {
 		return
 	}
@@ -129,10 +130,11 @@ func (p *polisher) shake(temperature float64) {
 		return
 	}
 	usd += p.stir(v, from) - p.stir(v, to)
-	if k != p.Site[from] {
-		usd += p.swapGain(u, v)
+	limit := p.Limit(temperature) - usd
+	if k != p.Site[from] && !p.swapsWithin(u, v, limit) {
+		return
 	}
-	if usd <= 0 || p.Takes(usd, temperature) {
+	if k != p.Site[from] || limit >= 0 {
 		p.carry(u, to)
 		p.carry(v, from)
 	}

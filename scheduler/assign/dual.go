@@ -15,12 +15,15 @@ type dual struct {
 	messages []float64 // edge × 2 × sites + side × sites + site; side 0 is to the later unit
 	number   [][]int   // of each unit's edges
 	share    []float64 // of each unit's cost that each of its edges to later units is given
+	tariff   tariff
 
-	rent   []float64 // USD per hour for all of a site's vCPUs, its memory, and all moves
-	before []float64 // the change of rent before: it swings less so
+	rent    []float64 // USD per hour for all of a site's vCPUs, its memory, and all moves
+	before  []float64 // the change of rent before: it swings less so
+	perVCPU []float64 // the rent of one, by site
+	perMiB  []float64
 
 	excess []float64 // what was asked for over the room, as a share of it, by what has a rent
-	blur   float64   // USD per hour: what costs so much more is asked for 1/e times as much
+	blur   float64   // USD per hour: what costs so much more is asked for about 1/e times as much
 
 	own, give, want []float64 // scratch: of one unit, by site
 }
@@ -33,6 +36,7 @@ const (
 	lastStep     = 0.006
 	turnDecay    = 2    // powers of the usual by which a step shrinks at a right angle; the rent goes straight on as fast as it went
 	settledPart  = 0.7  // of the passes, after which the rent stays
+	stalled      = 2e-6 // of the bound: what a pass adds then at least, or it was the last
 	rentMomentum = 0.6  // share of the change before
 	blurPart     = 0.02 // of what a unit costs on average
 )
@@ -41,8 +45,9 @@ func newDual(f *Field) *dual {
 	n := len(f.Home)
 	d := &dual{Field: f, rank: make([]int, n), share: make([]float64, n), number: make([][]int, n),
 		rent: make([]float64, 2*f.Sites+1), before: make([]float64, 2*f.Sites+1),
-		excess: make([]float64, 2*f.Sites+1),
-		own:    make([]float64, f.Sites), give: make([]float64, f.Sites), want: make([]float64, f.Sites)}
+		perVCPU: make([]float64, f.Sites), perMiB: make([]float64, f.Sites),
+		excess: make([]float64, 2*f.Sites+1), tariff: newTariff(f),
+		own: make([]float64, f.Sites), give: make([]float64, f.Sites), want: make([]float64, f.Sites)}
 	d.walk()
 	edges := 0
 	for u, list := range f.Edges {
@@ -97,17 +102,28 @@ func (d *dual) to(number int, later bool) []float64 {
 	return d.messages[at : at+d.Sites]
 }
 
+// charge reckons what one vCPU and one MiB pay of the rent.
+func (d *dual) charge() {
+	for k := range d.Sites {
+		d.perVCPU[k], d.perMiB[k] = 0, 0
+		if room := d.RoomVCPUs[k]; room > 0 {
+			d.perVCPU[k] = d.rent[k] / room
+		}
+		if room := d.RoomMiB[k]; room > 0 {
+			d.perMiB[k] = d.rent[d.Sites+k] / room
+		}
+	}
+}
+
 // rented is what a unit costs at each site by itself, room paid for.
 func (d *dual) rented(u int, row []float64) {
-	for k := range row {
-		row[k] = d.Linear[u*d.Sites+k]
-		if d.RoomVCPUs[k] > 0 {
-			row[k] += d.rent[k] * d.VCPUs[u] / d.RoomVCPUs[k]
-		}
-		if d.RoomMiB[k] > 0 {
-			row[k] += d.rent[d.Sites+k] * d.MiB[u] / d.RoomMiB[k]
-		}
-		if most := d.MaxMoves; most > 0 {
+	vcpus, mib := d.VCPUs[u], d.MiB[u]
+	perVCPU, perMiB := d.perVCPU[:len(row)], d.perMiB[:len(row)]
+	for k, usd := range d.Linear[u*d.Sites : u*d.Sites+len(row)] {
+		row[k] = usd + perVCPU[k]*vcpus + perMiB[k]*mib
+	}
+	if most := d.MaxMoves; most > 0 {
+		for k := range row {
 			row[k] += d.rent[2*d.Sites] * float64(d.Moves[u*d.Sites+k]) / float64(most)
 		}
 	}
@@ -123,43 +139,50 @@ func (d *dual) gather(u int) {
 	}
 }
 
-// forget starts to add up anew what is asked for.
-func (d *dual) forget() {
-	for i := range d.excess {
-		d.excess[i] = -1
-	}
-}
-
 // ask adds what a unit asks for, of which own is the cost by site and least its minimum.
 // Sites that are nearly as good share it: whole clusters that change their mind at each pass
 // would make the rent swing.
 func (d *dual) ask(u int, least float64) {
+	const power = 8 // (1 - x/8)^8 is near e^-x, and 0 from where that is next to nothing
 	var all float64
+	scale := 1 / (power * max(d.blur, 1e-300))
+	want := d.want[:len(d.own)]
 	for k, usd := range d.own {
-		d.want[k] = 0
-		switch more := usd - least; {
-		case more == 0:
-			d.want[k] = 1
-		case more < 8*d.blur:
-			d.want[k] = math.Exp(-more / d.blur)
-		}
-		all += d.want[k]
+		x := max(0, 1-(usd-least)*scale)
+		x *= x
+		x *= x
+		x *= x
+		want[k] = x
+		all += x
 	}
-	for k, share := range d.want {
-		if share == 0 {
-			continue
-		}
-		share /= all
-		if d.RoomVCPUs[k] > 0 {
-			d.excess[k] += share * d.VCPUs[u] / d.RoomVCPUs[k]
-		}
-		if d.RoomMiB[k] > 0 {
-			d.excess[d.Sites+k] += share * d.MiB[u] / d.RoomMiB[k]
-		}
-		if most := d.MaxMoves; most > 0 {
-			d.excess[2*d.Sites] += share * float64(d.Moves[u*d.Sites+k]) / float64(most)
+	vcpus, mib := d.VCPUs[u]/all, d.MiB[u]/all
+	askedVCPUs, askedMiB := d.excess[:len(want)], d.excess[d.Sites:][:len(want)]
+	for k, share := range want {
+		askedVCPUs[k] += share * vcpus
+		askedMiB[k] += share * mib
+	}
+	if d.MaxMoves > 0 {
+		for k, share := range want {
+			d.excess[2*d.Sites] += share / all * float64(d.Moves[u*d.Sites+k])
 		}
 	}
+}
+
+// tally makes excess of all that was asked for.
+func (d *dual) tally() {
+	over := func(i int, room float64) {
+		if room > 0 {
+			d.excess[i] /= room
+		} else {
+			d.excess[i] = 0
+		}
+		d.excess[i]--
+	}
+	for k := range d.Sites {
+		over(k, d.RoomVCPUs[k])
+		over(d.Sites+k, d.RoomMiB[k])
+	}
+	over(2*d.Sites, float64(d.MaxMoves))
 }
 
 // gauge finds a rent to begin with, as if nothing talked.
@@ -169,7 +192,8 @@ func (d *dual) gauge(late func() bool) {
 		if late() {
 			return
 		}
-		d.forget()
+		clear(d.excess)
+		d.charge()
 		var usd float64
 		for u := range d.Home {
 			d.rented(u, d.own)
@@ -177,6 +201,7 @@ func (d *dual) gauge(late func() bool) {
 			usd += least
 			d.ask(u, least)
 		}
+		d.tally()
 		d.raise(step * math.Abs(usd-sum(d.rent)))
 		d.blur = blurPart * math.Abs(usd) / float64(len(d.Home))
 		step *= math.Pow(lastGauge/firstGauge, 1.0/gauges)
@@ -184,77 +209,11 @@ func (d *dual) gauge(late func() bool) {
 	clear(d.before)
 }
 
-// pass sends messages from each unit to those after it (forwards) or before it. It returns
-// what it took out, which with the rent is the bound.
-func (d *dual) pass(forwards bool) float64 {
-	var usd float64
-	d.forget()
-	for i := range d.order {
-		u := d.order[i]
-		if !forwards {
-			u = d.order[len(d.order)-1-i]
-		}
-		d.gather(u)
-		least := slices.Min(d.own)
-		usd += least
-		d.ask(u, least)
-		for k := range d.own {
-			d.own[k] = (d.own[k] - least) * d.share[u]
-		}
-		for i, e := range d.Edges[u] {
-			if later := d.rank[e.To] > d.rank[u]; later == forwards {
-				usd += d.send(d.number[u][i], e, later)
-			}
-		}
-	}
-	return usd - sum(d.rent)
-}
-
-// send gives an edge its share of a unit's cost, and hands on what that leaves to the other
-// end; it returns the part that is the same wherever that is.
-func (d *dual) send(number int, e Edge, later bool) float64 {
-	for k, usd := range d.to(number, !later) {
-		d.give[k] = d.own[k] - usd
-	}
-	message := d.to(number, later)
-	d.cheapest(e, d.give, message)
-	least := slices.Min(message)
-	for k := range message {
-		message[k] -= least
-	}
-	return least
-}
-
-// cheapest fills in, for each site of an edge's other end, what the edge and this end cost
-// at least.
-func (d *dual) cheapest(e Edge, give, row []float64) {
-	n := d.Sites
-	for l := range row {
-		row[l] = math.Inf(1)
-	}
-	if e.Rule != None {
-		for k, usd := range give {
-			for l := range row {
-				row[l] = min(row[l], usd+d.PairUSD(e, k, l))
-			}
-		}
-		return
-	}
-	for k, usd := range give {
-		out, in := d.Price[k*n:k*n+n], d.Back[k*n:k*n+n]
-		in, row := in[:len(out)], row[:len(out)]
-		for l, x := range out {
-			if x = usd + e.Out*x + e.In*in[l]; x < row[l] {
-				row[l] = x
-			}
-		}
-	}
-}
-
 // certify reckons the bound anew from the messages and the rent alone. It is true whatever
 // they are: each edge is given a share of its earlier unit's cost and minimised by itself,
 // and so is what is left of each unit. Nothing that the search did can make it wrong.
 func (d *dual) certify() float64 {
+	d.charge()
 	var sum, size float64
 	add := func(usd float64) {
 		sum += usd
@@ -293,6 +252,7 @@ const leaseShare = 0.95
 // lease is the field with most of the rent as a price of room. To the search sites that are
 // full are then no better than others, but for those that gain most there.
 func (d *dual) lease() *Field {
+	d.charge()
 	f := *d.Field
 	f.Linear = slices.Clone(f.Linear)
 	for u := range f.Home {
@@ -335,6 +295,7 @@ func (d *dual) raise(gain float64) (turn float64) {
 // read makes a placement of the messages: units in order, each where it costs least given
 // those before it and what the messages say of those after it, and where there is room.
 func (d *dual) read() *State {
+	d.charge()
 	free := [2][]float64{slices.Clone(d.RoomVCPUs), slices.Clone(d.RoomMiB)}
 	moves := 0
 	at := make([]int, len(d.Home))
@@ -379,7 +340,7 @@ func (d *dual) read() *State {
 // possible.
 func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float64, best *State) {
 	d.gauge(late)
-	top, rent := math.Inf(-1), slices.Clone(d.rent)
+	top, last, rent := math.Inf(-1), math.Inf(-1), slices.Clone(d.rent)
 	settled := int(float64(passes) * settledPart)
 	step := firstStep
 	read := func() {
@@ -397,8 +358,12 @@ func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float
 		if late() {
 			break
 		}
-		usd := d.pass(n%2 == 0)
+		usd := d.pass(n%2 == 0, n < 2*settled)
 		if n >= 2*settled {
+			if n > 2*settled && usd-last < stalled*math.Abs(usd) {
+				break
+			}
+			last = usd
 			continue
 		}
 		if usd > top {
@@ -413,7 +378,7 @@ func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float
 		step *= math.Pow(lastStep/firstStep, turnDecay*turn/float64(2*settled))
 	}
 	copy(d.rent, rent)
-	d.pass(true)
+	d.pass(true, false)
 	read()
 	return d.certify(), best
 }

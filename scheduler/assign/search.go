@@ -20,15 +20,18 @@ type Options struct {
 }
 
 const (
-	smallIterations   = 15_000_000
-	iterationsPerUnit = 5_200
+	smallIterations   = 13_000_000
+	iterationsPerUnit = 5_600
 	mostIterations    = 12_000_000
-	quickSteps        = 200_000
+	quickSteps        = 50_000
 	quickStepsPerUnit = 50
 
 	usualPasses = 100
 	leastPasses = 60
 	passesWork  = 1_000_000_000 // edges × sites² × passes: less than that many
+
+	wide      = 0.012 // of the bound: a large field whose best is so far above it is searched on from there
+	againPart = 70    // of 100 steps: each time, while there are fewer than mostIterations
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
@@ -110,7 +113,7 @@ func (s *State) relieve(k int) {
 // Search looks for the cheapest assignment and a bound; -Inf where none was asked for.
 func (f *Field) Search(o Options) (*State, float64) {
 	late := o.late()
-	best := newAnnealer(f, settle(f).At, o.Seed, late)
+	best := newAnnealer(settle(f), o.Seed, late)
 	best.descend()
 	bound := math.Inf(-1)
 	var read *State
@@ -125,28 +128,38 @@ func (f *Field) Search(o Options) (*State, float64) {
 	if o.Iterations < 0 {
 		best.run(coldest, min(quickSteps, quickStepsPerUnit*len(f.Home)))
 		best.finish()
-		return newState(f, best.best), bound
+		return best.found(), bound
 	}
 	steps := cmp.Or(o.Iterations, f.iterations())
 	starts := f.starts(read)
 	starts = starts[:min(len(starts), max(1, steps/anneal.AtOnce))]
-	for _, from := range starts {
+	walk := func(from start, steps int) {
 		at := best.best
 		if from.messages {
 			at = read.At
 		}
-		a := newAnnealer(leased, at, best.Next(), late)
+		a := newAnnealer(newState(leased, at), best.Next(), late)
 		if leased == f {
-			a.cool(from.hot, from.scale, steps/len(starts))
+			a.cool(from.hot, from.scale, steps)
 		} else {
-			a = a.cede(f, from.hot, steps/len(starts))
+			a = a.cede(f, from.hot, steps)
 		}
 		a.finish()
 		if a.beats(best) {
 			best = a
 		}
 	}
-	return newState(f, best.best), bound
+	for _, from := range starts {
+		walk(from, steps/len(starts))
+	}
+	if leased != f && o.Iterations == 0 {
+		for left := mostIterations - steps; left > 0 && best.bestUSD-bound > wide*math.Abs(bound) && !late(); {
+			more := min(steps*againPart/100, left)
+			walk(start{false, lukewarmStart, leasedScale}, more)
+			left -= more
+		}
+	}
+	return best.found(), bound
 }
 
 // start is where annealing begins.
@@ -176,8 +189,16 @@ func (f *Field) starts(read *State) []start {
 
 // finish descends from the best.
 func (a *annealer) finish() {
-	a.State = newState(a.f, a.best)
+	a.State = a.found()
 	a.descend()
+}
+
+// found is the state of the best.
+func (a *annealer) found() *State {
+	if slices.Equal(a.At, a.best) {
+		return a.State
+	}
+	return newState(a.f, a.best)
 }
 
 // iterations is how many the size asks for: a small field is searched several times over.

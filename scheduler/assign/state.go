@@ -38,17 +38,27 @@ func newState(f *Field, at []int) *State {
 
 // refresh reckons the table anew: millions of sums and differences leave a little behind.
 func (s *State) refresh() {
-	f := s.f
-	s.would = slices.Clone(f.Linear)
+	f, n := s.f, s.f.Sites
+	s.would = append(s.would[:0], f.Linear...)
 	for u, list := range f.Edges {
-		row := s.would[u*f.Sites : (u+1)*f.Sites]
+		row := s.would[u*n : u*n+n]
 		for _, e := range list {
+			l := s.At[e.To]
+			out, in := f.Back[l*n:l*n+n], f.Price[l*n:l*n+n]
 			for k := range row {
-				row[k] += f.PairUSD(e, k, s.At[e.To])
+				row[k] += e.Out*out[k] + e.In*in[k]
+			}
+			if e.Rule != None {
+				for k := range row {
+					row[k] += f.ruleUSD(e, k, l)
+				}
 			}
 		}
 	}
-	s.USD = f.USD(s.At)
+	s.USD = 0
+	for u, k := range s.At { // what is between two is in the rows of both
+		s.USD += (f.Linear[u*n+k] + s.would[u*n+k]) / 2
+	}
 }
 
 func (s *State) enter(u, k int) {
@@ -75,6 +85,12 @@ func (s *State) leave(u int) {
 func (s *State) Gain(u, k int) float64 {
 	row := s.would[u*s.f.Sites:]
 	return row[k] - row[s.At[u]]
+}
+
+// barred says whether a unit may not be at a site, whoever else is where.
+func (s *State) barred(u, k int) bool {
+	i := u*s.f.Sites + k
+	return s.would[i] >= Never/2 && s.f.Linear[i] >= Never/2
 }
 
 // Fits says whether a site has room for a unit that is not there.
@@ -118,6 +134,9 @@ func (s *State) holds(k int, vcpus, mib float64) bool {
 
 // permits says whether moving a unit keeps the number of moves.
 func (s *State) permits(u, k int) bool {
+	if s.maxMoves == math.MaxInt {
+		return true
+	}
 	row := s.f.Moves[u*s.f.Sites:]
 	more := row[k] - row[s.At[u]]
 	return more <= 0 || s.moves+more <= s.maxMoves
@@ -171,21 +190,33 @@ func (s *State) between(u, v int) (Edge, bool) {
 	return Edge{}, false
 }
 
-// swapGain is what it adds to the cost when two units take each other's site.
-func (s *State) swapGain(u, v int) float64 {
+// amends is what the gains of two units that take each other's site leave out: what is between them.
+func (s *State) amends(u, v int) float64 {
 	a, b := s.At[u], s.At[v]
-	usd := s.Gain(u, b) + s.Gain(v, a)
-	if e, ok := s.between(u, v); ok {
-		usd += s.f.PairUSD(e, b, a) + s.f.PairUSD(e, a, b) - s.f.PairUSD(e, a, a) - s.f.PairUSD(e, b, b)
+	e, ok := s.between(u, v)
+	if !ok {
+		return 0
 	}
-	return usd
+	return s.f.PairUSD(e, b, a) + s.f.PairUSD(e, a, b) - s.f.PairUSD(e, a, a) - s.f.PairUSD(e, b, b)
+}
+
+// swapsWithin says whether two units that take each other's site add less than a limit. What is between them
+// is asked for only where it matters: they are no nearer to each other then, unless a rule keeps them apart.
+func (s *State) swapsWithin(u, v int, limit float64) bool {
+	usd := s.Gain(u, s.At[v]) + s.Gain(v, s.At[u])
+	return (usd < limit || usd > Never/2) && usd+s.amends(u, v) < limit
 }
 
 func (s *State) canSwap(u, v int) bool {
 	f, a, b := s.f, s.At[u], s.At[v]
+	if !s.holds(b, f.VCPUs[u]-f.VCPUs[v], f.MiB[u]-f.MiB[v]) || !s.holds(a, f.VCPUs[v]-f.VCPUs[u], f.MiB[v]-f.MiB[u]) {
+		return false
+	}
+	if s.maxMoves == math.MaxInt {
+		return true
+	}
 	more := f.Moves[u*f.Sites+b] - f.Moves[u*f.Sites+a] + f.Moves[v*f.Sites+a] - f.Moves[v*f.Sites+b]
-	return (more <= 0 || s.moves+more <= s.maxMoves) &&
-		s.holds(b, f.VCPUs[u]-f.VCPUs[v], f.MiB[u]-f.MiB[v]) && s.holds(a, f.VCPUs[v]-f.VCPUs[u], f.MiB[v]-f.MiB[u])
+	return more <= 0 || s.moves+more <= s.maxMoves
 }
 
 func (s *State) swap(u, v int) {
@@ -225,6 +256,9 @@ func (s *State) groupFits(group []int, k int) (fits bool, vcpus, mib float64) {
 
 // permitsGroup says whether moving units keeps the number of moves.
 func (s *State) permitsGroup(group []int, k int) bool {
+	if s.maxMoves == math.MaxInt {
+		return true
+	}
 	more := 0
 	for _, u := range group {
 		more += s.f.Moves[u*s.f.Sites+k] - s.f.Moves[u*s.f.Sites+s.At[u]]
