@@ -85,18 +85,16 @@ func (f *field) unite() {
 			leader[root(v)] = root(g.vms[0])
 		}
 	}
-	f.unitOf = make([]int, len(m.s.VMs))
-	number := map[int]int{}
+	f.unitOf = slices.Repeat([]int{none}, len(m.s.VMs))
 	for i := range m.s.VMs {
-		u, ok := number[root(i)]
-		if !ok {
-			u = len(f.units)
-			number[root(i)] = u
+		first := &f.unitOf[root(i)]
+		if *first == none {
+			*first = len(f.units)
 			f.units = append(f.units, nil)
 			f.Home = append(f.Home, m.siteAt(m.home[i]))
 		}
-		f.units[u] = append(f.units[u], i)
-		f.unitOf[i] = u
+		f.unitOf[i] = *first
+		f.units[*first] = append(f.units[*first], i)
 	}
 }
 
@@ -201,7 +199,7 @@ type bond struct {
 
 // connect makes edges of flows, limits, and groups that must be at different sites.
 func (f *field) connect() {
-	var bonds []bond
+	bonds := make([]bond, 0, len(f.m.flows))
 	add := func(i, j int, out, ms float64, apart bool) {
 		u, v := f.unitOf[i], f.unitOf[j]
 		switch {
@@ -249,27 +247,58 @@ func (f *field) within(u int, gb, ms float64, apart bool) {
 
 // join makes one edge of all bonds of a pair.
 func (f *field) join(bonds []bond) {
-	slices.SortStableFunc(bonds, func(a, b bond) int { return cmp.Or(cmp.Compare(a.u, b.u), cmp.Compare(a.v, b.v)) })
-	f.Edges = make([][]assign.Edge, len(f.units))
 	known := map[bond]int{}
-	for i := 0; i < len(bonds); {
-		all := bonds[i]
-		for i++; i < len(bonds) && bonds[i].u == all.u && bonds[i].v == all.v; i++ {
-			all.out += bonds[i].out
-			all.in += bonds[i].in
-			all.ms = min(all.ms, bonds[i].ms)
-			all.apart = all.apart || bonds[i].apart
+	edges := make([]assign.Edge, 0, 2*len(bonds)) // side by side: a search walks through them all the time
+	n := make([]int, len(f.units))                // of each unit
+	type pair struct {
+		u, v int
+		assign.Edge
+	}
+	var pairs []pair
+	for _, list := range byFirst(bonds, len(f.units)) {
+		slices.SortStableFunc(list, func(a, b bond) int { return cmp.Compare(a.v, b.v) })
+		for i := 0; i < len(list); {
+			all := list[i]
+			for i++; i < len(list) && list[i].v == all.v; i++ {
+				all.out += list[i].out
+				all.in += list[i].in
+				all.ms = min(all.ms, list[i].ms)
+				all.apart = all.apart || list[i].apart
+			}
+			pairs = append(pairs, pair{all.u, all.v, assign.Edge{To: all.v, Out: all.out, In: all.in, Rule: f.rule(known, all.ms, all.apart)}})
+			n[all.u]++
+			n[all.v]++
 		}
-		rule := f.rule(known, all.ms, all.apart)
-		f.Edges[all.u] = append(f.Edges[all.u], assign.Edge{To: all.v, Out: all.out, In: all.in, Rule: rule})
-		f.Edges[all.v] = append(f.Edges[all.v], assign.Edge{To: all.u, Out: all.in, In: all.out, Rule: rule})
 	}
-	all := make([]assign.Edge, 0, 2*len(bonds)) // side by side: a search walks through them all the time
-	for u, list := range f.Edges {
+	f.Edges = make([][]assign.Edge, len(f.units))
+	for u, size := range n {
+		f.Edges[u] = edges[len(edges) : len(edges) : len(edges)+size]
+		edges = edges[:len(edges)+size]
+	}
+	for _, p := range pairs {
+		f.Edges[p.u] = append(f.Edges[p.u], p.Edge)
+		f.Edges[p.v] = append(f.Edges[p.v], assign.Edge{To: p.u, Out: p.In, In: p.Out, Rule: p.Rule})
+	}
+	for _, list := range f.Edges {
 		slices.SortStableFunc(list, func(a, b assign.Edge) int { return cmp.Compare(b.Out+b.In, a.Out+a.In) })
-		all = append(all, list...)
-		f.Edges[u] = all[len(all)-len(list) : len(all) : len(all)]
 	}
+}
+
+// byFirst lists bonds by their first unit, in the order in which they were.
+func byFirst(bonds []bond, units int) [][]bond {
+	n := make([]int, units)
+	for _, b := range bonds {
+		n[b.u]++
+	}
+	all := make([]bond, len(bonds))
+	lists := make([][]bond, units)
+	for u, size := range n {
+		lists[u], all = all[:0:size], all[size:]
+	}
+	for _, b := range bonds {
+		lists[b.u] = append(lists[b.u], b)
+	}
+	return lists
 }
 
 // rule numbers the pairs of sites that a limit and being apart forbid.

@@ -189,15 +189,24 @@ const gbPerHour = 3600 / 1e9 // of one byte per second
 
 func (m *model) talk(bad *problems) {
 	m.flowsOf, m.demandsOf = make([][]int, len(m.s.VMs)), make([][]int, len(m.s.VMs))
+	m.flows = make([]flow, 0, len(m.s.Flows))
+	n := make([]int, len(m.s.VMs)) // flows of each VM
 	for _, f := range m.s.Flows {
 		src, dst := find(m.vmOf, f.Src, "vm", "flow", bad), find(m.vmOf, f.Dst, "vm", "flow", bad)
 		if src == dst {
 			continue
 		}
-		for _, v := range []int{src, dst} {
-			m.flowsOf[v] = append(m.flowsOf[v], len(m.flows))
-		}
+		n[src]++
+		n[dst]++
 		m.flows = append(m.flows, flow{src, dst, f.BytesPerSecond * gbPerHour})
+	}
+	all := make([]int, 2*len(m.flows)) // one piece of memory, not one for each VM
+	for v, size := range n {
+		m.flowsOf[v], all = all[:0:size], all[size:]
+	}
+	for i, f := range m.flows {
+		m.flowsOf[f.src] = append(m.flowsOf[f.src], i)
+		m.flowsOf[f.dst] = append(m.flowsOf[f.dst], i)
 	}
 	regions := map[RegionID]int{}
 	for _, r := range m.s.Reaches {

@@ -96,25 +96,21 @@ func (p *packer) itemise() {
 
 // stay puts all that may stay where it is, and returns the other items, the largest first.
 func (p *packer) stay() []int {
-	var order []int
+	var pinned, order []int
 	for it, vms := range p.items {
-		if len(vms) > 0 {
+		switch {
+		case len(vms) == 0:
+		case slices.ContainsFunc(vms, func(v int) bool { return p.m.s.VMs[v].Pinned }):
+			pinned = append(pinned, it)
+		default:
 			order = append(order, it)
 		}
 	}
-	pinned := func(it int) int {
-		for _, v := range p.items[it] {
-			if p.m.s.VMs[v].Pinned {
-				return 0
-			}
-		}
-		return 1
-	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(pinned(a), pinned(b)), cmp.Compare(p.size[b], p.size[a]))
-	})
+	largest := func(a, b int) int { return cmp.Or(cmp.Compare(p.size[b], p.size[a]), cmp.Compare(a, b)) }
+	slices.SortFunc(pinned, largest)
+	slices.SortFunc(order, largest)
 	var arrivals []int
-	for _, it := range order {
+	for _, it := range append(pinned, order...) {
 		home := p.m.home[p.items[it][0]]
 		if home == none || p.m.site[home] != p.siteOf(it) || !p.fits(it, home) {
 			arrivals = append(arrivals, it)

@@ -8,7 +8,9 @@ import (
 
 const (
 	polishStepsPerVM = 1000
+	polishSteps      = 5_000_000
 	quickStepsPerVM  = 20
+	quickSteps       = 50_000
 )
 
 // polish looks on from host to host, for VMs that need not be with or apart from others at
@@ -30,12 +32,12 @@ func (p *packer) polish(least float64, o Options) {
 			}
 		}
 	}
-	steps := polishStepsPerVM * len(p.m.s.VMs)
+	steps := min(polishSteps, polishStepsPerVM*len(p.m.s.VMs))
 	switch {
 	case o.Iterations > 0:
 		steps = min(steps, o.Iterations)
 	case o.Iterations < 0:
-		steps = quickStepsPerVM * len(p.m.s.VMs)
+		steps = min(quickSteps, quickStepsPerVM*len(p.m.s.VMs))
 	}
 	p.s.Polish(b, steps, o)
 	fresh := newRack(p.m)
