@@ -48,6 +48,7 @@ var rows = map[string]int{
 	"scheduler/replay":    2,
 	"scheduler/perf":      2,
 	"scheduler/survey":    2,
+	"scheduler/trial":     2,
 
 	"imagesync/manifest": 2,
 	"imagesync/delta":    2,

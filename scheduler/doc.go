@@ -36,7 +36,6 @@
 //
 // # From plan to plan
 //
-// Package pace says how much may move now, given the moves of the past. What demand and prices
-// will be is package forecast's to say, and what a policy comes to over time package
-// replay's.
+// Package pace says how much may move now, given the moves of the past; package forecast what
+// demand and prices will be; and package replay what a policy comes to over time.
 package scheduler

@@ -8,18 +8,19 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/trial"
 )
 
 // try holds a plan, and each VM's share of it, against each part of the window that it rests
 // on, by itself: what it gains on average may be one burst. What moves cost is left out,
 // since they are weighed already.
-func (a *Autopilot) try(ctx context.Context, s scheduler.Snapshot, policy scheduler.Policy, plan scheduler.Plan, window time.Duration, v *sight) (whole scheduler.Trial, vms map[heliotrope.VMID]scheduler.Trial, err error) {
+func (a *Autopilot) try(ctx context.Context, s scheduler.Snapshot, policy scheduler.Policy, plan scheduler.Plan, window time.Duration, v *sight) (whole trial.Trial, vms map[heliotrope.VMID]trial.Trial, err error) {
 	policy.MoveUSD, policy.PauseUSDPerSecond = 0, 0
 	before := s.Placement()
 	after := plan.Apply(before)
-	vms = map[heliotrope.VMID]scheduler.Trial{}
-	for i := range scheduler.Tenths {
-		m, err := a.world.Counted(ctx, s.At.Add(-window*time.Duration(i)/scheduler.Tenths), window/scheduler.Tenths)
+	vms = map[heliotrope.VMID]trial.Trial{}
+	for i := range trial.Tenths {
+		m, err := a.world.Counted(ctx, s.At.Add(-window*time.Duration(i)/trial.Tenths), window/trial.Tenths)
 		if err != nil {
 			return whole, nil, err
 		}
@@ -54,7 +55,7 @@ func byTheMoment(s scheduler.Snapshot) scheduler.Snapshot {
 
 // chance are the VMs whose moves may be chance. One that moves to make room for others loses
 // by itself, and is judged with the plan; that is judged once all others are steady.
-func chance(plan scheduler.Plan, whole scheduler.Trial, vms map[heliotrope.VMID]scheduler.Trial) (held []heliotrope.VMID) {
+func chance(plan scheduler.Plan, whole trial.Trial, vms map[heliotrope.VMID]trial.Trial) (held []heliotrope.VMID) {
 	gains := map[heliotrope.VMID]float64{}
 	for _, m := range plan.Moves {
 		gains[m.VM] += m.USDPerHour
@@ -71,7 +72,7 @@ func chance(plan scheduler.Plan, whole scheduler.Trial, vms map[heliotrope.VMID]
 }
 
 // sure writes into a plan how sure its moves are.
-func sure(plan *scheduler.Plan, trials map[heliotrope.VMID]scheduler.Trial) {
+func sure(plan *scheduler.Plan, trials map[heliotrope.VMID]trial.Trial) {
 	for i := range plan.Moves {
 		plan.Moves[i].Confidence = trials[plan.Moves[i].VM].Confidence()
 	}

@@ -19,6 +19,7 @@ import (
 	"heliotrope/scheduler/leader"
 	"heliotrope/scheduler/pace"
 	"heliotrope/scheduler/survey"
+	"heliotrope/scheduler/trial"
 )
 
 func (a *app) leader() *cobra.Command {
@@ -94,11 +95,11 @@ leads; and as 'PROGRAM move REPLICA', and returns once that one leads.`,
 		if len(replicas) < 3 {
 			return usagef("--replicas %s: fewer than three have no majority without any of them", strings.Join(replicas, ","))
 		}
-		if f.window < scheduler.Tenths*api.MinWindow || f.window > api.MaxWindow {
+		if f.window < trial.Tenths*api.MinWindow || f.window > api.MaxWindow {
 			return usagef("--window %v: use 10s to 24h", f.window)
 		}
 		if f.interval == 0 {
-			f.interval = f.window / scheduler.Tenths
+			f.interval = f.window / trial.Tenths
 		}
 		if f.interval < 0 || count < 0 || *coolDown < 0 || f.pace.MaxMovesPerHour < 0 || f.pace.MaxMovesPerDay < 0 {
 			return usagef("--interval, --count, --cool-down and --max-moves-… are positive")
@@ -216,9 +217,9 @@ func (f *follower) steady(ctx context.Context, w *sight, leads heliotrope.VMID, 
 	policy := f.policy
 	policy.MoveUSD, policy.PauseUSDPerSecond = 0, 0
 	before := s.Placement()
-	var trial scheduler.Trial
-	for i := range scheduler.Tenths {
-		part, err := w.asked(ctx, s.At.Add(-f.window*time.Duration(i)/scheduler.Tenths), f.window/scheduler.Tenths, leads)
+	var parts trial.Trial
+	for i := range trial.Tenths {
+		part, err := w.asked(ctx, s.At.Add(-f.window*time.Duration(i)/trial.Tenths), f.window/trial.Tenths, leads)
 		if err != nil {
 			return false, err
 		}
@@ -226,9 +227,9 @@ func (f *follower) steady(ctx context.Context, w *sight, leads heliotrope.VMID, 
 		if err != nil {
 			return false, fmt.Errorf("compare: %w", err)
 		}
-		trial.Add(was.Total() - is.Total())
+		parts.Add(was.Total() - is.Total())
 	}
-	return trial.Steady(), nil
+	return parts.Steady(), nil
 }
 
 // run has the program do something, and returns what it printed.

@@ -9,7 +9,7 @@
 // To the scheduler such a leader is a VM, which can be at its replicas' hosts only, is small,
 // and pauses for an election when it moves. Then all holds for it that holds for VMs: the
 // price of distance, the pace, and that it moves only for what is no matter of chance
-// (scheduler.Trial).
+// (trial.Trial).
 package leader
 
 import (

@@ -140,14 +140,14 @@ func (c carriedPage) comes(m *Sending) bool {
 	return true
 }
 
-// waitsFor says whether something of m must be sent before this stream can be rebuilt as far as
+// waitsFor says whether something of one must be sent before this stream can be rebuilt as far as
 // it is encoded.
-func (s *Sending) waitsFor(m *Sending) bool {
-	for other, need := range s.waits {
+func (m *Sending) waitsFor(one *Sending) bool {
+	for other, need := range m.waits {
 		switch {
 		case need[0] <= other.sent[0] && need[1] <= other.sent[1]:
-			delete(s.waits, other)
-		case other == m || other.waitsFor(m):
+			delete(m.waits, other)
+		case other == one || other.waitsFor(one):
 			return true
 		}
 	}

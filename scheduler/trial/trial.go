@@ -1,4 +1,6 @@
-package scheduler
+// Package trial tells a move that gains from one that chance speaks for: it holds it against each
+// part of a window by itself.
+package trial
 
 // Tenths is how many parts of a window a move is held against, each by itself.
 const Tenths = 10
