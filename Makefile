@@ -13,7 +13,7 @@ S3SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 DESYNC   := github.com/folbricht/desync/cmd/desync@v1.0.4
 TOOLS    := $(or $(HELIOTROPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heliotrope)/bin
 
-.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic bench-sched bench-image bench-wan clean
+.PHONY: all deps deps-lab deps-servers build test race lint fuzz demo lab bench-fabric bench-traffic bench-sched bench-image bench-wan bench-sun clean
 
 all: build
 
@@ -75,6 +75,10 @@ bench-traffic: deps-lab build
 ## bench-sched: plans against proven optima, METIS and the future (DATA=DIR: real prices, distances, requests and the ROADEF instances); ends within 90 minutes
 bench-sched: deps-lab build
 	@$(BIN)/heliotrope lab bench-sched $(if $(DATA),--data $(DATA))
+
+## bench-sun: a day of three offices in 8 minutes, whose VM and whose leader follow the sun
+bench-sun: deps build
+	@$(BIN)/heliotrope lab sun
 
 ## bench-wan: moves of memory over a WAN next to QEMU's own ways; ends within 60 minutes
 bench-wan: deps build
