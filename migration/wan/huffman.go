@@ -2,6 +2,7 @@ package wan
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -12,6 +13,11 @@ import (
 //	blockStored  the bytes
 //	blockSame    the one byte that they all are
 //	blockCoded   the lengths of codes, the coded lengths of both halves (16 bits each), and these
+//	blockClassed as blockCoded, with the lengths of codes for each class of the byte before
+//
+// What follows a byte depends on it: zeros follow zeros, text follows text. Its class is its
+// highest bits, which an entry of the decoder's table has at hand; the byte before a half's
+// first is taken to be 0.
 //
 // Both halves are coded, and decoded, beside each other: each step of one waits for the step
 // before, and meanwhile the processor has the other's to do.
@@ -19,22 +25,31 @@ const (
 	blockStored = iota
 	blockSame
 	blockCoded
+	blockClassed
 
-	blockBytes = 32 << 10 // at most; the halves' lengths have 16 bits
+	blockBytes = 64 << 10 // at most; the halves' lengths have 16 bits
 	codeBits   = 11       // of the longest code; four of them, and what is left of a byte, fit into a word
+
+	classBits  = 2
+	classes    = 1 << classBits
+	classLeast = 1 << 10 // bytes: shorter blocks have one code
+	codesMask  = classes*256 - 1
 
 	wordBytes = 8
 )
 
 // huffman codes and decodes blocks.
 type huffman struct {
-	counts  [4][256]uint32
-	keys    [256]uint32 // count and symbol, by count
+	places  [2][classes * 256]uint32 // where is counted, as codes
+	counts  [1 + classes][256]uint32 // of all, and of each class
+	keys    [256]uint32              // count and symbol, by count
 	depths  [256]uint32
-	lengths [256]uint8
-	codes   [256]uint64           // from the highest bit down; the length in the lowest
-	table   [1 << codeBits]uint16 // what bits begin with: symbol, and length in the low byte
-	halves  [2][blockBytes/2*codeBits/8 + 2*wordBytes]byte
+	lengths [classes][256]uint8
+	// Of a byte, and below it the class of the one before; from the highest bit down, and the
+	// length in the lowest.
+	codes  [classes * 256]uint64
+	table  [classes << codeBits]uint16 // by class, and what bits begin with: symbol, and length in the low byte
+	halves [2][blockBytes/2*codeBits/8 + 2*wordBytes]byte
 }
 
 // append appends src, coded.
@@ -48,23 +63,26 @@ func (h *huffman) append(dst, src []byte) []byte {
 }
 
 func (h *huffman) appendBlock(dst, src []byte) []byte {
-	symbols := h.count(src)
-	if symbols == 1 {
+	h.count(src)
+	if h.counts[0][src[0]] == uint32(len(src)) {
 		return append(dst, blockSame, src[0])
 	}
-	from := len(dst)
-	if bits := h.measure(symbols); bits/8 < len(src) {
-		dst = h.appendLengths(append(dst, blockCoded))
-		if len(dst)-from+bits/8+6 <= len(src) {
-			return h.appendHalves(dst, src)
-		}
+	how, counts := byte(blockCoded), h.counts[:1]
+	if len(src) >= classLeast && h.divides() {
+		how, counts = blockClassed, h.counts[1:]
 	}
-	return append(append(dst[:from], blockStored), src...)
-}
-
-// appendHalves appends what was measured.
-func (h *huffman) appendHalves(dst, src []byte) []byte {
-	h.assign()
+	from, bits := len(dst), 0
+	dst = append(dst, how)
+	for i := range counts {
+		bits += h.measure(&counts[i], &h.lengths[i])
+		dst = appendLengths(dst, &h.lengths[i])
+	}
+	if len(dst)-from+bits/8+6 > len(src) {
+		return append(append(dst[:from], blockStored), src...)
+	}
+	for i := range counts {
+		h.assign(i, len(counts))
+	}
 	half := (len(src) + 1) / 2
 	n, m := h.code(src[:half], src[half:])
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(n))
@@ -73,38 +91,104 @@ func (h *huffman) appendHalves(dst, src []byte) []byte {
 	return append(dst, h.halves[1][:m]...)
 }
 
-// count counts how often each byte occurs, into keys; how many are different is returned. It
-// counts in four places, since a byte's like is often near, and one count waits for the other.
-func (h *huffman) count(src []byte) (symbols int) {
-	c := &h.counts
-	*c = [4][256]uint32{}
+// count counts how often each byte occurs, after each class and in all.
+func (h *huffman) count(src []byte) {
+	h.places = [2][classes * 256]uint32{}
+	half := (len(src) + 1) / 2
+	h.countHalf(src[:half])
+	h.countHalf(src[half:])
+	for i := range 256 {
+		all := uint32(0)
+		for class := range classes {
+			at := i<<classBits | class
+			n := h.places[0][at] + h.places[1][at]
+			h.counts[1+class][i] = n
+			all += n
+		}
+		h.counts[0][i] = all
+	}
+}
+
+// countHalf counts in two places, since a byte's like is often near, and one count waits for
+// the other.
+func (h *huffman) countHalf(src []byte) {
+	a, b := &h.places[0], &h.places[1]
+	class := uint64(0) // of the byte before
 	for ; len(src) >= 8; src = src[8:] {
 		w := binary.LittleEndian.Uint64(src)
-		c[0][byte(w)]++
-		c[1][byte(w>>8)]++
-		c[2][byte(w>>16)]++
-		c[3][byte(w>>24)]++
-		c[0][byte(w>>32)]++
-		c[1][byte(w>>40)]++
-		c[2][byte(w>>48)]++
-		c[3][byte(w>>56)]++
+		a[(w<<classBits|class)&codesMask]++
+		b[w>>(8-classBits)&codesMask]++
+		a[w>>(16-classBits)&codesMask]++
+		b[w>>(24-classBits)&codesMask]++
+		a[w>>(32-classBits)&codesMask]++
+		b[w>>(40-classBits)&codesMask]++
+		a[w>>(48-classBits)&codesMask]++
+		b[w>>(56-classBits)&codesMask]++
+		class = w >> (64 - classBits)
 	}
-	for _, b := range src {
-		c[0][b]++
+	for _, c := range src {
+		a[(uint64(c)<<classBits|class)&codesMask]++
+		class = uint64(c) >> (8 - classBits)
 	}
-	for i := range 256 {
-		if n := c[0][i] + c[1][i] + c[2][i] + c[3][i]; n > 0 {
+}
+
+// divides says whether a code for each class is so much shorter than one for all that it is worth
+// the time, by entropy.
+func (h *huffman) divides() bool {
+	parts, all := 0, entropy(&h.counts[0])
+	for i := range classes {
+		parts += entropy(&h.counts[1+i])
+	}
+	return parts < all-all/128
+}
+
+// entropy is about how many bits what was counted takes, with the lengths of its codes.
+func entropy(counts *[256]uint32) int {
+	n, symbols, sum := 0, 0, 0
+	for _, c := range counts {
+		if c > 0 {
+			sum += int(c) * log(c)
+			n += int(c)
+			symbols++
+		}
+	}
+	return (n*log(uint32(n))-sum)>>logBits + 128 + symbols*9/2
+}
+
+// log is the binary logarithm, in parts of 1<<logBits.
+func log(n uint32) int {
+	l := bits.Len32(n | 1)
+	return (l-1)<<logBits + int(logs[n<<(32-l)>>(31-logBits)&(1<<logBits-1)])
+}
+
+const logBits = 8
+
+// logs has the fractions of logarithms, by the bits behind a number's first.
+var logs = func() (logs [1 << logBits]uint16) {
+	for i := range logs {
+		logs[i] = uint16(math.Log2(1+(float64(i)+0.5)/(1<<logBits)) * (1 << logBits))
+	}
+	return logs
+}()
+
+// measure finds how long codes are and returns how many bits all that was counted takes. It is
+// Moffat and Katajainen's way, "In-place calculation of minimum-redundancy codes" (1995), with
+// too long codes cut off.
+func (h *huffman) measure(counts *[256]uint32, lengths *[256]uint8) (total int) {
+	symbols := 0
+	for i, n := range counts {
+		if n > 0 {
 			h.keys[symbols] = n<<8 | uint32(i)
 			symbols++
 		}
 	}
-	return symbols
-}
-
-// measure finds how long codes are, of two symbols or more, and returns how many bits all
-// that was counted takes. It is Moffat and Katajainen's way, "In-place calculation of
-// minimum-redundancy codes" (1995), with too long codes cut off.
-func (h *huffman) measure(symbols int) (total int) {
+	*lengths = [256]uint8{}
+	if symbols < 2 {
+		if symbols == 1 {
+			lengths[byte(h.keys[0])] = 1
+		}
+		return int(h.keys[0]>>8) * symbols
+	}
 	keys, d := h.keys[:symbols], h.depths[:symbols]
 	slices.Sort(keys)
 	for i, k := range keys {
@@ -145,17 +229,16 @@ func (h *huffman) measure(symbols int) (total int) {
 		}
 		room, used = 2*used, 0
 	}
-	h.limit(d)
-	h.lengths = [256]uint8{}
+	limit(d)
 	for i, k := range keys {
-		h.lengths[byte(k)] = uint8(d[i])
+		lengths[byte(k)] = uint8(d[i])
 		total += int(k>>8) * int(d[i])
 	}
 	return total
 }
 
 // limit shortens codes to codeBits; those that are rarest among the others become longer.
-func (h *huffman) limit(d []uint32) {
+func limit(d []uint32) {
 	if d[0] <= codeBits {
 		return
 	}
@@ -180,11 +263,12 @@ func (h *huffman) limit(d []uint32) {
 	}
 }
 
-// assign makes codes of lengths: of one length by symbol, and the bit that is read first is the
-// lowest. It says whether there are so many.
-func (h *huffman) assign() bool {
+// assign makes codes of a class's lengths, and if there is but one for all, for all: of one
+// length by symbol, and the bit that is read first is the lowest. It says whether there are so many.
+func (h *huffman) assign(class, all int) bool {
 	var of, next [codeBits + 1]uint32
-	for _, l := range h.lengths {
+	lengths, codes := &h.lengths[class], &h.codes
+	for _, l := range lengths {
 		of[l]++
 	}
 	of[0] = 0
@@ -194,12 +278,14 @@ func (h *huffman) assign() bool {
 			return false
 		}
 	}
-	for s, l := range h.lengths {
+	for s, l := range lengths {
 		if l == 0 {
 			continue
 		}
 		reversed := uint64(bits.Reverse32(next[l])) >> (32 - l)
-		h.codes[s] = reversed<<(64-l) | uint64(l)
+		for c := class; c < classes; c += all {
+			codes[s<<classBits|c] = reversed<<(64-l) | uint64(l)
+		}
 		next[l]++
 	}
 	return true
@@ -207,7 +293,7 @@ func (h *huffman) assign() bool {
 
 // appendLengths appends them in halves of bytes: each that is not 0; 0 is followed by how many
 // more of it follow.
-func (h *huffman) appendLengths(dst []byte) []byte {
+func appendLengths(dst []byte, lengths *[256]uint8) []byte {
 	full := true
 	put := func(v uint8) {
 		if full {
@@ -218,13 +304,13 @@ func (h *huffman) appendLengths(dst []byte) []byte {
 		full = !full
 	}
 	for i := 0; i < 256; i++ {
-		l := h.lengths[i]
+		l := lengths[i]
 		put(l)
 		if l > 0 {
 			continue
 		}
 		n := i
-		for ; n < 255 && n < i+15 && h.lengths[n+1] == 0; n++ {
+		for ; n < 255 && n < i+15 && lengths[n+1] == 0; n++ {
 		}
 		put(uint8(n - i))
 		i = n
@@ -236,19 +322,22 @@ func (h *huffman) appendLengths(dst []byte) []byte {
 func (h *huffman) code(a, b []byte) (n, m int) {
 	codes, dstA, dstB := &h.codes, h.halves[0][:], h.halves[1][:]
 	var accA, accB, haveA, haveB uint64 // the highest have bits of acc are to be written
+	var classA, classB uint64
 	i := 0
 	for ; i+4 <= len(b) && i+4 <= len(a); i += 4 {
-		p, q := a[i:i+4:i+4], b[i:i+4:i+4]
-		x, y := codes[p[0]], codes[q[0]]
+		p, q := uint64(binary.LittleEndian.Uint32(a[i:i+4])), uint64(binary.LittleEndian.Uint32(b[i:i+4]))
+		v, w := p<<classBits|classA, q<<classBits|classB
+		classA, classB = p>>(32-classBits), q>>(32-classBits)
+		x, y := codes[v&codesMask], codes[w&codesMask]
 		accA, accB = accA>>(x&63)|x, accB>>(y&63)|y
 		haveA, haveB = haveA+x, haveB+y
-		x, y = codes[p[1]], codes[q[1]]
+		x, y = codes[v>>8&codesMask], codes[w>>8&codesMask]
 		accA, accB = accA>>(x&63)|x, accB>>(y&63)|y
 		haveA, haveB = haveA+x, haveB+y
-		x, y = codes[p[2]], codes[q[2]]
+		x, y = codes[v>>16&codesMask], codes[w>>16&codesMask]
 		accA, accB = accA>>(x&63)|x, accB>>(y&63)|y
 		haveA, haveB = haveA+x, haveB+y
-		x, y = codes[p[3]], codes[q[3]]
+		x, y = codes[v>>24&codesMask], codes[w>>24&codesMask]
 		accA, accB = accA>>(x&63)|x, accB>>(y&63)|y
 		haveA, haveB = haveA+x, haveB+y
 		binary.LittleEndian.PutUint64(dstA[n:n+8], accA>>(-haveA&63))
@@ -256,9 +345,10 @@ func (h *huffman) code(a, b []byte) (n, m int) {
 		n, m = n+int(haveA>>3&7), m+int(haveB>>3&7)
 		haveA, haveB = haveA&7, haveB&7
 	}
-	rest := func(dst, src []byte, n int, acc, have uint64) int {
+	rest := func(dst, src []byte, n int, acc, have, class uint64) int {
 		for _, c := range src {
-			x := codes[c]
+			x := codes[(uint64(c)<<classBits|class)&codesMask]
+			class = uint64(c) >> (8 - classBits)
 			acc, have = acc>>(x&63)|x, have+x&63
 			binary.LittleEndian.PutUint64(dst[n:n+8], acc>>(-have&63))
 			n += int(have >> 3)
@@ -269,7 +359,7 @@ func (h *huffman) code(a, b []byte) (n, m int) {
 		}
 		return n
 	}
-	return rest(dstA, a[i:], n, accA, haveA), rest(dstB, b[i:], m, accB, haveB)
+	return rest(dstA, a[i:], n, accA, haveA, classA), rest(dstB, b[i:], m, accB, haveB, classB)
 }
 
 // read appends n bytes to dst, and returns what lies behind them in src.
@@ -299,10 +389,10 @@ func (h *huffman) readBlock(dst, src []byte, n int) (out, rest []byte, ok bool) 
 			dst[at+i] = src[0]
 		}
 		return dst, src[1:], true
-	case blockCoded:
+	case blockCoded, blockClassed:
 		at := len(dst)
 		dst = append(dst, blankBlock[:n]...)
-		rest, ok = h.decode(dst[at:], src)
+		rest, ok = h.decode(dst[at:], src, how)
 		return dst, rest, ok
 	}
 	return nil, nil, false
@@ -311,9 +401,18 @@ func (h *huffman) readBlock(dst, src []byte, n int) (out, rest []byte, ok bool) 
 var blankBlock [blockBytes]byte
 
 // decode reads a coded block into dst.
-func (h *huffman) decode(dst, src []byte) (rest []byte, ok bool) {
-	src, ok = h.readLengths(src)
-	if !ok || len(src) < 4 || !h.assign() {
+func (h *huffman) decode(dst, src []byte, how byte) (rest []byte, ok bool) {
+	codes := 1
+	if how == blockClassed {
+		codes = classes
+	}
+	for i := range codes {
+		if src, ok = readLengths(&h.lengths[i], src); !ok || !h.assign(i, codes) {
+			return nil, false
+		}
+		h.fill(i)
+	}
+	if len(src) < 4 {
 		return nil, false
 	}
 	n, m := int(binary.LittleEndian.Uint16(src)), int(binary.LittleEndian.Uint16(src[2:]))
@@ -321,16 +420,15 @@ func (h *huffman) decode(dst, src []byte) (rest []byte, ok bool) {
 	if n+m > len(src) || n > len(h.halves[0])-2*wordBytes || m > len(h.halves[1])-2*wordBytes {
 		return nil, false
 	}
-	h.fill()
 	// Behind them words are read.
 	copy(h.halves[0][copy(h.halves[0][:], src[:n]):], blankBlock[:2*wordBytes])
 	copy(h.halves[1][copy(h.halves[1][:], src[n:n+m]):], blankBlock[:2*wordBytes])
 	half := (len(dst) + 1) / 2
-	return src[n+m:], h.both(dst[:half], dst[half:], n, m)
+	return src[n+m:], h.both(dst[:half], dst[half:], n, m, uint64(codes-1)<<(16-classBits))
 }
 
 // readLengths is appendLengths' inverse.
-func (h *huffman) readLengths(src []byte) (rest []byte, ok bool) {
+func readLengths(lengths *[256]uint8, src []byte) (rest []byte, ok bool) {
 	at := 0 // in halves of bytes
 	take := func() uint8 {
 		if at/2 >= len(src) {
@@ -341,10 +439,10 @@ func (h *huffman) readLengths(src []byte) (rest []byte, ok bool) {
 		at++
 		return v
 	}
-	h.lengths = [256]uint8{}
+	*lengths = [256]uint8{}
 	for i := 0; i < 256; i++ {
 		l := take()
-		if h.lengths[i] = l; l == 0 {
+		if lengths[i] = l; l == 0 {
 			i += int(take())
 		}
 		if l > codeBits {
@@ -358,25 +456,32 @@ func (h *huffman) readLengths(src []byte) (rest []byte, ok bool) {
 	return src[n:], true
 }
 
-// fill fills the table from codes.
-func (h *huffman) fill() {
-	clear(h.table[:])
-	for s, l := range h.lengths {
+// fill fills a class's table from codes.
+func (h *huffman) fill(class int) {
+	table := h.table[class<<codeBits:][:1<<codeBits]
+	clear(table)
+	for s, l := range h.lengths[class] {
 		if l == 0 {
 			continue
 		}
-		for i := h.codes[s] >> (64 - l); i < 1<<codeBits; i += 1 << l {
-			h.table[i] = uint16(s)<<8 | uint16(l)
+		for i := h.codes[s<<classBits|class] >> (64 - l); i < 1<<codeBits; i += 1 << l {
+			table[i] = uint16(s)<<8 | uint16(l)
 		}
 	}
 }
 
-// both decodes both halves, of n and m bytes.
-func (h *huffman) both(a, b []byte, n, m int) bool {
-	const mask = 1<<codeBits - 1
+// both decodes both halves, of n and m bytes; class masks what of an entry tells the next table.
+func (h *huffman) both(a, b []byte, n, m int, class uint64) bool {
+	// The class in the entry before is moved down to where it says which of the tables it is.
+	const (
+		mask  = 1<<codeBits - 1
+		in    = classes<<codeBits - 1
+		shift = 16 - classBits - codeBits
+	)
 	table, srcA, srcB := &h.table, h.halves[0][:n+2*wordBytes], h.halves[1][:m+2*wordBytes]
 	var accA, accB uint64 // the lowest have bits are yet to be decoded
 	var haveA, haveB uint
+	var e, f uint16
 	i, p, q := 0, 0, 0
 	for ; i+4 <= len(b) && i+4 <= len(a); i += 4 {
 		if p > n+wordBytes || q > m+wordBytes {
@@ -387,20 +492,20 @@ func (h *huffman) both(a, b []byte, n, m int) bool {
 		p, q = p+int((63-haveA)>>3), q+int((63-haveB)>>3)
 		haveA, haveB = haveA|56, haveB|56
 		x, y := a[i:i+4:i+4], b[i:i+4:i+4]
-		e, f := table[accA&mask], table[accB&mask]
+		e, f = table[(uint64(e)&class>>shift|accA&mask)&in], table[(uint64(f)&class>>shift|accB&mask)&in]
 		accA, accB, haveA, haveB = accA>>(e&15), accB>>(f&15), haveA-uint(e&15), haveB-uint(f&15)
 		x[0], y[0] = byte(e>>8), byte(f>>8)
-		e, f = table[accA&mask], table[accB&mask]
+		e, f = table[(uint64(e)&class>>shift|accA&mask)&in], table[(uint64(f)&class>>shift|accB&mask)&in]
 		accA, accB, haveA, haveB = accA>>(e&15), accB>>(f&15), haveA-uint(e&15), haveB-uint(f&15)
 		x[1], y[1] = byte(e>>8), byte(f>>8)
-		e, f = table[accA&mask], table[accB&mask]
+		e, f = table[(uint64(e)&class>>shift|accA&mask)&in], table[(uint64(f)&class>>shift|accB&mask)&in]
 		accA, accB, haveA, haveB = accA>>(e&15), accB>>(f&15), haveA-uint(e&15), haveB-uint(f&15)
 		x[2], y[2] = byte(e>>8), byte(f>>8)
-		e, f = table[accA&mask], table[accB&mask]
+		e, f = table[(uint64(e)&class>>shift|accA&mask)&in], table[(uint64(f)&class>>shift|accB&mask)&in]
 		accA, accB, haveA, haveB = accA>>(e&15), accB>>(f&15), haveA-uint(e&15), haveB-uint(f&15)
 		x[3], y[3] = byte(e>>8), byte(f>>8)
 	}
-	rest := func(dst, src []byte, p, n int, acc uint64, have uint) bool {
+	rest := func(dst, src []byte, p, n int, acc uint64, have uint, e uint16) bool {
 		for i := range dst {
 			if p > n+wordBytes {
 				return false
@@ -408,12 +513,12 @@ func (h *huffman) both(a, b []byte, n, m int) bool {
 			acc |= binary.LittleEndian.Uint64(src[p:]) << (have & 63)
 			p += int((63 - have) >> 3)
 			have |= 56
-			e := table[acc&mask]
+			e = table[(uint64(e)&class>>shift|acc&mask)&in]
 			acc >>= e & 15
 			have -= uint(e & 15)
 			dst[i] = byte(e >> 8)
 		}
 		return p-int(have/8) <= n
 	}
-	return rest(a[i:], srcA, p, n, accA, haveA) && rest(b[i:], srcB, q, m, accB, haveB)
+	return rest(a[i:], srcA, p, n, accA, haveA, e) && rest(b[i:], srcB, q, m, accB, haveB, f)
 }

@@ -18,6 +18,9 @@ func TestHuffman(t *testing.T) {
 		for i := range src {
 			src[i] = byte(float64(symbols) * math.Pow(rnd.Float64(), skew))
 		}
+		if rapid.Bool().Draw(t, "dependent") {
+			depend(src)
+		}
 		coded := coder.append([]byte("head"), src)[4:]
 		got, rest, ok := decoder.read(nil, append(coded, "rest"...), len(src))
 		if !ok || !bytes.Equal(got, src) || string(rest) != "rest" {
@@ -48,6 +51,58 @@ func TestHuffmanIsShort(t *testing.T) {
 		}
 		if n := len(h.append(nil, src)); float64(n) > entropy*1.04+150 {
 			t.Errorf("skew %v: %d bytes, entropy %.0f", skew, n, entropy)
+		}
+	}
+}
+
+// depend makes bytes depend on those before.
+func depend(src []byte) {
+	for i := range src[min(1, len(src)):] {
+		if before := src[i]; before >= 64 {
+			src[i+1] = before&^63 | src[i+1]>>2
+		}
+	}
+}
+
+// classed is bytes of three classes, in runs.
+func classed(rnd *rand.Rand, n int) []byte {
+	src := make([]byte, n)
+	for i := range src {
+		src[i] = []byte{0, 'a', 0xc0}[i/32%3] + byte(rnd.IntN(8))
+	}
+	return src
+}
+
+// TestClassesAreShort holds codes by the byte before against one for all.
+func TestClassesAreShort(t *testing.T) {
+	var h huffman
+	rnd := rand.New(rand.NewPCG(2, 5))
+	for _, n := range []int{classLeast - 1, classLeast, 8 << 10, blockBytes} {
+		src := classed(rnd, n)
+		coded := h.append(nil, src)
+		divided := coded[0] == blockClassed
+		if want := n >= 8<<10; divided != want && n != classLeast { // there it is a matter of taste
+			t.Errorf("%d bytes: divided %t, want %t", n, divided, want)
+		}
+		if got := float64(len(coded)) / float64(n); n >= 8<<10 && got > 0.5 {
+			t.Errorf("%d bytes: %.3f of them", n, got)
+		}
+		got, rest, ok := h.read(nil, coded, n)
+		if !ok || len(rest) > 0 || !bytes.Equal(got, src) {
+			t.Errorf("%d bytes: %t, %d left, or others", n, ok, len(rest))
+		}
+		// What is cut off or has a fault must not be read beyond its end.
+		for range 200 {
+			bad := bytes.Clone(coded[:1+rnd.IntN(len(coded))])
+			bad[rnd.IntN(min(len(bad), 300))] ^= byte(1 << rnd.IntN(8))
+			if got, _, ok := h.read(nil, bad, n); ok && len(got) != n {
+				t.Errorf("%d bytes of %d", len(got), n)
+			}
+		}
+		// One code for all is as it was, after codes for classes.
+		same := bytes.Repeat([]byte("0123456789abcdef;"), 99)
+		if got, _, ok := h.read(nil, h.append(nil, same), len(same)); !ok || !bytes.Equal(got, same) {
+			t.Errorf("one code after %d bytes: %t, or others", n, ok)
 		}
 	}
 }

@@ -58,7 +58,8 @@ func TestMatcher(t *testing.T) {
 
 func FuzzMatcher(f *testing.F) {
 	var s matcher
-	for _, text := range []string{"a", "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
+	divided := string(classed(rand.New(rand.NewPCG(2, 5)), 4<<10))
+	for _, text := range []string{"a", divided, "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
 		f.Add(s.pack(nil, []byte(text)), len(text))
 	}
 	var p parts
