@@ -216,21 +216,37 @@ func (s *memorySource) encode(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !open {
-			err := enc.Drain()
-			if err == nil {
-				s.mirror, s.last = enc.Mirror(), enc.End()
-				close(s.toPack)
-				close(s.toSend)
+		if open {
+			enc.SetLevel(wan.Level(s.level.Load()))
+			if _, err := enc.Write(chunk); err != nil {
+				return err
 			}
-			return err
+			s.spare <- chunk
 		}
-		enc.SetLevel(wan.Level(s.level.Load()))
-		if _, err := enc.Write(chunk); err != nil {
-			return err
+		// A hypervisor that has said all closes its end when it likes, which may be after the move
+		// has been given up as done.
+		if whole := enc.Whole(); whole || !open {
+			if err := enc.Drain(); err != nil {
+				return err
+			}
+			s.mirror, s.last = enc.Mirror(), enc.End()
+			close(s.toPack)
+			close(s.toSend)
+			return s.nothingMore(ctx, open)
 		}
-		s.spare <- chunk
 	}
+}
+
+// nothingMore waits for the hypervisor to close its end, of a stream that is whole.
+func (s *memorySource) nothingMore(ctx context.Context, open bool) error {
+	if !open {
+		return nil
+	}
+	chunk, open, err := receive(ctx, s.chunks)
+	if err == nil && open {
+		err = fmt.Errorf("read memory from hypervisor: %d bytes behind its end", len(chunk))
+	}
+	return err
 }
 
 // next waits for more of the stream. Meanwhile nothing is kept back that the wire could
