@@ -225,7 +225,7 @@ func (s *memorySource) encode(ctx context.Context) error {
 		}
 		// A hypervisor that has said all closes its end when it likes, which may be after the move
 		// has been given up as done.
-		if whole := enc.Whole(); whole || !open {
+		if enc.Ended() || !open {
 			if err := enc.Drain(); err != nil {
 				return err
 			}

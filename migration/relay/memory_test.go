@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"heliotrope/migration/wan/ramstream/golden"
@@ -203,6 +204,25 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		if err == nil || os.IsTimeout(err) {
 			t.Errorf("the source can go on writing: %v", err)
 		}
+	})
+	t.Run("more comes behind the end", func(t *testing.T) {
+		p := newPKI(t)
+		addr := encodingDestination(t, p, mirrors, hypervisor(t, func(c *net.UnixConn) { io.Copy(io.Discard, c) }))
+		client := &Client{Addr: addr, TLS: p.config(t, "src")}
+		h := memory
+		h.Codec, _ = mirrors.offer("web", 1<<14)
+		conn, taken, err := client.offer(t.Context(), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		enc := wan.NewEncoder(taken.config(), new(wan.Batch), func(b *wan.Batch) (*wan.Batch, error) { return b, nil })
+		end, err := new(wan.Packer).Pack(nil, enc.End())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write(slices.Concat(end, end))
+		io.Copy(io.Discard, conn) // that it comes to an end is all
 	})
 	t.Run("a frame is wrong", func(t *testing.T) {
 		p := newPKI(t)

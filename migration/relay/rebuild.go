@@ -123,6 +123,8 @@ func (d *memoryDestination) receive(ctx context.Context) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("receive memory: %w", noEOF(err))
+		case d.says.all.Load() && len(f.body) == 0 || d.says.all.Load() && wan.StreamSize(&f.head) > 0:
+			return errors.New("receive memory: more of it, behind its end")
 		}
 		to, last := d.frames, false
 		if wan.StreamSize(&f.head) == 0 {

@@ -74,6 +74,9 @@ func (e *Encoder) Buffered() int { return e.batch.size }
 // Whole says whether all that was written so far is a stream that was understood, to its end.
 func (e *Encoder) Whole() bool { return e.parser.Whole() }
 
+// Ended says whether the stream has said that nothing more comes. Not all do.
+func (e *Encoder) Ended() bool { return e.parser.Ended() }
+
 // Lost is how often the stream was not understood.
 func (e *Encoder) Lost() int { return e.parser.Lost() }
 

@@ -32,6 +32,7 @@ type Parser struct {
 
 	ram     uint32 // the section's number
 	hasRAM  bool
+	told    bool   // the description's head, behind which nothing comes but the description
 	blocks  uint64 // bytes of RAM whose blocks are still to be listed
 	address bool   // entries of the list have an address (x-ignore-shared)
 
@@ -50,6 +51,10 @@ func (p *Parser) Lost() int { return p.lost }
 func (p *Parser) Whole() bool {
 	return p.lost == 0 && p.hasRAM && p.skip == 0 && p.held() == 0 && (p.state == passing || p.state == atEnd)
 }
+
+// Ended says whether all has come: the description too, which is the last that a hypervisor sends. It
+// may never be said of a stream that is whole, since not all have one.
+func (p *Parser) Ended() bool { return p.told && p.skip == 0 && p.held() == 0 }
 
 func (p *Parser) held() int {
 	if p.taken {

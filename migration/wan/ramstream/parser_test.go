@@ -44,6 +44,9 @@ func rebuild(p *Parser, stream []byte, cut func(left int) int, each func(Token))
 			in = rest
 		}
 		left = left[n:]
+		if p.Ended() && len(left) > 0 {
+			return fmt.Errorf("%d bytes before its end it is said to have ended", len(left))
+		}
 		if held := len(stream) - len(left) - len(out); held != p.held() || held > 2<<maxPageBits {
 			return fmt.Errorf("held back: got %d, want %d", held, p.held())
 		}
@@ -83,7 +86,7 @@ func TestCaptures(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !p.Whole() {
+			if !p.Whole() || !p.Ended() {
 				t.Errorf("not parsed to its end: lost %d times, state %d", p.Lost(), p.state)
 			}
 			if pages != want.pages || zeros != want.zeros || spelled == 0 {

@@ -212,6 +212,6 @@ func (p *Parser) description(b []byte) int {
 	if len(b) < 5 {
 		return 5
 	}
-	p.skip, p.state = uint64(binary.BigEndian.Uint32(b[1:])), passing
+	p.skip, p.state, p.told = uint64(binary.BigEndian.Uint32(b[1:])), passing, true
 	return 5
 }
