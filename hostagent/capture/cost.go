@@ -312,8 +312,8 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	return got, ctx.Err()
 }
 
-// pin keeps the calling goroutine on the nth processor, until it ends. A sender and a receiver that
-// share a processor now and then, as it pleases the scheduler, differ by a third from run to run.
+// pin keeps the calling goroutine on the nth processor, until it ends: whether a sender and a
+// receiver share one is then not the scheduler's to say. Rounds still differ by a tenth.
 func pin(nth int) {
 	runtime.LockOSThread() // and the thread ends with the goroutine
 	var allowed, one unix.CPUSet
