@@ -2,14 +2,17 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"heliotrope"
 	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/wan"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func newSite(t *testing.T, dir string) *kept.Site {
@@ -76,6 +79,29 @@ func TestMemoryComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	move(here, other) // goes without
+}
+
+// TestPagesAreKeptBeforeTheHypervisorCloses: the move may be over by the time it does, and its
+// streams with it.
+func TestPagesAreKeptBeforeTheHypervisorCloses(t *testing.T) {
+	p := newPKI(t)
+	from, to := newSite(t, t.TempDir()), newSite(t, t.TempDir())
+	addr := encodingDestination(t, p, &Encoding{MirrorPages: 1 << 14, Site: to}, hypervisor(t, func(c *net.UnixConn) { io.Copy(io.Discard, c) }))
+	client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: &Encoding{MirrorPages: 1 << 14, Least: wan.Fast, Site: from}}
+	_, connect := source(t, client, memory)
+	if _, err := connect().Write(qemuStream(t)); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, s := range map[string]*kept.Site{"source": from, "destination": to} {
+		if err := s.Next(soon); err != nil {
+			t.Fatalf("the %s keeps nothing: %v", name, err)
+		}
+	}
+	if sum := from.Sum("web", 1<<14); sum == "" || sum != to.Sum("web", 1<<14) {
+		t.Errorf("the source has kept %q, the destination %q", sum, to.Sum("web", 1<<14))
+	}
 }
 
 // TestPagesThatRotted: a page of another VM has changed on the destination's disk since its
