@@ -43,7 +43,7 @@ func (m *model) billed(move *Move, v, from, to int, r reason) {
 	takes := seconds(move.Seconds)
 	begin := x.until.Add(-takes - billing.Spare(takes, x.period))
 	running := r.gain.Total() - r.gain.Moves
-	if begin.After(m.s.At) && !m.mustLeave(v) && running < m.standing(v, m.site[from]).Compute {
+	if begin.After(m.s.At) && !m.mustLeave(v) && m.unlicensed(m.home, v, from) == "" && running < m.standing(v, m.site[from]).Compute {
 		move.Better = begin
 	}
 }

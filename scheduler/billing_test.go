@@ -36,6 +36,10 @@ func TestPaidHours(t *testing.T) {
 		{"by the week", func(s *Snapshot) {
 			s.Sites[0].BillingSeconds, s.Flows, s.VMs[0].PaidSince = 7*24*3600, nil, noon.Add(-24*time.Hour)
 		}, noon.Add(6 * 24 * time.Hour), 30 * time.Second, "its time of 168h at dear is paid until 2026-05-10 12:00 UTC"},
+		{"unlicensed", func(s *Snapshot) {
+			s.Flows, s.VMs[0].Licences = nil, map[heliotrope.LicenceID]int{"oracle": 1}
+			s.Sites[1].Licences = map[heliotrope.LicenceID]int{"oracle": 1}
+		}, noon.Add(time.Hour), 0, "its hour"},
 		{"drained", func(s *Snapshot) { s.Flows, s.Hosts[0].Drained, s.Hosts[1].Drained = nil, true, true }, noon.Add(time.Hour), 0, "its hour"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
