@@ -221,7 +221,7 @@ func (s *Share) Get(from heliotrope.HostID, name uint64, room int) *Getting {
 	return g
 }
 
-// GotAll ends a stream. What it carriedPage stays for the others; with the last of them all pages
+// GotAll ends a stream. What it carried stays for the others; with the last of them all pages
 // that were given to them are free again.
 func (s *Share) GotAll(from heliotrope.HostID, g *Getting) (free int) {
 	if g == nil {
