@@ -55,7 +55,8 @@ type diskStream struct {
 	cookie  uint64
 	bytes   int // of data, in queue and sent
 	window  int
-	synced  bool // every change that was sent is covered by a flush that was, or by FUA
+	changes uint64 // sent so far, but for those with FUA
+	durable uint64 // of them, that flushes which succeeded have covered
 	err     error
 }
 
@@ -272,12 +273,12 @@ func (d *diskStream) next() (*nbdRequest, uint64, error) {
 		r.flags |= nbdFlagFUA
 	}
 	switch {
-	case r.kind == nbdFlush && d.synced:
+	case r.kind == nbdFlush && d.durable == d.changes:
 		return r, 0, nil
 	case r.kind == nbdFlush:
-		d.synced = true
-	case r.changes():
-		d.synced = d.synced && r.flags&nbdFlagFUA != 0
+		r.covers = d.changes
+	case r.changes() && r.flags&nbdFlagFUA == 0:
+		d.changes++
 	}
 	d.cookie++
 	if r.kind != nbdDisconnect { // which has no answer
@@ -318,17 +319,18 @@ func (d *diskStream) receive() error {
 			return errors.New("read NBD reply: to no request")
 		case r.answered && reply.failed:
 			return fmt.Errorf("the destination could not write %d bytes at %d to its disk", r.length, r.offset)
-		case r.answered:
+		}
+		r.failed = r.failed || reply.failed // the last chunk may only say that it is the last
+		if reply.done {
+			d.done(reply.cookie(), r) // before the client hears of it: its next request may come at once
+		}
+		if r.answered {
 			_, err = io.CopyN(io.Discard, d.remote, int64(reply.payload))
-		default:
+		} else {
 			err = d.passReply(reply, r)
 		}
 		if err != nil {
 			return fmt.Errorf("read NBD reply: %w", noEOF(err))
-		}
-		r.failed = r.failed || reply.failed // the last chunk may only say that it is the last
-		if reply.done {
-			d.done(reply.cookie(), r)
 		}
 	}
 }
@@ -362,7 +364,10 @@ func (d *diskStream) done(cookie uint64, r *nbdRequest) {
 	if r.answered {
 		d.count.owed.Add(-1)
 	} else if r.kind == nbdFlush {
-		d.window, d.synced = diskWindowEnd, d.synced && !r.failed
+		d.window = diskWindowEnd
+		if !r.failed {
+			d.durable = max(d.durable, r.covers)
+		}
 	}
 	d.changed.Broadcast()
 }

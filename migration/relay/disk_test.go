@@ -334,6 +334,44 @@ func TestFlushAgainAfterFailure(t *testing.T) {
 	}
 }
 
+// Nor is one that comes while the first, which will fail, is on its way.
+func TestFlushBesideFailure(t *testing.T) {
+	s := newDiskServer(1, true)
+	flushes := 0
+	s.fails = func(r *nbdRequest) bool {
+		if r.kind == nbdFlush {
+			flushes++
+		}
+		return r.kind == nbdFlush && flushes == 1
+	}
+	client, _, wait := carried(t, s)
+	if err := client.greet(); err != nil {
+		t.Fatal(err)
+	}
+	var requests bytes.Buffer
+	for i, r := range []nbdRequest{{kind: nbdWrite, length: 512, data: make([]byte, 512)}, {kind: nbdFlush}, {kind: nbdFlush}} {
+		if err := r.write(&requests, uint64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.conn.Write(requests.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	for range 3 {
+		reply, err := readReply(client.conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.failed {
+			failed++
+		}
+	}
+	if err := wait(); err != nil || flushes != 2 || failed != 1 {
+		t.Errorf("%d flushes arrived, %d failed, %v", flushes, failed, err)
+	}
+}
+
 // A destination that hangs up with writes unconfirmed is no good end.
 func TestDiskHangsUp(t *testing.T) {
 	hypervisor, local := unixPair(t)

@@ -50,8 +50,9 @@ type nbdRequest struct {
 	offset      uint64 // bytes
 	length      uint32 // bytes
 	data        []byte
-	answered    bool // the client has been told that it is done
-	failed      bool // a chunk of the server's reply says so
+	answered    bool   // the client has been told that it is done
+	failed      bool   // a chunk of the server's reply says so
+	covers      uint64 // of a flush: how many of the stream's changes were sent before it
 }
 
 // changes says whether the request changes the disk.
