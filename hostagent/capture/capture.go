@@ -8,9 +8,11 @@
 // ring.
 //
 // Where that takes more than the budget, the packets are counted in the kernel, by a TCX
-// program on both hooks of each device, and the rings only get TCP's SYNs, which tell who
-// serves and how far it is; they count all, whatever sampling is ordered. Where the kernel
-// cannot do that, the rings get one of N packets, chosen by the kernel before it copies.
+// program on both hooks of each device, which also tells TCP's SYNs: they say who serves and
+// how far it is. Where all are too many, it counts one of N: who is not among them passes by
+// in the time of a die's throw, while a packet socket takes part in each packet's way whatever
+// its filter says. Where the kernel cannot do that, the rings get one of N packets, chosen by
+// the kernel before it copies.
 //
 // # What is counted where
 //
@@ -60,6 +62,7 @@ type Capture struct {
 	log  *slog.Logger
 
 	programs atomic.Int64 // nanoseconds that the kernel's programs ran, where it takes that down
+	guessed  atomic.Int64 // what bins say of that
 
 	mu     sync.Mutex
 	orders *traffic.Orders // that Run has not taken yet

@@ -63,7 +63,7 @@ func Cost(ctx context.Context, source traffic.Source, sampling uint32, pps int, 
 	if err != nil {
 		return res, err
 	}
-	ran, seq, start := c.programs.Load(), c.last(), time.Now()
+	ran, guessed, seq, start := c.programs.Load(), c.guessed.Load(), c.last(), time.Now()
 	if err := p.guest.inside(func() error {
 		_, err := Outwards.Flood(ctx, "eth0", pps, d)
 		return err
@@ -79,7 +79,9 @@ func Cost(ctx context.Context, source traffic.Source, sampling uint32, pps int, 
 	if err := res.add(ctx, c, seq); err != nil {
 		return res, err
 	}
-	res.CPU += time.Duration(c.programs.Load() - ran)
+	if ran = c.programs.Load() - ran; ran > 0 { // better than a guess
+		res.CPU += time.Duration(ran - (c.guessed.Load() - guessed))
+	}
 	res.PacketsPerCoreSecond = float64(res.Counted) / res.CPU.Seconds()
 	return res, nil
 }
@@ -181,8 +183,8 @@ func (p pair) received() (n uint64, err error) {
 // medians.
 type ThroughputResult struct {
 	Without, With float64 // bytes a second
-	Ratio         float64 // of rounds next to each other
-	PerCPU        float64 // the same of bytes for processor time, capture's included, which other load blurs less
+	Ratio         float64 // of transfers next to each other
+	PerCPU        float64 // the same of bytes for processor time, all of capture's included
 }
 
 // transferred is what one connection did.
@@ -191,33 +193,55 @@ type transferred struct {
 	perCPU float64 // bytes for a second of this process's processor time
 }
 
-// Throughput sends as much as TCP can from a guest to its host, in rounds with capture and
-// without in turn, each of transfers connections of d, after settle, in which the budget
-// finds out what it can afford. It needs root.
-func Throughput(ctx context.Context, source traffic.Source, rounds, transfers int, settle, d time.Duration) (res ThroughputResult, err error) {
-	p, err := newPair()
-	if err != nil {
-		return res, err
+// Throughput sends as much as TCP can from two guests to their host, by turns, each for d: one
+// with capture and one without, which change places after half of the turns. Before each half the
+// captured one sends for settle, in which the budget finds out what it can afford. Both ends of a
+// connection share a processor, so that its rate is what a byte costs, and not who waited for
+// whom: between two processors it differs by a third from connection to connection. It needs root.
+func Throughput(ctx context.Context, source traffic.Source, turns int, settle, d time.Duration) (res ThroughputResult, err error) {
+	var pairs [2]pair
+	for i := range pairs {
+		if pairs[i], err = newPair(); err != nil {
+			return res, err
+		}
+		defer pairs[i].close()
 	}
-	defer p.close()
 	var with, without []transferred
-	for i := range max(rounds, 1) * 2 {
-		captured := i%4 == 1 || i%4 == 2 // a drift of the machine favours neither
-		got, err := p.round(ctx, captured, source, transfers, settle, d)
+	for half := range 2 {
+		w, wo, err := turn(ctx, pairs[half], pairs[1-half], source, max(turns/2, 1), settle, d)
 		if err != nil {
 			return res, err
 		}
-		if captured {
-			with = append(with, got)
-		} else {
-			without = append(without, got)
-		}
+		with, without = append(with, w...), append(without, wo...)
 	}
 	res.Without = median(without, func(i int) float64 { return without[i].rate })
 	res.With = median(with, func(i int) float64 { return with[i].rate })
 	res.Ratio = median(with, func(i int) float64 { return with[i].rate / without[i].rate })
 	res.PerCPU = median(with, func(i int) float64 { return with[i].perCPU / without[i].perCPU })
 	return res, nil
+}
+
+// turn lets two pairs transfer by turns, of which one is captured.
+func turn(ctx context.Context, captured, other pair, source traffic.Source, turns int, settle, d time.Duration) (with, without []transferred, err error) {
+	_, stop, err := captured.count(ctx, source, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if _, err := captured.transfer(ctx, settle); err != nil {
+		return nil, nil, err
+	}
+	with, without = make([]transferred, turns), make([]transferred, turns)
+	for i := range 2 * turns {
+		p, to := captured, &with[i/2]
+		if i%4 == 1 || i%4 == 2 { // a drift of the machine favours neither
+			p, to = other, &without[i/2]
+		}
+		if *to, err = p.transfer(ctx, d); err != nil {
+			return nil, nil, err
+		}
+	}
+	return with, without, nil
 }
 
 func median(of []transferred, value func(int) float64) float64 {
@@ -228,30 +252,6 @@ func median(of []transferred, value func(int) float64) float64 {
 	slices.Sort(values)
 	n := len(values)
 	return (values[(n-1)/2] + values[n/2]) / 2
-}
-
-// round is the median of some transfers, all with capture or all without.
-func (p pair) round(ctx context.Context, captured bool, source traffic.Source, transfers int, settle, d time.Duration) (got transferred, err error) {
-	if captured {
-		_, stop, failed := p.count(ctx, source, 0)
-		if failed != nil {
-			return got, failed
-		}
-		defer func() { err = errors.Join(err, stop()) }()
-	}
-	if _, err := p.transfer(ctx, settle); err != nil {
-		return got, err
-	}
-	all := make([]transferred, max(transfers, 1))
-	for i := range all {
-		if all[i], err = p.transfer(ctx, d); err != nil {
-			return got, err
-		}
-	}
-	return transferred{
-		rate:   median(all, func(i int) float64 { return all[i].rate }),
-		perCPU: median(all, func(i int) float64 { return all[i].perCPU }),
-	}, nil
 }
 
 // transfer sends as much as it can over one TCP connection from guest to host.
@@ -286,7 +286,7 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	var total int
 	var both sync.WaitGroup
 	both.Go(func() {
-		pin(0)
+		pin()
 		block := make([]byte, 256<<10)
 		for {
 			if _, err := from.Write(block); err != nil {
@@ -296,7 +296,7 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 		from.Close()
 	})
 	both.Go(func() {
-		pin(1)
+		pin()
 		block := make([]byte, 256<<10)
 		for {
 			n, err := to.Read(block)
@@ -312,20 +312,15 @@ func (p pair) transfer(ctx context.Context, d time.Duration) (got transferred, e
 	return got, ctx.Err()
 }
 
-// pin keeps the calling goroutine on the nth processor, until it ends: whether a sender and a
-// receiver share one is then not the scheduler's to say. Rounds still differ by a tenth.
-func pin(nth int) {
+// pin keeps the calling goroutine on the first processor that it may use, until it ends.
+func pin() {
 	runtime.LockOSThread() // and the thread ends with the goroutine
 	var allowed, one unix.CPUSet
 	if unix.SchedGetaffinity(0, &allowed) != nil {
 		return
 	}
-	nth %= allowed.Count()
 	for cpu := range len(allowed) * bits.UintSize {
-		if !allowed.IsSet(cpu) {
-			continue
-		}
-		if nth--; nth < 0 {
+		if allowed.IsSet(cpu) {
 			one.Set(cpu)
 			_ = unix.SchedSetaffinity(0, &one) // the figures are noisier without
 			return

@@ -50,6 +50,7 @@ const (
 	vlanTag    = 4
 	ipv4Header = 20
 	ipv6Header = 40
+	tcpHeader  = 20
 
 	hopByHop    = 0
 	routing     = 43
@@ -170,14 +171,14 @@ func (h *header) decodePorts(b []byte, length int) {
 		return
 	}
 	h.srcPort, h.dstPort = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
-	if h.protocol != traffic.TCP || len(b) < 20 {
+	if h.protocol != traffic.TCP || len(b) < tcpHeader {
 		return
 	}
 	h.flags = b[13]
 	size := int(b[12]>>4) * 4
 	h.carries = length > size
-	if size >= 20 {
-		h.decodeOptions(b[20:max(20, min(size, len(b)))])
+	if size >= tcpHeader {
+		h.decodeOptions(b[tcpHeader:max(tcpHeader, min(size, len(b)))])
 	}
 }
 

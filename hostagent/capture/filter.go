@@ -31,32 +31,8 @@ func everyone(sampling uint32) []bpf.Instruction {
 	return append(filter, bpf.RetConstant{Val: snapLength})
 }
 
-// handshakes lets only SYN and SYN-ACK pass, of packets without a tag inside the frame and
-// without extension headers.
-func handshakes() []bpf.Instruction {
-	const flags, dropAt = 13, 17
-	skip := func(at int) uint8 { return uint8(dropAt - at - 1) }
-	return []bpf.Instruction{
-		0:  bpf.LoadExtension{Num: bpf.ExtMark},
-		1:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: traffic.InjectMark, SkipTrue: skip(1)},
-		2:  bpf.LoadExtension{Num: bpf.ExtProto},
-		3:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: etherIPv6, SkipTrue: 7},
-		4:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherIPv4, SkipTrue: skip(4)},
-		5:  bpf.LoadAbsolute{Off: ethernet + 9, Size: 1},
-		6:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: traffic.TCP, SkipTrue: skip(6)},
-		7:  bpf.LoadAbsolute{Off: ethernet + 6, Size: 2},
-		8:  bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: skip(8)},
-		9:  bpf.LoadMemShift{Off: ethernet},
-		10: bpf.Jump{Skip: 3},
-		11: bpf.LoadAbsolute{Off: ethernet + 6, Size: 1},
-		12: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: traffic.TCP, SkipTrue: skip(12)},
-		13: bpf.LoadConstant{Dst: bpf.RegX, Val: ipv6Header},
-		14: bpf.LoadIndirect{Off: ethernet + flags, Size: 1},
-		15: bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: syn, SkipFalse: 1},
-		16: bpf.RetConstant{Val: snapLength},
-		17: bpf.RetConstant{},
-	}
-}
+// nobody lets no packet pass.
+func nobody() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{}} }
 
 // attachFilter puts filter in place of the socket's own.
 func attachFilter(fd int, filter []bpf.Instruction) error {

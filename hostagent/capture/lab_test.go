@@ -255,25 +255,29 @@ func TestPunctual(t *testing.T) {
 
 // One of 64 packets tells of all of them, and how sure that is.
 func TestSampled(t *testing.T) {
-	s := newSite(t, "h1")
-	a, b := s.plug(t, 1), s.plug(t, 2)
-	c := s.watch(t, orders(traffic.SourcePackets, 64, a, b))
-	seq := c.now(t)
-	const n, small, large = 60_000, 100, 1400
-	a.datagrams(t, netip.AddrPortFrom(b.v4, 4000), n, small)
-	a.datagrams(t, netip.AddrPortFrom(b.v4, 4000), n, large)
-	sum := c.sum(t, seq)
-	got := sum.counts[traffic.Key{Src: traffic.VM("vm1"), Dst: traffic.VM("vm2"), Service: traffic.Service{Protocol: traffic.UDP, Port: 4000}}]
-	const want = n * (small + large + 2*28)
-	sigma := math.Sqrt(sum.variance)
-	if off := math.Abs(float64(got.Bytes) - want); off > 4*sigma || got.Bytes == want {
-		t.Errorf("got %d bytes, want %d within 4 times %.0f", got.Bytes, want, sigma)
-	}
-	if exact := want * math.Sqrt(63./n/2); sigma < exact/2 || sigma > exact*2 {
-		t.Errorf("standard deviation: got %.0f, want about %.0f", sigma, exact)
-	}
-	if off := math.Abs(float64(got.Packets) - 2*n); uint64(got.Samples)*64 != got.Packets || off > 4*math.Sqrt(63*2*n) {
-		t.Errorf("got %+v", got)
+	for _, source := range bothSources {
+		t.Run(string(source), func(t *testing.T) {
+			s := newSite(t, "h1")
+			a, b := s.plug(t, 1), s.plug(t, 2)
+			c := s.watch(t, orders(source, 64, a, b))
+			seq := c.now(t)
+			const n, small, large = 60_000, 100, 1400
+			a.datagrams(t, netip.AddrPortFrom(b.v4, 4000), n, small)
+			a.datagrams(t, netip.AddrPortFrom(b.v4, 4000), n, large)
+			sum := c.sum(t, seq)
+			got := sum.counts[traffic.Key{Src: traffic.VM("vm1"), Dst: traffic.VM("vm2"), Service: traffic.Service{Protocol: traffic.UDP, Port: 4000}}]
+			const want = n * (small + large + 2*28)
+			sigma := math.Sqrt(sum.variance)
+			if off := math.Abs(float64(got.Bytes) - want); off > 4*sigma || got.Bytes == want {
+				t.Errorf("got %d bytes, want %d within 4 times %.0f", got.Bytes, want, sigma)
+			}
+			if exact := want * math.Sqrt(63./n/2); sigma < exact/2 || sigma > exact*2 {
+				t.Errorf("standard deviation: got %.0f, want about %.0f", sigma, exact)
+			}
+			if off := math.Abs(float64(got.Packets) - 2*n); uint64(got.Samples)*64 != got.Packets || off > 4*math.Sqrt(63*2*n) {
+				t.Errorf("got %+v", got)
+			}
+		})
 	}
 }
 
@@ -457,8 +461,11 @@ func TestBudget(t *testing.T) {
 					t.Errorf("bin %d took %s of a budget of %g s", i, b.CPU, budget)
 				}
 			}
-			last := bins[len(bins)-1]
-			if last.Source != traffic.SourcePackets || last.Sampling == 1 { // the kernel's counting takes too much as well
+			want := source
+			if want == "" {
+				want = traffic.SourceEBPF
+			}
+			if last := bins[len(bins)-1]; last.Source != want || last.Sampling == 1 { // counting all takes too much in the kernel as well
 				t.Errorf("the last: %s, 1 of %d", last.Source, last.Sampling)
 			}
 		})
@@ -477,7 +484,7 @@ func TestCost(t *testing.T) {
 			t.Errorf("%s: got %+v", source, r)
 		}
 	}
-	r, err := Throughput(t.Context(), "", 1, 1, time.Second/4, time.Second/2)
+	r, err := Throughput(t.Context(), "", 2, time.Second/4, time.Second/4)
 	if err != nil || r.Ratio <= 0 || r.PerCPU <= 0 || r.With <= 0 || r.Without <= 0 {
 		t.Errorf("throughput: got %+v, %v", r, err)
 	}

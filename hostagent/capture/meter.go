@@ -138,23 +138,25 @@ func (m *meter) packet(p *port, h *header, direction int, at int64, weight uint3
 	}
 }
 
-// many counts what the kernel has of one flow and direction in a second.
-func (m *meter) many(p *port, h *header, direction int, at int64, packets, bytes uint64) {
+// many counts what the kernel has of one flow and direction in a second, of each weight
+// packets one.
+func (m *meter) many(p *port, h *header, direction int, at int64, n kernelValue, weight uint32) {
 	t := m.at(at)
-	t.passed += packets
+	t.passed += uint64(weight) * n.Packets
+	t.sampling = max(t.sampling, weight)
 	c := m.connection(t, p, h, direction, at)
 	where := m.place(t, p, c, direction)
-	t.addMany(where, packets, bytes)
+	t.addMany(where, n, weight)
 	m.begun(t, c, direction, where)
 }
 
-// handshake takes in a SYN or SYN-ACK that the kernel counts. The ACK after it is not
-// seen, so a SYN-ACK has no round trip.
-func (m *meter) handshake(p *port, h *header, direction int, at int64) {
+// handshake takes in a SYN or SYN-ACK that the kernel counts for weight packets. The ACK
+// after it is not seen, so a SYN-ACK has no round trip.
+func (m *meter) handshake(p *port, h *header, direction int, at int64, weight uint32) {
 	t := m.at(at)
 	t.looked++
 	c := m.connection(t, p, h, direction, at)
-	if direction == toVM || h.flags&ack == 0 {
+	if weight == 1 && (direction == toVM || h.flags&ack == 0) { // an answer may not be among the sampled
 		m.roundTrip(t, p, c, h, direction, at)
 	}
 }

@@ -265,28 +265,33 @@ func TestGovernor(t *testing.T) {
 		want   mode
 	}{
 		{"begins with packets", traffic.Orders{}, true, nil, mode{traffic.SourcePackets, 1}},
-		{"over budget: the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 45_000)}, mode{traffic.SourceEBPF, 1}},
-		{"stays while packets would take as much", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 45_000), bins(100, light, 45_000)}, mode{traffic.SourceEBPF, 1}},
-		{"goes back when they would not", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 45_000), bins(calmBins, light, 9_000)}, mode{traffic.SourcePackets, 1}},
-		{"over budget in the kernel: one of 16", traffic.Orders{}, true, []func(*governor){bins(2, heavy, 45_000)}, mode{traffic.SourcePackets, 16}},
-		{"and no more of the kernel", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 45_000)}, mode{traffic.SourcePackets, 32}},
-		{"too many for the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 200_000)}, mode{traffic.SourcePackets, 2}},
-		{"fewer, and the kernel may", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 45_000), bins(1, heavy, 18_000)}, mode{traffic.SourceEBPF, 1}},
+		{"over budget: the kernel", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 35_000)}, mode{traffic.SourceEBPF, 1}},
+		{"stays while packets would take as much", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 35_000), bins(100, light, 35_000)}, mode{traffic.SourceEBPF, 1}},
+		{"goes back when they would not", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 35_000), bins(calmBins, light, 7_000)}, mode{traffic.SourcePackets, 1}},
+		{"over budget in the kernel: one of 2", traffic.Orders{}, true, []func(*governor){bins(2, heavy, 35_000)}, mode{traffic.SourceEBPF, 2}},
+		{"and of 4", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 35_000)}, mode{traffic.SourceEBPF, 4}},
+		{"too many for the kernel: one of 32 at once", traffic.Orders{}, true, []func(*governor){bins(1, heavy, 90_000)}, mode{traffic.SourceEBPF, 32}},
+		{"far too many: dice alone take more", traffic.Orders{}, true, []func(*governor){bins(9, heavy, 1_000_000)}, mode{traffic.SourceEBPF, 64}},
+		{"fewer, and half of that", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 35_000), bins(calmBins, light, 18_000)}, mode{traffic.SourceEBPF, 2}},
+		{"and at last packets", traffic.Orders{}, true, []func(*governor){bins(3, heavy, 35_000), bins(3*calmBins, light, 9)}, mode{traffic.SourcePackets, 1}},
+		{"sampling is ordered, and takes too much", traffic.Orders{Sampling: 10}, true, []func(*governor){bins(9, heavy, 200_000)}, mode{traffic.SourceEBPF, 10}},
 		{"no kernel: sampling", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000)}, mode{traffic.SourcePackets, 8}},
 		{"sampling has an end", traffic.Orders{}, false, []func(*governor){bins(30, heavy, 200_000)}, mode{traffic.SourcePackets, mostSampling}},
 		{"between third and whole nothing changes", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000), bins(100, fair, 200_000)}, mode{traffic.SourcePackets, 8}},
 		{"29 calm bins are not enough", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000), bins(29, light, 9), bins(1, fair, 9), bins(29, light, 9)}, mode{traffic.SourcePackets, 8}},
 		{"half after 30", traffic.Orders{}, false, []func(*governor){bins(3, heavy, 200_000), bins(31, light, 9)}, mode{traffic.SourcePackets, 4}},
-		{"sampling is ordered", traffic.Orders{Sampling: 10}, true, []func(*governor){bins(9, heavy, 200_000)}, mode{traffic.SourcePackets, 10}},
+		{"sampling is ordered", traffic.Orders{Sampling: 10}, false, []func(*governor){bins(9, heavy, 200_000)}, mode{traffic.SourcePackets, 10}},
 		{"all is ordered", traffic.Orders{Sampling: 1, Source: traffic.SourcePackets}, true, []func(*governor){bins(9, heavy, 200_000)}, mode{traffic.SourcePackets, 1}},
 		{"packets are ordered", traffic.Orders{Source: traffic.SourcePackets}, true, []func(*governor){bins(1, heavy, 200_000)}, mode{traffic.SourcePackets, 2}},
 		{"the kernel is ordered", traffic.Orders{Source: traffic.SourceEBPF}, true, []func(*governor){bins(100, light, 9)}, mode{traffic.SourceEBPF, 1}},
 		{"and cannot", traffic.Orders{Source: traffic.SourceEBPF}, true, []func(*governor){(*governor).refuse, bins(1, heavy, 200_000)}, mode{traffic.SourcePackets, 2}},
 		{"within a bin", traffic.Orders{}, false, []func(*governor){func(g *governor) { g.overrun(2*heavy, time.Second/2) }}, mode{traffic.SourcePackets, 8}},
 		{"within its allowance", traffic.Orders{}, false, []func(*governor){func(g *governor) { g.overrun(heavy, time.Second/2) }}, mode{traffic.SourcePackets, 1}},
+		{"more than is ordered", traffic.Orders{Source: traffic.SourceEBPF}, true, []func(*governor){bins(2, heavy, 200_000)}, mode{traffic.SourceEBPF, 4}},
+		{"all in the kernel is ordered", traffic.Orders{Source: traffic.SourceEBPF, Sampling: 1}, true, []func(*governor){bins(2, heavy, 200_000)}, mode{traffic.SourceEBPF, 1}},
 		{"the same orders again", traffic.Orders{}, false, []func(*governor){bins(2, heavy, 9), func(g *governor) { g.order(traffic.Orders{MaxKeys: 9}) }}, mode{traffic.SourcePackets, 4}},
 	} {
-		g := governor{kernel: c.kernel}
+		g := governor{kernel: c.kernel, dice: 100 * time.Nanosecond}
 		g.order(c.orders)
 		for _, f := range c.then {
 			f(&g)

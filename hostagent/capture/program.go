@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"math"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 
@@ -23,18 +25,34 @@ const (
 	keyDstPort  = 38
 	keyProtocol = 40
 	keyToVM     = 41
-	keySize     = 44
+	keySampling = 44
+	keySize     = 48
+)
+
+// Offsets in kernelValue, and in kernelSYN behind its key.
+const (
+	valuePackets = 0
+	valueBytes   = 8
+	valueSquares = 16
+	valueSize    = 24
+
+	synAt    = keySize
+	synFlags = synAt + 8
+	synSize  = synFlags + 8
 )
 
 // The program's stack, from its top.
 const (
-	scratch = -8           // what is loaded next, or an index
-	parity  = scratch - 8  // of the second
-	size    = parity - 8   // of the IPv4 header
-	end     = size - 8     // offset of the packet's
-	value   = end - 16     // of a new flow
-	key     = value - 48   // kernelKey
-	ip      = key - 40 - 8 // IP header; its addresses are aligned
+	scratch = -8          // what is loaded next, or an index
+	parity  = scratch - 8 // of the second
+	size    = parity - 8  // of the IPv4 header
+	end     = size - 8    // offset of the packet's
+	passed  = end - 8     // when it did, by the monotonic clock
+	flags   = passed - 8  // of TCP
+	value   = flags - valueSize
+	key     = value - keySize // kernelKey
+	ip      = key - 40 - 8    // IP header; its addresses are aligned
+	ports   = ip - 16         // the first bytes of TCP's header
 )
 
 const tcxNext = -1 // let the device's other programs see the packet (TCX_NEXT)
@@ -48,8 +66,8 @@ const (
 )
 
 // count is the program that counts a device's packets in one direction. It reads what
-// header.decode reads, short of TCP's own header, into the map of the wall clock's second.
-func (k *kernel) count(direction int) asm.Instructions {
+// header.decode reads, short of TCP's options, into the map of the wall clock's second.
+func (k *kernel) count(direction int, sampling uint32) asm.Instructions {
 	var p asm.Instructions
 	add := func(i ...asm.Instruction) { p = append(p, i...) }
 	load := func(offset int32, to, n int16, failed string) {
@@ -69,7 +87,14 @@ func (k *kernel) count(direction int) asm.Instructions {
 		asm.LoadMem(asm.R0, skb, skbMark, asm.Word),
 		asm.JEq.Imm(asm.R0, traffic.InjectMark, "out"),
 	)
-	k.second(add)
+	if sampling > 1 {
+		add(
+			asm.FnGetPrandomU32.Call(),
+			asm.LoadImm(asm.R1, int64(math.MaxUint32/sampling), asm.DWord),
+			asm.JGT.Reg(asm.R0, asm.R1, "out"),
+		)
+	}
+	k.second(add, sampling)
 	add(asm.Mov.Imm(at, ethernet-2))
 	for _, next := range []string{"tag1", "tag2", "tag3"} { // at is that of the EtherType
 		load(0, scratch, 2, "unreadable")
@@ -92,10 +117,19 @@ func (k *kernel) count(direction int) asm.Instructions {
 	readIPv6(add, load, label)
 	label("ports")
 	add(asm.JEq.Imm(protocol, traffic.ICMPv6, "icmp"))
-	for _, with := range []int32{traffic.TCP, traffic.UDP, traffic.SCTP} {
-		add(asm.JEq.Imm(protocol, with, "has ports"))
-	}
-	add(asm.Ja.Label("count"))
+	add(
+		asm.JEq.Imm(protocol, traffic.UDP, "has ports"),
+		asm.JEq.Imm(protocol, traffic.SCTP, "has ports"),
+		asm.JNE.Imm(protocol, traffic.TCP, "count"),
+		asm.LoadMem(asm.R1, asm.RFP, end, asm.DWord), asm.Sub.Imm(asm.R1, tcpHeader),
+		asm.JGT.Reg(at, asm.R1, "has ports"),
+	)
+	load(0, ports, 14, "count")
+	add(
+		asm.LoadMem(asm.R0, asm.RFP, ports, asm.Word), asm.StoreMem(asm.RFP, key+keySrcPort, asm.R0, asm.Word),
+		asm.LoadMem(asm.R0, asm.RFP, ports+13, asm.Byte), asm.StoreMem(asm.RFP, flags, asm.R0, asm.DWord),
+		asm.Ja.Label("count"),
+	)
 	label("icmp")
 	load(0, scratch, 1, "count")
 	add(
@@ -128,24 +162,26 @@ func (k *kernel) count(direction int) asm.Instructions {
 }
 
 // second finds out which of the two maps is the wall clock's: even seconds have the first.
-func (k *kernel) second(add func(...asm.Instruction)) {
+func (k *kernel) second(add func(...asm.Instruction), sampling uint32) {
 	add(
 		asm.FnKtimeGetNs.Call(),
-		asm.Mov.Reg(at, asm.R0),
+		asm.StoreMem(asm.RFP, passed, asm.R0, asm.DWord),
 		asm.StoreImm(asm.RFP, scratch, 0, asm.Word),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, scratch),
 		asm.LoadMapPtr(asm.R1, k.clock.FD()),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"),
 		asm.LoadMem(asm.R0, asm.R0, 0, asm.DWord),
-		asm.Add.Reg(asm.R0, at),
+		asm.LoadMem(asm.R1, asm.RFP, passed, asm.DWord), asm.Add.Reg(asm.R0, asm.R1),
 		asm.Div.Imm(asm.R0, 1e9),
 		asm.And.Imm(asm.R0, 1),
 		asm.StoreMem(asm.RFP, parity, asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0), asm.StoreMem(asm.RFP, flags, asm.R1, asm.DWord),
 	)
-	for at := int16(0); at < keySize; at += 4 {
+	for at := int16(0); at < keySampling; at += 4 {
 		add(asm.StoreImm(asm.RFP, key+at, 0, asm.Word))
 	}
+	add(asm.StoreImm(asm.RFP, key+keySampling, int64(sampling), asm.Word))
 }
 
 // readLength sees to it that length is no more than was on the wire.
@@ -244,10 +280,13 @@ func (k *kernel) addTotal(add func(...asm.Instruction)) {
 
 // addTo adds a packet to the value at R0.
 func addTo(add func(...asm.Instruction)) {
-	add(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, 8, asm.DWord), asm.Add.Reg(asm.R1, length), asm.StoreMem(asm.R0, 8, asm.R1, asm.DWord),
-	)
+	plus := func(offset int16, by asm.Instruction) {
+		add(asm.LoadMem(asm.R1, asm.R0, offset, asm.DWord), by, asm.StoreMem(asm.R0, offset, asm.R1, asm.DWord))
+	}
+	plus(valuePackets, asm.Add.Imm(asm.R1, 1))
+	plus(valueBytes, asm.Add.Reg(asm.R1, length))
+	add(asm.Mov.Reg(asm.R2, length), asm.Mul.Reg(asm.R2, length))
+	plus(valueSquares, asm.Add.Reg(asm.R1, asm.R2))
 }
 
 // store counts the packet in its flow.
@@ -265,22 +304,46 @@ func (k *kernel) store(add func(...asm.Instruction), direction int) {
 		asm.StoreMem(asm.RFP, key+keyProtocol, protocol, asm.Byte),
 		asm.StoreImm(asm.RFP, key+keyToVM, int64(direction), asm.Byte),
 		asm.LoadMem(asm.R0, skb, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, key+keyIndex, asm.R0, asm.Word),
-		asm.LoadMem(asm.R1, asm.RFP, parity, asm.DWord), asm.LSh.Imm(asm.R1, 1),
+		asm.LoadMem(asm.R1, asm.RFP, flags, asm.DWord), asm.And.Imm(asm.R1, syn), asm.JEq.Imm(asm.R1, 0, "no SYN"),
 	)
+	k.tell(add)
+	add(asm.LoadMem(asm.R1, asm.RFP, parity, asm.DWord).WithSymbol("no SYN"), asm.LSh.Imm(asm.R1, 1))
 	k.addTotal(add)
 	which("look up")
 	add(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, "new"))
 	addTo(add)
 	add(
 		asm.Ja.Label("out"),
-		asm.Mov.Imm(asm.R0, 1).WithSymbol("new"), asm.StoreMem(asm.RFP, value, asm.R0, asm.DWord),
-		asm.StoreMem(asm.RFP, value+8, length, asm.DWord),
+		asm.Mov.Reg(asm.R0, asm.RFP).WithSymbol("new"), asm.Add.Imm(asm.R0, value),
 	)
+	for at := int16(0); at < valueSize; at += 4 {
+		add(asm.StoreImm(asm.RFP, value+at, 0, asm.Word))
+	}
+	addTo(add)
 	which("insert")
 	add(
 		asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, value),
 		asm.Mov.Imm(asm.R4, int32(ebpf.UpdateAny)),
 		asm.FnMapUpdateElem.Call(),
 		asm.Ja.Label("out"),
+	)
+}
+
+// tell puts the packet, which is a SYN, into the ring. Where that is full it is not told: it is
+// counted all the same.
+func (k *kernel) tell(add func(...asm.Instruction)) {
+	add(
+		asm.LoadMapPtr(asm.R1, k.syns.FD()), asm.Mov.Imm(asm.R2, synSize), asm.Mov.Imm(asm.R3, 0),
+		asm.FnRingbufReserve.Call(),
+		asm.JEq.Imm(asm.R0, 0, "no SYN"),
+	)
+	for at := int16(0); at < keySize; at += 8 {
+		add(asm.LoadMem(asm.R1, asm.RFP, key+at, asm.DWord), asm.StoreMem(asm.R0, at, asm.R1, asm.DWord))
+	}
+	add(
+		asm.LoadMem(asm.R1, asm.RFP, passed, asm.DWord), asm.StoreMem(asm.R0, synAt, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R1, asm.RFP, flags, asm.DWord), asm.StoreMem(asm.R0, synFlags, asm.R1, asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.R0), asm.Mov.Imm(asm.R2, 0),
+		asm.FnRingbufSubmit.Call(),
 	)
 }

@@ -110,6 +110,7 @@ func (r *reader) turn() error {
 	for w := range r.all() {
 		packets += r.read(w)
 	}
+	packets += r.readHandshakes()
 	used := processorTime() - r.cpu - r.setup
 	if r.counting {
 		used += time.Duration(r.meter.tallies[0].looked) * ringPacket
@@ -199,7 +200,18 @@ func (r *reader) tryEnter(m mode) (err error) {
 	if r.governor.mayUseKernel() && r.kernel == nil && len(r.watched) > 0 {
 		// Before it is needed: that takes a while, in which the rings would overflow.
 		start := processorTime()
-		r.kernel, err = openKernel()
+		if r.kernel, err = openKernel(); err == nil {
+			r.governor.dice = r.kernel.dice
+			err = r.listen(r.kernel.syns.FD())
+		}
+		r.setup += processorTime() - start
+		if err != nil {
+			return err
+		}
+	}
+	if m.source == traffic.SourceEBPF && m.sampling != r.kernel.sampling {
+		start := processorTime()
+		err := r.kernel.sample(m.sampling)
 		r.setup += processorTime() - start
 		if err != nil {
 			return err
@@ -272,14 +284,12 @@ func (r *reader) read(w *watched) int {
 	var h header
 	return w.ring.read(blocksOnce, func(p captured) {
 		m := w.at(p.time)
-		if m.source == "" {
+		if m.source != traffic.SourcePackets {
 			return
 		}
 		switch h.decode(p.frame, p.wire) {
 		case unreadable:
-			if m.source == traffic.SourcePackets {
-				r.meter.at(p.time).unreadable += uint64(m.sampling)
-			}
+			r.meter.at(p.time).unreadable += uint64(m.sampling)
 			return
 		case foreign:
 			return
@@ -288,12 +298,38 @@ func (r *reader) read(w *watched) int {
 		if p.sent {
 			direction = toVM
 		}
-		if m.source == traffic.SourcePackets {
-			r.meter.packet(&w.port, &h, direction, p.time, m.sampling)
-		} else if h.flags&syn != 0 {
-			r.meter.handshake(&w.port, &h, direction, p.time)
+		r.meter.packet(&w.port, &h, direction, p.time, m.sampling)
+	})
+}
+
+// readHandshakes takes in the SYNs that the kernel has counted.
+func (r *reader) readHandshakes() int {
+	if r.kernel == nil || !r.counting || r.kernel.told.AvailableBytes() == 0 {
+		return 0
+	}
+	ports := r.byIndex()
+	n, err := r.kernel.handshakes(func(s *kernelSYN, at int64) {
+		if w := ports[s.Key.Index]; w != nil {
+			h := s.Key.header()
+			h.flags = uint8(s.Flags)
+			r.meter.handshake(&w.port, &h, int(s.Key.Direction&1), at, s.Key.Sampling)
 		}
 	})
+	if err != nil {
+		r.log.Warn("connections that begin cannot be read", "reason", err)
+	}
+	return n
+}
+
+// byIndex are the ports by their devices.
+func (r *reader) byIndex() map[uint32]*watched {
+	ports := map[uint32]*watched{}
+	for w := range r.all() {
+		if w.ring != nil {
+			ports[uint32(w.index)] = w
+		}
+	}
+	return ports
 }
 
 // endBins closes and publishes the bins of seconds that are over.
@@ -330,10 +366,8 @@ func (r *reader) endBin() {
 	t, b := r.meter.end()
 	cpu := processorTime()
 	b.Source, b.Ports, b.CPU = r.mode.source, ports, cpu-r.cpu+time.Duration(t.looked)*ringPacket
+	b.CPU += t.inKernel
 	b.Sampling = max(b.Sampling, r.mode.sampling)
-	if r.mode.source == traffic.SourceEBPF {
-		b.CPU += time.Duration(t.passed) * kernelPacket
-	}
 	r.governor.ended(b.CPU-r.setup, t.passed, t.looked)
 	r.cpu, r.setup, r.began = cpu, 0, time.Now()
 	r.publish(b)
@@ -359,15 +393,13 @@ func (r *reader) readKernel(t *tally) {
 	if r.kernel == nil {
 		return
 	}
-	ports := map[uint32]*watched{}
-	for w := range r.all() {
-		ports[uint32(w.index)] = w
-	}
+	ports := r.byIndex()
 	middle := t.second*1e9 + int64(traffic.BinLength)/2
 	lost, bad, err := r.kernel.read(t.second, func(k *kernelKey, v kernelValue) {
-		if w := ports[k.Index]; w != nil && w.ring != nil {
+		t.inKernel += r.governor.inKernel(v.Packets*uint64(k.Sampling), k.Sampling)
+		if w := ports[k.Index]; w != nil {
 			h := k.header()
-			r.meter.many(&w.port, &h, int(k.Direction&1), middle, v.Packets, v.Bytes)
+			r.meter.many(&w.port, &h, int(k.Direction&1), middle, v, k.Sampling)
 		}
 	})
 	if err == nil {
@@ -377,8 +409,9 @@ func (r *reader) readKernel(t *tally) {
 		r.log.Warn("what the kernel counted cannot be read", "reason", err)
 	}
 	r.programs.Store(int64(r.kernel.spent()))
+	r.guessed.Add(int64(t.inKernel))
 	t.shed += lost
-	t.unreadable += bad
+	t.unreadable += bad * uint64(r.kernel.sampling)
 }
 
 // processorTime is what this thread has used.

@@ -47,8 +47,8 @@ type ring struct {
 	next   int // block
 }
 
-// openRing listens to the device with the given index; size is the ring's, in bytes.
-func openRing(index, size int, filter []bpf.Instruction) (_ *ring, err error) {
+// openRing makes a ring that listens to no device yet; size is in bytes.
+func openRing(size int, filter []bpf.Instruction) (_ *ring, err error) {
 	r := &ring{blocks: max(2, size/blockSize)}
 	// No protocol: nothing is received before the filter is in place.
 	if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
@@ -76,11 +76,22 @@ func openRing(index, size int, filter []bpf.Instruction) (_ *ring, err error) {
 	if r.mem, err = unix.Mmap(r.fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map ring: %w", err)
 	}
-	all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
-	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
-		return nil, fmt.Errorf("bind socket: %w", err)
-	}
 	return r, nil
+}
+
+// listen takes the device's packets, or those of a protocol that is none: then they do not even
+// pass by the filter, and what was taken is still to be read. It takes milliseconds. A protocol of
+// 0 would be no other than before (packet(7)).
+func (r *ring) listen(index int, on bool) error {
+	const reserved = 0xffff // RFC 1701
+	protocol := uint16(reserved)
+	if on {
+		protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	}
+	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Ifindex: index, Protocol: protocol}); err != nil {
+		return fmt.Errorf("bind socket: %w", err)
+	}
+	return nil
 }
 
 func (r *ring) close() {

@@ -20,8 +20,9 @@ type tally struct {
 	index    map[traffic.Key]int
 	cells    []cell
 
-	looked                    uint64 // packets that were decoded
-	passed                    uint64 // packets, an estimate, those that count elsewhere included
+	looked                    uint64        // packets that were decoded
+	inKernel                  time.Duration // what the kernel took to count, a guess
+	passed                    uint64        // packets, an estimate, those that count elsewhere included
 	shed, crowded, unreadable uint64
 }
 
@@ -124,17 +125,20 @@ func (t *tally) add(p place, length, weight uint32, at int64) {
 	c.Peak = max(c.Peak, c.inSlot)
 }
 
-// addMany counts what the kernel has counted.
-func (t *tally) addMany(p place, packets, bytes uint64) {
+// addMany counts what the kernel has counted, each packet for weight ones.
+func (t *tally) addMany(p place, n kernelValue, weight uint32) {
 	t.kernel = true
 	if p == nowhere {
 		return
 	}
 	c := &t.cells[p.cell()]
-	c.Packets += packets
-	c.Bytes += bytes
+	w := uint64(weight)
+	c.Packets += w * n.Packets
+	c.Bytes += w * n.Bytes
+	c.Samples += uint32(n.Packets)
+	c.variance += float64(w*(w-1)) * float64(n.Squares)
 	if p.coarse() {
-		t.crowded += packets
+		t.crowded += w * n.Packets
 	}
 }
 

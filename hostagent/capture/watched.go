@@ -1,10 +1,10 @@
 package capture
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"heliotrope/scheduler/traffic"
@@ -14,13 +14,6 @@ import (
 type mode struct {
 	source   traffic.Source // empty: not at all
 	sampling uint32
-}
-
-func (m mode) filter() []bpf.Instruction {
-	if m.source == traffic.SourceEBPF {
-		return handshakes()
-	}
-	return everyone(m.sampling)
 }
 
 // phase is a time from which on a port's packets are counted in a mode.
@@ -57,7 +50,7 @@ func (w *watched) begin(m mode) {
 
 // open begins to count in mode m.
 func (w *watched) open(index, ringSize int, m mode, k *kernel) error {
-	r, err := openRing(index, ringSize, mode{traffic.SourceEBPF, 1}.filter())
+	r, err := openRing(ringSize, nobody())
 	if err != nil {
 		return err
 	}
@@ -73,35 +66,44 @@ func (w *watched) open(index, ringSize int, m mode, k *kernel) error {
 // the microseconds between two system calls; what it gets may be counted in both for the
 // milliseconds that the kernel takes to attach a program.
 func (w *watched) enter(m mode, k *kernel) (err error) {
-	if m == w.phases[0].mode {
+	was := w.phases[0].mode
+	if m == was {
 		return nil
 	}
 	if err := w.count(); err != nil {
 		return err
 	}
 	if m.source == traffic.SourceEBPF {
+		if was.source == traffic.SourceEBPF {
+			if err := k.update(w.links); err != nil {
+				return kernelError{err}
+			}
+			w.begin(m)
+			return nil
+		}
 		if w.links, err = k.attach(w.index); err != nil {
 			return kernelError{err}
 		}
 		w.begin(m)
+		return errors.Join(attachFilter(w.ring.fd, nobody()), w.ring.listen(w.index, false))
 	}
-	if err := attachFilter(w.ring.fd, m.filter()); err != nil {
+	if was.source != traffic.SourcePackets {
+		if err := w.ring.listen(w.index, true); err != nil {
+			return err
+		}
+	}
+	if err := attachFilter(w.ring.fd, everyone(m.sampling)); err != nil {
 		return err
 	}
-	if m.source != traffic.SourceEBPF {
-		w.begin(m)
-		w.detach()
-	}
+	w.begin(m)
+	w.detach()
 	return nil
 }
 
-// count takes in what did not fit into the ring since it was last called. SYNs are not
-// counted, so they are not missed.
+// count takes in what did not fit into the ring since it was last called.
 func (w *watched) count() error {
 	dropped, err := w.ring.dropped()
-	if w.phases[0].source == traffic.SourcePackets {
-		w.shed += dropped
-	}
+	w.shed += dropped
 	return err
 }
 
