@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"heliotrope/hostagent/capture/flood"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -65,7 +66,7 @@ func Cost(ctx context.Context, source traffic.Source, sampling uint32, pps int, 
 	}
 	ran, guessed, seq, start := c.programs.Load(), c.guessed.Load(), c.last(), time.Now()
 	if err := p.guest.inside(func() error {
-		_, err := Outwards.Flood(ctx, "eth0", pps, d)
+		_, err := flood.Outwards.Flood(ctx, "eth0", pps, d)
 		return err
 	}); err != nil {
 		return res, err

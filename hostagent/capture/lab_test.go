@@ -21,6 +21,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
 
+	"heliotrope/hostagent/capture/flood"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -448,7 +449,7 @@ func TestBudget(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error)
 			go func() {
-				done <- p.guest.inside(func() error { _, err := Outwards.Flood(ctx, "eth0", 200_000, time.Minute); return err })
+				done <- p.guest.inside(func() error { _, err := flood.Outwards.Flood(ctx, "eth0", 200_000, time.Minute); return err })
 			}()
 			bins := c.next(t, 6)
 			cancel()

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"heliotrope"
+	"heliotrope/hostagent/capture/flood"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -343,10 +344,7 @@ func TestBins(t *testing.T) {
 
 func BenchmarkPacket(b *testing.B) {
 	m := newTestMeter(traffic.Orders{Grain4: 24})
-	var frames [][]byte
-	for _, f := range Outwards.messages() {
-		frames = append(frames, f.bytes())
-	}
+	frames := flood.Outwards.All()
 	var h header
 	b.ReportAllocs()
 	for i := range b.N {

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"heliotrope"
-	"heliotrope/hostagent/capture"
+	"heliotrope/hostagent/capture/flood"
 	"heliotrope/scheduler/traffic"
 	"heliotrope/topologies/lab"
 	"heliotrope/topologies/lab/claim"
@@ -59,7 +59,7 @@ func floodCommand() *cobra.Command {
 	var d time.Duration
 	cmd := &cobra.Command{Use: floodName, Hidden: true, Args: cobra.NoArgs, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f := capture.Frames{Src: src, Dst: func(int) netip.Addr { return dst }}
+			f := flood.Frames{Src: src, Dst: func(int) netip.Addr { return dst }}
 			if err := errors.Join(f.From.UnmarshalText([]byte(from)), f.To.UnmarshalText([]byte(to))); err != nil {
 				return err
 			}

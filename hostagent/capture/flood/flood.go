@@ -1,4 +1,6 @@
-package capture
+// Package flood sends as many packets as it is asked to, past a device's queue: what the cost of
+// counting them is measured with.
+package flood
 
 import (
 	"context"
@@ -16,9 +18,10 @@ import (
 )
 
 const (
-	floodFlows = 1000
-	floodFrame = 200 // bytes
-	floodBatch = 64  // frames a system call
+	flows    = 1000
+	size     = 200 // bytes of a frame
+	batch    = 64  // frames a system call
+	ethernet = 14  // bytes of its header
 )
 
 // Frames are UDP datagrams of 200 bytes in 1,000 flows, what the cost of counting is
@@ -63,8 +66,8 @@ func (frames Frames) Flood(ctx context.Context, device string, pps int, d time.D
 			continue
 		}
 		at := int(sent % uint64(len(messages)))
-		batch := messages[at:min(at+floodBatch, len(messages))]
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&batch[0])), uintptr(len(batch)), 0, 0, 0)
+		some := messages[at:min(at+batch, len(messages))]
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&some[0])), uintptr(len(some)), 0, 0, 0)
 		if errno != 0 && errno != unix.ENOBUFS && errno != unix.EINTR {
 			return sent, fmt.Errorf("send frames: %w", errno)
 		}
@@ -81,25 +84,32 @@ type message struct {
 	_ [8]byte // msg_len
 }
 
-func (m *message) bytes() []byte { return unsafe.Slice(m.Iov.Base, m.Iov.Len) }
-
 // messages are the frames as sendmmsg(2) takes them.
 func (frames Frames) messages() []message {
-	all := make([]message, floodFlows)
+	all := make([]message, flows)
+	for i, b := range frames.All() {
+		all[i].Iov = &unix.Iovec{Base: &b[0], Len: size}
+		all[i].Iovlen = 1
+	}
+	return all
+}
+
+// All are the frames, one of each flow.
+func (frames Frames) All() [][]byte {
+	all := make([][]byte, flows)
 	for i := range all {
-		b := make([]byte, floodFrame)
+		b := make([]byte, size)
 		copy(b, frames.To[:])
 		copy(b[6:], frames.From[:])
 		copy(b[12:], []byte{8, 0, 0x45})
-		binary.BigEndian.PutUint16(b[ethernet+2:], floodFrame-ethernet)
+		binary.BigEndian.PutUint16(b[ethernet+2:], size-ethernet)
 		b[ethernet+8], b[ethernet+9] = 64, traffic.UDP
 		src, dst := frames.Src.As4(), frames.Dst(i).As4()
 		copy(b[ethernet+12:], src[:])
 		copy(b[ethernet+16:], dst[:])
 		binary.BigEndian.PutUint16(b[ethernet+20:], uint16(40000+i))
 		binary.BigEndian.PutUint16(b[ethernet+22:], uint16(1000+i%20))
-		all[i].Iov = &unix.Iovec{Base: &b[0], Len: floodFrame}
-		all[i].Iovlen = 1
+		all[i] = b
 	}
 	return all
 }
