@@ -38,6 +38,7 @@ type Offer struct {
 	Version     int    `json:"version"` // of the code; 0: none
 	MirrorPages int    `json:"mirrorPages"`
 	Seed        uint64 `json:"seed"`
+	PageSeed    uint64 `json:"pageSeed"` // of all streams that share pages
 	// Kept is the sum of what the source has kept of the VM; taken, both begin with that.
 	Kept string `json:"kept,omitempty"`
 	// Share is how many pages of what the stream carries the destination keeps for other streams.
@@ -50,8 +51,9 @@ type Offer struct {
 	Key  string `json:"key,omitempty"`
 }
 
-// The second version's destination says how far it is, so that a source does not run ahead.
-const codecVersion = 2
+// The second version's destination says how far it is, so that a source does not run ahead. The third's pages
+// are hashed with a seed, and packed with digits by themselves.
+const codecVersion = 3
 
 // offer is what a source offers for the stream of a VM with so many pages, until done is called.
 func (e *Encoding) offer(vm heliotrope.VMID, guest int) (o Offer, done func()) {
@@ -59,7 +61,7 @@ func (e *Encoding) offer(vm heliotrope.VMID, guest int) (o Offer, done func()) {
 		return Offer{}, func() {}
 	}
 	pages := e.Room.take(min(e.MirrorPages, guest+devicePages))
-	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), Kept: e.Site.Sum(vm, pages)}
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), PageSeed: e.Share.Seed(), Kept: e.Site.Sum(vm, pages)}
 	if e.Share != nil {
 		o.Share = pages
 	}
@@ -137,7 +139,7 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 		return o, here{site: &kept.Pages{}}, func() {}
 	}
 	pages := e.Room.take(min(h.Codec.MirrorPages, e.MirrorPages))
-	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed}
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed, PageSeed: h.Codec.PageSeed}
 	if e.Share != nil {
 		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
 	}
@@ -160,7 +162,7 @@ func (o Offer) fits(offer Offer) error {
 		return nil
 	}
 	_, err := o.key()
-	if err != nil || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
+	if err != nil || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
 		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
@@ -181,7 +183,9 @@ func (o Offer) key() (key [32]byte, err error) {
 	return key, nil
 }
 
-func (o Offer) config() wan.Config { return wan.Config{MirrorPages: o.MirrorPages, Seed: o.Seed} }
+func (o Offer) config() wan.Config {
+	return wan.Config{MirrorPages: o.MirrorPages, Seed: o.Seed, PageSeed: o.PageSeed}
+}
 
 // withV2 offers the protocol's second version before the others.
 func withV2(c *tls.Config) *tls.Config {

@@ -13,6 +13,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/zeebo/xxh3"
 )
 
 // together sends streams at the same time, each in its own move, and says what crossed.
@@ -109,8 +111,9 @@ func TestWhatIsNotThereIsAskedFor(t *testing.T) {
 				break
 			}
 			if rest = r; len(token.Data) == 4096 {
-				lost.Find((*[4096]byte)(token.Data))
-				lost.Carries(false)
+				hash := xxh3.Hash128Seed(token.Data, e.Share.Seed())
+				lost.Find(hash)
+				lost.Carries(hash, false)
 			}
 		}
 	})

@@ -124,7 +124,7 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 	if err := d.content(data, class, slot, kept); err != nil {
 		return nil, err
 	}
-	d.hash.page(dst[from:at], xxh3.Hash128(data[:]))
+	d.hash.page(dst[from:at], xxh3.Hash128Seed(data[:], d.config.PageSeed))
 	if !kept {
 		slot, kept = d.mirror.place(d.places.block, page)
 	}

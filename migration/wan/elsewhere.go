@@ -13,10 +13,10 @@ const maxStreams = 256
 // knows of them. A page is named by the stream, by whatever number both ends know it, and by how
 // many pages of its kind that stream carried before: twice that, and one more for Noise.
 type Carrying interface {
-	// Find returns the page's name, if it has or will come to be there.
-	Find(page *[4096]byte) (stream, number uint64, ok bool)
-	// Carries takes note that this stream carries the page of the last Find itself.
-	Carries(noise bool)
+	// Find returns the name of the page with that hash, if it has or will come to be there.
+	Find(page PageHash) (stream, number uint64, ok bool)
+	// Carries takes note that this stream carries the page itself.
+	Carries(page PageHash, noise bool)
 }
 
 // CarriedPages is the destination's side of Carrying.
@@ -60,7 +60,7 @@ func (d *Decoder) End(b *Batch) error {
 func StreamSize(head *[FrameHead]byte) int { return int(binary.BigEndian.Uint32(head[4:])) }
 
 // elsewhere says of a page where else the destination has it, if it does.
-func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[pageSize]byte) (Class, bool) {
+func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[pageSize]byte, hash PageHash) (Class, bool) {
 	p := &e.places
 	if e.known != nil {
 		if ref, ok := e.known.Lookup(digest(e.keyed, data)); ok {
@@ -74,7 +74,7 @@ func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[p
 	if e.carrying == nil {
 		return 0, false
 	}
-	stream, number, ok := e.carrying.Find(data)
+	stream, number, ok := e.carrying.Find(hash)
 	k, named := e.streams[stream]
 	if !ok || !named && len(e.streams) == maxStreams {
 		return 0, false

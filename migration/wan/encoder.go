@@ -15,6 +15,7 @@ type Encoder struct {
 	parser ramstream.Parser
 	batch  *Batch
 	level  Level
+	seed   uint64 // of pages
 	hash   streamHash
 	known  Known
 	keyed  *blake3.Hasher // of known
@@ -44,10 +45,10 @@ type places struct {
 // NewEncoder returns an Encoder that fills batch. When that is full, or by Flush, it gives
 // it to sink and fills the one that sink returns, which is empty and may be the same.
 func NewEncoder(c Config, batch *Batch, sink func(*Batch) (*Batch, error)) *Encoder {
-	e := &Encoder{sink: sink, batch: batch, level: Fast, open: Classes,
+	e := &Encoder{sink: sink, batch: batch, level: Fast, open: Classes, seed: c.PageSeed,
 		hash: newStreamHash(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages), carrying: c.Carrying, streams: map[uint64]uint64{}}
 	for i := range e.mirror.Len() {
-		e.index.add(xxh3.Hash128(e.mirror.Page(i)[:]).Lo, uint32(i))
+		e.index.add(xxh3.Hash128Seed(e.mirror.Page(i)[:], c.PageSeed).Lo, uint32(i))
 	}
 	return e
 }
@@ -237,7 +238,7 @@ func (e *Encoder) op(c Class, t *ramstream.Token, block int, page uint64) {
 func (e *Encoder) page(t *ramstream.Token, block int) {
 	number := t.Offset / pageSize
 	data := (*[pageSize]byte)(t.Data)
-	hash := xxh3.Hash128(data[:])
+	hash := xxh3.Hash128Seed(data[:], e.seed)
 	e.hash.page(t.Raw[:len(t.Raw)-pageSize], hash)
 	slot, kept := e.mirror.slot(block, number)
 	if kept {
@@ -258,7 +259,7 @@ func (e *Encoder) page(t *ramstream.Token, block int) {
 			return
 		}
 	}
-	class := e.refer(t, block, number, data, hash.Lo)
+	class := e.refer(t, block, number, data, hash)
 	if !kept {
 		slot, kept = e.mirror.place(block, number)
 	}
@@ -272,14 +273,14 @@ func (e *Encoder) page(t *ramstream.Token, block int) {
 }
 
 // refer says of a page where the other end has it, or what it is.
-func (e *Encoder) refer(t *ramstream.Token, block int, number uint64, data *[pageSize]byte, hash uint64) Class {
-	if slot, ok := e.index.find(hash); ok && *e.mirror.page(slot) == *data {
+func (e *Encoder) refer(t *ramstream.Token, block int, number uint64, data *[pageSize]byte, hash PageHash) Class {
+	if slot, ok := e.index.find(hash.Lo); ok && *e.mirror.page(slot) == *data {
 		e.op(Dup, t, block, number)
 		e.arg(zigzag(int64(slot) - int64(e.places.dup)))
 		e.places.dup = slot
 		return Dup
 	}
-	if class, ok := e.elsewhere(t, block, number, data); ok {
+	if class, ok := e.elsewhere(t, block, number, data, hash); ok {
 		return class
 	}
 	class, col := Literal, literals
@@ -289,7 +290,7 @@ func (e *Encoder) refer(t *ramstream.Token, block int, number uint64, data *[pag
 	e.op(class, t, block, number)
 	*e.batch.page(col) = *data
 	if e.carrying != nil {
-		e.carrying.Carries(class == Noise)
+		e.carrying.Carries(hash, class == Noise)
 	}
 	return class
 }

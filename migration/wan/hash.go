@@ -6,6 +6,9 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
+// PageHash is a page's, with Config.PageSeed.
+type PageHash = xxh3.Uint128
+
 // streamHash is the hash of a stream: of all that is no page, and of the hashes of pages, by which
 // their likes are found. So a page is hashed once.
 type streamHash struct {
@@ -16,7 +19,7 @@ type streamHash struct {
 func newStreamHash(seed uint64) streamHash { return streamHash{Hasher: xxh3.NewSeed(seed)} }
 
 // page takes in a page of that hash, and what stands before it.
-func (h *streamHash) page(head []byte, hash xxh3.Uint128) {
+func (h *streamHash) page(head []byte, hash PageHash) {
 	b := append(h.part[:0], head...)
 	b = binary.LittleEndian.AppendUint64(b, hash.Lo)
 	h.Write(binary.LittleEndian.AppendUint64(b, hash.Hi))

@@ -27,8 +27,9 @@
 // bit that fell over in memory or two pages of one digest end the migration, and QEMU's source
 // goes on; they never become a wrong page in the guest. The hash is XXH3 of 128 bits: what it
 // meets are faults, since the way is inside TLS, and at ten times BLAKE3's speed it costs the
-// source a fiftieth of its time instead of a quarter. A guest could make pages of one XXH3;
-// so a dup is compared byte by byte before it is called one, and the digests by which pages of
+// source a fiftieth of its time instead of a quarter. Whoever knows how a page is
+// hashed could make two of one XXH3: so a dup is compared byte by byte before it is called one, pages that
+// other streams carry are found by it with a seed that no guest knows, and the digests by which pages of
 // other VMs are found are BLAKE3 keyed with a secret of the trust domain.
 //
 // The package does no I/O, starts nothing and locks nothing: package relay does.
@@ -74,6 +75,7 @@ type Pages interface {
 type Config struct {
 	MirrorPages int    // pages of 4 KiB whose last version is kept; those that come later have no delta
 	Seed        uint64 // of the stream's hash: any number
+	PageSeed    uint64 // of pages' hashes, which no guest knows; streams that share pages (Carrying) have the same
 	Pages       Pages  // Decoder: may be nil if the Encoder is told of nothing that is Known
 	// Mirror is what both ends have kept of the VM's last stream, by its Sum; nil: nothing. It
 	// then belongs to the Encoder or the Decoder.

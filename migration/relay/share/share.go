@@ -20,8 +20,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
-
-	"github.com/zeebo/xxh3"
 )
 
 // Share knows the streams that a host sends and gets.
@@ -49,13 +47,20 @@ func (s *Share) Len() (out, in int) {
 	return len(s.out), len(s.in)
 }
 
+// Seed is that of pages' hashes.
+func (s *Share) Seed() uint64 {
+	if s == nil {
+		return rand.Uint64()
+	}
+	return s.seed
+}
+
 // outgoing are the streams under way to one destination, with what they, and those that went
 // before the last of them, carry.
 type outgoing struct {
 	mu      sync.Mutex
-	seed    uint64
 	streams int
-	pages   map[xxh3.Uint128]carriedPage
+	pages   map[wan.PageHash]carriedPage
 }
 
 // carriedPage is a page of a stream.
@@ -69,10 +74,10 @@ type Sending struct {
 	to   *outgoing
 	name uint64
 	room int       // pages that the destination keeps of it
+	own  int       // pages of to that are this stream's
 	told [2]uint64 // pages that were encoded, by kind
 	sent [2]uint64
 	over bool // no more will be sent
-	last xxh3.Uint128
 	// waits says of other streams how many of their pages must be sent before all is that this
 	// one has encoded.
 	waits map[*Sending][2]uint64
@@ -91,7 +96,7 @@ func (s *Share) Send(addr netip.AddrPort, name uint64, room int) *Sending {
 	defer s.mu.Unlock()
 	o := s.out[addr]
 	if o == nil {
-		o = &outgoing{seed: s.seed, pages: map[xxh3.Uint128]carriedPage{}}
+		o = &outgoing{pages: map[wan.PageHash]carriedPage{}}
 		s.out[addr] = o
 	}
 	o.streams++
@@ -114,11 +119,13 @@ func (s *Share) SentAll(addr netip.AddrPort, m *Sending) {
 }
 
 // Find implements wan.Carrying.
-func (m *Sending) Find(page *[4096]byte) (stream, number uint64, ok bool) {
-	m.last = xxh3.Hash128Seed(page[:], m.to.seed)
+func (m *Sending) Find(page wan.PageHash) (stream, number uint64, ok bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
-	c, ok := m.to.pages[m.last]
+	if m.own == len(m.to.pages) {
+		return 0, 0, false
+	}
+	c, ok := m.to.pages[page]
 	if !ok || !c.comes(m) {
 		return 0, 0, false
 	}
@@ -155,7 +162,7 @@ func (m *Sending) waitsFor(one *Sending) bool {
 }
 
 // Carries implements wan.Carrying.
-func (m *Sending) Carries(noise bool) {
+func (m *Sending) Carries(page wan.PageHash, noise bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
 	kind := uint64(0)
@@ -166,7 +173,9 @@ func (m *Sending) Carries(noise bool) {
 	m.told[kind]++
 	// The destination keeps whole batches.
 	if m.told[0]+m.told[1]+wan.BatchBytes/pageBytes <= uint64(m.room) {
-		m.to.pages[m.last] = carriedPage{m, number}
+		before := len(m.to.pages)
+		m.to.pages[page] = carriedPage{m, number}
+		m.own += len(m.to.pages) - before
 	}
 }
 

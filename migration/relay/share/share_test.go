@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/zeebo/xxh3"
 	"pgregory.net/rapid"
 )
 
@@ -18,6 +19,8 @@ func page(n int) *[4096]byte {
 	binary.LittleEndian.PutUint64(p[:], uint64(n)+1)
 	return &p
 }
+
+func hash(page *[4096]byte) wan.PageHash { return xxh3.Hash128(page[:]) }
 
 // pageRef is a page of a stream.
 type pageRef struct{ stream, number uint64 }
@@ -39,11 +42,11 @@ type model struct {
 }
 
 func (m *model) encode(p *[4096]byte, noise bool) {
-	if stream, number, ok := m.Find(p); ok {
+	if stream, number, ok := m.Find(hash(p)); ok {
 		m.open.refers = append(m.open.refers, pageRef{stream, number})
 		return
 	}
-	m.Carries(noise)
+	m.Carries(hash(p), noise)
 	kind := 0
 	if noise {
 		kind = 1
@@ -141,17 +144,17 @@ func TestStreamThatBreaksOff(t *testing.T) {
 	s := New()
 	a, b := s.Send(there, 1, 1<<20), s.Send(there, 2, 1<<20)
 	for i := range 4 {
-		if _, _, ok := a.Find(page(i)); ok {
+		if _, _, ok := a.Find(hash(page(i))); ok {
 			t.Fatal("a page that nobody carries")
 		}
-		a.Carries(false)
+		a.Carries(hash(page(i)), false)
 	}
 	var sent wan.Stats
 	sent.Pages[wan.Literal] = 2
 	a.Sent(&sent)
 	s.SentAll(there, a)
 	for i, want := range []bool{true, true, false, false} {
-		if stream, number, ok := b.Find(page(i)); ok != want || ok && (stream != 1 || number != uint64(2*i)) {
+		if stream, number, ok := b.Find(hash(page(i))); ok != want || ok && (stream != 1 || number != uint64(2*i)) {
 			t.Errorf("page %d: stream %d, number %d, %t", i, stream, number, ok)
 		}
 	}
