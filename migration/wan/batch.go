@@ -78,6 +78,9 @@ func (b *Batch) Reset() {
 func (b *Batch) page(c column) *[pageSize]byte {
 	col := b.columns[c]
 	n := len(col)
+	if cap(col) == 0 && c == literals {
+		col = make([]byte, 0, len(text{})) // and a packer need not copy it
+	}
 	col = slices.Grow(col, pageSize)[:n+pageSize]
 	b.columns[c] = col
 	return (*[pageSize]byte)(col[n:])

@@ -12,8 +12,9 @@ import (
 //	blockSame    the one byte that they all are
 //	blockCoded   the lengths of codes, the coded lengths of both halves (16 bits each), and these
 //	blockClassed as blockCoded, with the lengths of codes for each class of the byte before
+//	blockFew     half a byte of each (few.go)
 //
-// What follows a byte depends on it: zeros follow zeros, text follows text. Its class is its
+// What follows a byte depends on it: zeros follow zeros, text follows text. Its class is its three
 // highest bits, which an entry of the decoder's table has at hand; the byte before a half's
 // first is taken to be 0.
 //
@@ -24,11 +25,12 @@ const (
 	blockSame
 	blockCoded
 	blockClassed
+	blockFew
 
 	blockBytes = 64 << 10 // at most; the halves' lengths have 16 bits
 	codeBits   = 11       // of the longest code; four of them, and what is left of a byte, fit into a word
 
-	classBits  = 2
+	classBits  = 3
 	classes    = 1 << classBits
 	classLeast = 1 << 10 // bytes: shorter blocks have one code
 	codesMask  = classes*256 - 1
@@ -48,26 +50,48 @@ type huffman struct {
 	codes  [classes * 256]uint64
 	table  [classes << codeBits]uint16 // by class, and what bits begin with: symbol, and length in the low byte
 	halves [2][blockBytes/2*codeBits/8 + 2*wordBytes]byte
+
+	digits  bool        // the last block that is long is one of few symbols
+	symbols [few]byte   // which
+	ranks   [256]uint32 // which of these a byte is
+	others  [3][fewMost]byte
 }
 
-// append appends src, coded.
-func (h *huffman) append(dst, src []byte) []byte {
+// append appends src, coded; with classes, if it is of a kind that may have some.
+func (h *huffman) append(dst, src []byte, classed bool) []byte {
 	for len(src) > 0 {
 		n := min(len(src), blockBytes)
-		dst = h.appendBlock(dst, src[:n])
+		dst = h.appendBlock(dst, src[:n], classed && n >= classLeast)
 		src = src[n:]
 	}
 	return dst
 }
 
-func (h *huffman) appendBlock(dst, src []byte) []byte {
-	h.count(src)
+func (h *huffman) appendBlock(dst, src []byte, classed bool) []byte {
+	if h.digits && classed && len(src) == blockBytes {
+		if h.sample(src); h.few(len(src) / sampled) {
+			if out, ok := h.appendFew(dst, src); ok {
+				return out
+			}
+		}
+	}
+	if classed {
+		h.countClasses(src)
+	} else {
+		h.count(src)
+	}
 	if h.counts[0][src[0]] == uint32(len(src)) {
 		return append(dst, blockSame, src[0])
 	}
 	how, counts := byte(blockCoded), h.counts[:1]
-	if len(src) >= classLeast && h.divides() {
-		how, counts = blockClassed, h.counts[1:]
+	if classed {
+		if h.digits = h.few(len(src)); h.digits {
+			out, _ := h.appendFew(dst, src)
+			return out
+		}
+		if all, parts := h.entropies(); parts < all-all/128 {
+			how, counts = blockClassed, h.counts[1:]
+		}
 	}
 	from, bits := len(dst), 0
 	dst = append(dst, how)
@@ -219,6 +243,11 @@ func (h *huffman) readBlock(dst, src []byte, n int) (out, rest []byte, ok bool) 
 		at := len(dst)
 		dst = append(dst, blankBlock[:n]...)
 		rest, ok = h.decode(dst[at:], src, how)
+		return dst, rest, ok
+	case blockFew:
+		at := len(dst)
+		dst = append(dst, blankBlock[:n]...)
+		rest, ok = h.readFew(dst[at:], src)
 		return dst, rest, ok
 	}
 	return nil, nil, false

@@ -21,7 +21,7 @@ func TestHuffman(t *testing.T) {
 		if rapid.Bool().Draw(t, "dependent") {
 			depend(src)
 		}
-		coded := coder.append([]byte("head"), src)[4:]
+		coded := coder.append([]byte("head"), src, rapid.Bool().Draw(t, "classed"))[4:]
 		got, rest, ok := decoder.read(nil, append(coded, "rest"...), len(src))
 		if !ok || !bytes.Equal(got, src) || string(rest) != "rest" {
 			t.Fatalf("%d bytes of %d, %t, then %q", len(got), len(src), ok, rest)
@@ -49,7 +49,7 @@ func TestHuffmanIsShort(t *testing.T) {
 				entropy -= c * math.Log2(c/blockBytes) / 8
 			}
 		}
-		if n := len(h.append(nil, src)); float64(n) > entropy*1.04+150 {
+		if n := len(h.append(nil, src, true)); float64(n) > entropy*1.04+150 {
 			t.Errorf("skew %v: %d bytes, entropy %.0f", skew, n, entropy)
 		}
 	}
@@ -79,7 +79,7 @@ func TestClassesAreShort(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(2, 5))
 	for _, n := range []int{classLeast - 1, classLeast, 8 << 10, blockBytes} {
 		src := classed(rnd, n)
-		coded := h.append(nil, src)
+		coded := h.append(nil, src, true)
 		divided := coded[0] == blockClassed
 		if want := n >= 8<<10; divided != want && n != classLeast { // there it is a matter of taste
 			t.Errorf("%d bytes: divided %t, want %t", n, divided, want)
@@ -101,8 +101,61 @@ func TestClassesAreShort(t *testing.T) {
 		}
 		// One code for all is as it was, after codes for classes.
 		same := bytes.Repeat([]byte("0123456789abcdef;"), 99)
-		if got, _, ok := h.read(nil, h.append(nil, same), len(same)); !ok || !bytes.Equal(got, same) {
+		if got, _, ok := h.read(nil, h.append(nil, same, true), len(same)); !ok || !bytes.Equal(got, same) {
 			t.Errorf("one code after %d bytes: %t, or others", n, ok)
 		}
+	}
+}
+
+// digits are those of hexadecimal numbers, with something between them at every so many.
+func digits(rnd *rand.Rand, n, every int) []byte {
+	src := make([]byte, n)
+	for i := range src {
+		if src[i] = "0123456789abcdef"[rnd.IntN(16)]; i%every == every-1 {
+			src[i] = ";=\x00"[rnd.IntN(3)]
+		}
+	}
+	return src
+}
+
+// TestDigitsAreShort: digits take half a byte, and little more with what is between them.
+func TestDigitsAreShort(t *testing.T) {
+	var h huffman
+	rnd := rand.New(rand.NewPCG(3, 5))
+	same := func(src []byte) []byte {
+		t.Helper()
+		coded := h.append(nil, src, true)
+		if got, rest, ok := h.read(nil, coded, len(src)); !ok || len(rest) > 0 || !bytes.Equal(got, src) {
+			t.Errorf("%d bytes: %t, %d left, or others", len(src), ok, len(rest))
+		}
+		return coded
+	}
+	for _, n := range []int{classLeast + 100, classLeast + 101, blockBytes - 3, blockBytes, 3*blockBytes + 5} {
+		for _, every := range []int{150, 500, n + 1} {
+			src := digits(rnd, n, every)
+			coded := same(src)
+			// 12 bits for each that is another, and tables.
+			if most := n/2 + n/every*12/8 + (n/blockBytes+1)*250; coded[0] != blockFew || len(coded) > most {
+				t.Errorf("%d digits, another at every %d: %d bytes, at most %d, as %d", n, every, len(coded), most, coded[0])
+			}
+			for range 100 {
+				bad := bytes.Clone(coded[:1+rnd.IntN(len(coded))])
+				bad[rnd.IntN(len(bad))] ^= byte(1 << rnd.IntN(8))
+				if got, _, ok := h.read(nil, bad, n); ok && len(got) != n {
+					t.Errorf("%d bytes of %d", len(got), n)
+				}
+			}
+		}
+	}
+	// What comes after digits is only looked at here and there: others may be where nobody looks.
+	first, second := digits(rnd, blockBytes, 500), digits(rnd, blockBytes, 500)
+	for i := range second {
+		if i%(8*sampled) >= 8 {
+			second[i] = byte(i % 251)
+		}
+	}
+	same(append(append(first, second...), make([]byte, blockBytes)...))
+	if skewed := same(bytes.Repeat([]byte("0123456789abcdef0000000000000000000000000000000000000000"), 100)); skewed[0] == blockFew {
+		t.Error("digits of which one is most are told as if all were as many")
 	}
 }

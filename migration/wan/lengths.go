@@ -6,8 +6,27 @@ import (
 	"math/bits"
 )
 
-// count counts how often each byte occurs, after each class and in all.
+// count counts how often each byte occurs, in four places, since a byte's like is often near, and
+// one count waits for the other.
 func (h *huffman) count(src []byte) {
+	var a, b, c, d [256]uint32
+	for ; len(src) >= 4; src = src[4:] {
+		w := binary.LittleEndian.Uint32(src)
+		a[byte(w)]++
+		b[byte(w>>8)]++
+		c[byte(w>>16)]++
+		d[byte(w>>24)]++
+	}
+	for _, s := range src {
+		a[s]++
+	}
+	for i := range 256 {
+		h.counts[0][i] = a[i] + b[i] + c[i] + d[i]
+	}
+}
+
+// countClasses counts how often each byte occurs, after each class and in all.
+func (h *huffman) countClasses(src []byte) {
 	h.places = [2][classes * 256]uint32{}
 	half := (len(src) + 1) / 2
 	h.countHalf(src[:half])
@@ -24,8 +43,7 @@ func (h *huffman) count(src []byte) {
 	}
 }
 
-// countHalf counts in two places, since a byte's like is often near, and one count waits for
-// the other.
+// countHalf counts in two places.
 func (h *huffman) countHalf(src []byte) {
 	a, b := &h.places[0], &h.places[1]
 	class := uint64(0) // of the byte before
@@ -47,14 +65,12 @@ func (h *huffman) countHalf(src []byte) {
 	}
 }
 
-// divides says whether a code for each class is so much shorter than one for all that it is worth
-// the time, by entropy.
-func (h *huffman) divides() bool {
-	parts, all := 0, entropy(&h.counts[0])
+// entropies are about how many bits a code for all takes, and one for each class.
+func (h *huffman) entropies() (all, parts int) {
 	for i := range classes {
 		parts += entropy(&h.counts[1+i])
 	}
-	return parts < all-all/128
+	return entropy(&h.counts[0]), parts
 }
 
 // entropy is about how many bits what was counted takes, with the lengths of its codes.

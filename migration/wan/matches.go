@@ -15,10 +15,25 @@ import (
 //	mids     second bytes
 //	highs    third bytes
 //	verbals  literals; those behind the last match are the column's end
+//
+// What takes time is what the processor cannot foresee, a branch that goes either way: so of a match
+// as much as can be is reckoned without one.
 type matcher struct {
-	parts
 	table [1 << tableBits]uint32 // where words were last seen
 	found []match
+	copy  *text // of columns that are no text
+	least int   // bytes of a match that is worth its offset, by a column before
+	out   apart
+	huffman
+}
+
+// text is a column with room behind it: its places need no check of bounds. Columns of batches have that much room.
+type text [maxBatch + slack]byte
+
+// apart is a column taken apart. A token stands for four bytes at least, so does each byte of an offset or a length.
+type apart struct {
+	token, length, low, mid, high [maxBatch/matchLeast + slack]byte
+	verbal                        [maxBatch + slack]byte
 }
 
 // parts is what a column is taken apart into.
@@ -51,64 +66,114 @@ const (
 	hashBytes = 6
 	// A note in the table has where, and some bits of what: to look there in vain takes longer than
 	// all else, since it is in no cache.
-	tableBits = 13 // it fits into the cache that is nearest
+	tableBits = 14
 	placeBits = 20 // of a column
-	checkBits = 32 - placeBits
+	placeMask = 1<<placeBits - 1
 	// Where nothing was found in so many bytes, every second place is looked at, and so on.
 	skipBits, stepMax = 5, 7
 	slack             = 16 // bytes behind a column and a stream that may be read and written
 )
 
+// Digits take half a byte each, and a match of few of them more than that.
+const (
+	digitsOf, digitsFrom = 9, 16
+	leastOfDigits        = 8
+)
+
 var errBlock = errors.New("not a packed column")
 
-// pack appends col to dst, packed.
+// pack appends col, of maxBatch bytes at most, to dst, packed.
 func (m *matcher) pack(dst, col []byte) []byte {
-	m.find(col)
-	m.takeApart(col)
-	for _, part := range m.streams {
+	parts, last := m.split(col), 0
+	for i, part := range parts {
 		dst = binary.AppendUvarint(dst, uint64(len(part)))
-		dst = m.huffman.append(dst, part)
+		last = len(dst)
+		dst = m.huffman.append(dst, part, i == tokens || i == lengths || i == verbals)
+	}
+	if n := len(parts[verbals]); n >= blockBytes/4 { // no more than a few bytes would say nothing
+		if m.least = hashBytes; (len(dst)-last)*digitsFrom < n*digitsOf {
+			m.least = leastOfDigits
+		}
 	}
 	return dst
 }
 
-func word64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
+// split takes a column apart.
+func (m *matcher) split(col []byte) [streams][]byte {
+	t := m.text(col)
+	m.find(t, len(col))
+	return m.takeApart(t, len(col))
+}
 
-// find finds matches: of six bytes or more by a table of where such were last seen, and of
-// four or more at the offset of the match before.
-func (m *matcher) find(src []byte) {
+// text is a column as a text.
+func (m *matcher) text(col []byte) *text {
+	if cap(col) >= len(text{}) {
+		return (*text)(col[:len(text{})])
+	}
+	if m.copy == nil {
+		m.copy = new(text)
+	}
+	copy(m.copy[:], col)
+	return m.copy
+}
+
+// word is the one at a place.
+func (t *text) word(at int) uint64 {
+	at &= placeMask
+	return binary.LittleEndian.Uint64(t[at : at+8])
+}
+
+// find finds matches in a text of so many bytes: of six bytes or more by a table of where such were last
+// seen, and of four or more at the offset of the match before. It looks at two places that are next to each
+// other with what it has read of one.
+func (m *matcher) find(t *text, size int) {
 	found, table := m.found[:0], &m.table
-	shift := 64 - min(tableBits, bits.Len(uint(len(src))))
-	clear(table[:1<<(64-shift)])
+	clear(table[:])
 	anchor, last := 0, 1 // where the match before ended, and its offset
-	limit := len(src) - slack
+	limit := size - slack
 	for at := 1; at < limit; {
-		w := word64(src, at)
-		slot, now := place(w, at, shift)
-		seen := table[slot&(1<<tableBits-1)]
-		table[slot&(1<<tableBits-1)] = now
+		w := t.word(at)
+		x := w ^ t.word(at-last)
+		slot, now := place(w, at)
+		seen := table[slot]
+		table[slot] = now
 		before := at - last
-		x := w ^ word64(src, before)
 		if uint32(x) != 0 {
-			if (seen^now)>>placeBits != 0 {
-				at += 1 + min((at-anchor)>>skipBits, stepMax)
-				continue
+			if before = int(seen & placeMask); (seen^now)>>placeBits != 0 {
+				slot, now = place(w>>8, at+1)
+				seen = table[slot]
+				table[slot] = now
+				at++
+				before = at - last
+				if uint32(x>>8) != 0 {
+					if before = int(seen & placeMask); (seen^now)>>placeBits != 0 {
+						at += 1 + 2*min((at-anchor)>>skipBits, stepMax)
+						continue
+					}
+				}
+				w = t.word(at)
 			}
-			before = int(seen & (1<<placeBits - 1))
-			if x = w ^ word64(src, before); x<<(64-8*hashBytes) != 0 {
+			if x = w ^ t.word(before); uint32(x) != 0 || before != at-last && x<<(64-8*hashBytes) != 0 {
 				at++
 				continue
 			}
 		}
-		n := 8
-		if x != 0 {
-			n = bits.TrailingZeros64(x) / 8
+		n, offset := 0, at-before
+		if y := t.word(at+8) ^ t.word(before+8); x|y == 0 {
+			n = 16 + t.alike(at+16, before+16, size)
 		} else {
-			n += alike(src, at+8, before+8)
+			if x == 0 {
+				x, n = y, 8
+			}
+			n += bits.TrailingZeros64(x) / 8
 		}
-		offset := at - before
-		for at > anchor && before > 0 && src[at-1] == src[before-1] {
-			at, before, n = at-1, before-1, n+1
+		if before >= 8 && at > anchor {
+			back := min(bits.LeadingZeros64(t.word(at-8)^t.word(before-8))/8, at-anchor)
+			at, n = at-back, n+back
+		}
+		if n < m.least && offset != last {
+			at += n
+			continue
 		}
 		q := match{uint32(at - anchor), uint32(n), uint32(offset)}
 		if offset == last {
@@ -116,9 +181,9 @@ func (m *matcher) find(src []byte) {
 		}
 		found, at, last = append(found, q), at+n, offset
 		for at < limit {
-			slot, now := place(word64(src, at-2), at-2, shift)
-			table[slot&(1<<tableBits-1)] = now
-			differ, n := again(src, at, last)
+			slot, now := place(t.word(at-2), at-2)
+			table[slot] = now
+			differ, n := t.again(at, last, size)
 			if n == 0 {
 				break
 			}
@@ -130,91 +195,75 @@ func (m *matcher) find(src []byte) {
 }
 
 // place is where in the table it is noted where a word was seen, and what is noted.
-func place(w uint64, at, shift int) (slot int, note uint32) {
+func place(w uint64, at int) (slot uint64, note uint32) {
 	hash := w << (64 - 8*hashBytes) * 0x9e3779b185ebca87
-	return int(hash >> (shift & 63)), uint32(at) | uint32(hash>>((shift-checkBits)&63))<<placeBits
+	return hash >> (64 - tableBits), uint32(at) | uint32(hash>>(32-tableBits))&^placeMask
 }
 
 // again says whether, behind up to four bytes that differ, four or more are as they were an
 // offset before: records and pointers are often so.
-func again(src []byte, at, offset int) (differ, n int) {
-	x := word64(src, at) ^ word64(src, at-offset)
+func (t *text) again(at, offset, size int) (differ, n int) {
+	x := t.word(at) ^ t.word(at-offset)
 	if byte(x>>32) != 0 {
 		return 0, 0
 	}
 	differ = (bits.Len32(uint32(x)) + 7) / 8
-	if x >>= 8 * differ; uint32(x) != 0 {
+	if x >>= 8 * differ & 63; uint32(x) != 0 {
 		return 0, 0
 	}
 	if x != 0 {
 		return differ, bits.TrailingZeros64(x) / 8
 	}
-	return differ, 8 - differ + alike(src, at+8, at+8-offset)
+	return differ, 8 - differ + t.alike(at+8, at+8-offset, size)
 }
 
-// alike is how many bytes from i on are those from j on.
-func alike(b []byte, i, j int) int {
+// alike is how many bytes from i on, below size, are those from j on.
+func (t *text) alike(i, j, size int) int {
 	from := i
-	for ; i <= len(b)-8; i, j = i+8, j+8 {
-		if x := word64(b, i) ^ word64(b, j); x != 0 {
-			return i - from + bits.TrailingZeros64(x)/8
+	for ; i < size; i, j = i+8, j+8 {
+		if x := t.word(i) ^ t.word(j); x != 0 {
+			return min(i+bits.TrailingZeros64(x)/8, size) - from
 		}
 	}
-	for ; i < len(b) && b[i] == b[j]; i, j = i+1, j+1 {
-	}
-	return i - from
+	return size - from
 }
 
 // takeApart fills the streams. Matches are short and many: it writes without asking for room
-// each time, and copies more than it needs.
-func (m *matcher) takeApart(src []byte) {
-	p := &m.streams
-	for i := range p {
-		if cap(p[i]) < len(src)+slack {
-			p[i] = make([]byte, max(len(src), BatchBytes)+slack)
-		}
-		p[i] = p[i][:cap(p[i])]
-	}
-	token, length, low, mid, high, verbal := p[tokens], p[lengths], p[lows], p[mids], p[highs], p[verbals]
+// each time, and what is not to be written, it overwrites.
+func (m *matcher) takeApart(t *text, size int) [streams][]byte {
+	const mask = maxBatch/matchLeast - 1
+	o := &m.out
 	var nLength, nLow, nMid, nHigh, nVerbal, at int
 	for i, q := range m.found {
-		n := int(q.literals)
-		if n <= slack && at+slack <= len(src) {
-			copy(verbal[nVerbal:nVerbal+slack], src[at:at+slack])
+		n, k := int(q.literals), int(q.length-matchLeast)
+		if n > slack {
+			copy(o.verbal[nVerbal:], t[at:at+n])
 		} else {
-			copy(verbal[nVerbal:], src[at:at+n])
+			*(*[slack]byte)(o.verbal[nVerbal&placeMask:]) = *(*[slack]byte)(t[at&placeMask:])
 		}
 		nVerbal += n
 		at += n + int(q.length)
-		t := min(n, literalsMax)
-		if t == literalsMax {
-			nLength += putLength(length[nLength:nLength+4], n-literalsMax)
-		}
-		k := min(int(q.length-matchLeast), lengthMax)
-		if k == lengthMax {
-			nLength += putLength(length[nLength:nLength+4], int(q.length)-matchLeast-lengthMax)
-		}
-		t |= k << 2
-		if q.offset != 0 {
-			t |= 1 << 6
-			low[nLow] = byte(q.offset)
-			nLow++
-			if q.offset >= 1<<8 {
-				t += 1 << 6
-				mid[nMid] = byte(q.offset >> 8)
-				nMid++
-				if q.offset >= 1<<16 {
-					t += 1 << 6
-					high[nHigh] = byte(q.offset >> 16)
-					nHigh++
-				}
+		few, short := min(n, literalsMax), min(k, lengthMax)
+		if max(n-literalsMax, k-lengthMax) < lengthShort {
+			o.length[nLength&mask] = byte(n - literalsMax)
+			nLength += (few + 1) >> 2
+			o.length[nLength&mask] = byte(k - lengthMax)
+			nLength += (short + 1) >> 4
+		} else {
+			if few == literalsMax {
+				nLength += putLength(o.length[nLength:], n-literalsMax)
+			}
+			if short == lengthMax {
+				nLength += putLength(o.length[nLength:], k-lengthMax)
 			}
 		}
-		token[i] = byte(t)
+		far := (bits.Len32(q.offset) + 7) / 8 // bytes of the offset
+		o.token[i&mask] = byte(few | short<<2 | far<<6)
+		o.low[nLow&mask], o.mid[nMid&mask], o.high[nHigh&mask] = byte(q.offset), byte(q.offset>>8), byte(q.offset>>16)
+		nLow, nMid, nHigh = nLow+(far+3)>>2, nMid+far>>1, nHigh+(far+1)>>2
 	}
-	nVerbal += copy(verbal[nVerbal:], src[at:])
-	p[tokens], p[lengths], p[lows] = token[:len(m.found)], length[:nLength], low[:nLow]
-	p[mids], p[highs], p[verbals] = mid[:nMid], high[:nHigh], verbal[:nVerbal]
+	nVerbal += copy(o.verbal[nVerbal:], t[at:size])
+	return [streams][]byte{tokens: o.token[:len(m.found)], lengths: o.length[:nLength], lows: o.low[:nLow], mids: o.mid[:nMid], highs: o.high[:nHigh], verbals: o.verbal[:nVerbal]}
 }
 
 // A length is a byte, if it is below lengthShort; two, if below lengthLong, the first of them

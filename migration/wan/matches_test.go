@@ -58,8 +58,8 @@ func TestMatcher(t *testing.T) {
 
 func FuzzMatcher(f *testing.F) {
 	var s matcher
-	divided := string(classed(rand.New(rand.NewPCG(2, 5)), 4<<10))
-	for _, text := range []string{"a", divided, "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
+	rnd := rand.New(rand.NewPCG(2, 5))
+	for _, text := range []string{"a", string(classed(rnd, 4<<10)), string(digits(rnd, 4<<10, 200)), "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
 		f.Add(s.pack(nil, []byte(text)), len(text))
 	}
 	var p parts

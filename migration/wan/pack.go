@@ -59,7 +59,7 @@ func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
 	for i, col := range b.columns {
 		at := len(dst)
 		how := uint32(stored)
-		if len(col) >= worthPacking && column(i) != noise && b.Level != Plain {
+		if len(col) >= worthPacking && len(col) <= maxBatch && column(i) != noise && b.Level != Plain {
 			var err error
 			if dst, how, err = p.pack(dst, col, b.Level); err != nil {
 				return nil, err
