@@ -125,6 +125,9 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 		return nil, err
 	}
 	d.hash.page(dst[from:at], xxh3.Hash128Seed(data[:], d.config.PageSeed))
+	if class == Peer {
+		d.hash.peer(data)
+	}
 	if !kept {
 		slot, kept = d.mirror.place(d.places.block, page)
 	}

@@ -260,6 +260,9 @@ func (e *Encoder) page(t *ramstream.Token, block int) {
 		}
 	}
 	class := e.refer(t, block, number, data, hash)
+	if class == Peer {
+		e.hash.peer(data)
+	}
 	if !kept {
 		slot, kept = e.mirror.place(block, number)
 	}

@@ -29,7 +29,7 @@
 // meets are faults, since the way is inside TLS, and at ten times BLAKE3's speed it costs the
 // source a fiftieth of its time instead of a quarter. Whoever knows how a page is
 // hashed could make two of one XXH3: so a dup is compared byte by byte before it is called one, pages that
-// other streams carry are found by it with a seed that no guest knows, and the digests by which pages of
+// other streams carry are found by it with a seed that no guest knows, and hashed once more with another, and the digests by which pages of
 // other VMs are found are BLAKE3 keyed with a secret of the trust domain.
 //
 // The package does no I/O, starts nothing and locks nothing: package relay does.
