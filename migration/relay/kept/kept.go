@@ -53,6 +53,7 @@ const (
 	// unfinished files are those of an agent that died.
 	unfinished = "new-*"
 	pageBytes  = 4096
+	writeBytes = 256 << 10 // at once
 	DigestLen  = len(wan.Digest{})
 	// MaxPages bounds what a source keeps of a destination's digests: about 30 MB.
 	MaxPages = 1 << 20
@@ -88,25 +89,49 @@ func New(dir string, maxPages int, log *slog.Logger) (*Site, error) {
 	return s, nil
 }
 
-// Run writes what is to be kept until ctx ends. Without it nothing is kept.
+// settle is how long Run lets a VM be before it writes what that has left. Streams end while the VM stands
+// still, and hashing and writing take a core for a second, at both ends, that it needs to go on.
+const settle = 3 * time.Second
+
+// Run writes what is to be kept until ctx ends, and then what there is yet. Without it nothing is kept.
 func (s *Site) Run(ctx context.Context) error {
 	for {
-		if err := s.Next(ctx); err != nil {
-			return err
+		select {
+		case k := <-s.queue:
+			t := time.NewTimer(settle)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+			}
+			s.keep(k)
+		case <-ctx.Done():
+			for {
+				select {
+				case k := <-s.queue:
+					s.keep(k)
+				default:
+					return context.Cause(ctx)
+				}
+			}
 		}
 	}
 }
 
-// Next waits for what is to be kept next, and writes it. It returns an error if ctx ends first.
+// Next waits for what is to be kept next, and writes it at once. It returns an error if ctx ends first.
 func (s *Site) Next(ctx context.Context) error {
 	select {
 	case k := <-s.queue:
-		if err := s.write(k); err != nil {
-			s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
-		}
+		s.keep(k)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+func (s *Site) keep(k keepsake) {
+	if err := s.write(k); err != nil {
+		s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
 	}
 }
 
@@ -161,15 +186,12 @@ func (s *Site) fill(f *os.File, m *wan.Mirror, n int) error {
 		d := digester.Page(m.Page(i))
 		head = append(head, d[:]...)
 	}
-	if _, err := f.Write(append(head, places...)); err != nil {
-		return err
-	}
+	w := bufio.NewWriterSize(f, writeBytes)
+	w.Write(append(head, places...))
 	for i := range n {
-		if _, err := f.Write(m.Page(i)[:]); err != nil {
-			return err
-		}
+		w.Write(m.Page(i)[:])
 	}
-	return nil
+	return w.Flush() // the first error that there was
 }
 
 // kept is a file of the site.
@@ -311,13 +333,19 @@ type Pages struct {
 	Key     [32]byte
 	Digests []byte // one after another
 	files   []pagesOf
+	ahead   []byte // pages that were read already
+	next    uint64 // the reference of their first; without any, the one behind the page that was last given out
+	buf     [aheadPages * pageBytes]byte
 }
 
 type pagesOf struct {
 	*os.File
-	first int64  // where its pages begin
-	end   uint64 // the reference behind its last
+	first      int64 // where its pages begin
+	begin, end uint64
 }
+
+// aheadPages are read at once where pages are asked for in their order, as a VM like the one before does.
+const aheadPages = 16
 
 // Open returns what there is for a VM; it may be nothing. kept is what the source has of it.
 func (s *Site) Open(vm heliotrope.VMID, kept string, maxPages int) *Pages {
@@ -362,22 +390,42 @@ func (p *Pages) add(k kept) error {
 	if _, err := f.ReadAt(digests, int64(siteHead)); err != nil {
 		return errors.Join(err, f.Close())
 	}
+	begin := uint64(p.Len())
 	p.Digests = append(p.Digests, digests...)
-	p.files = append(p.files, pagesOf{f, k.first(), uint64(p.Len())})
+	p.files = append(p.files, pagesOf{f, k.first(), begin, uint64(p.Len())})
 	return nil
 }
 
-// Page reads a page.
+// Page reads a page. It is not for use by several at once.
 func (p *Pages) Page(ref uint64, dst *[4096]byte) error {
-	before := uint64(0)
-	for _, f := range p.files {
-		if ref < f.end {
-			_, err := f.ReadAt(dst[:], f.first+int64(ref-before)*pageBytes)
-			return err
-		}
-		before = f.end
+	if skip := ref - p.next; skip < uint64(len(p.ahead)/pageBytes) {
+		p.ahead = p.ahead[skip*pageBytes:]
+	} else if err := p.read(ref); err != nil {
+		return err
 	}
-	return fmt.Errorf("read page: %d of %d", ref, before)
+	p.ahead, p.next = p.ahead[copy(dst[:], p.ahead):], ref+1
+	return nil
+}
+
+// read reads a page, and those behind it if it is the one behind the last.
+func (p *Pages) read(ref uint64) error {
+	p.ahead = nil
+	for _, f := range p.files {
+		if ref >= f.end {
+			continue
+		}
+		pages := uint64(1)
+		if ref == p.next {
+			pages = min(aheadPages, f.end-ref)
+		}
+		n, err := f.ReadAt(p.buf[:pages*pageBytes], f.first+int64(ref-f.begin)*pageBytes)
+		if n < pageBytes {
+			return fmt.Errorf("read page: %w", err)
+		}
+		p.ahead = p.buf[:n-n%pageBytes]
+		return nil
+	}
+	return fmt.Errorf("read page: %d is none of those that are kept", ref)
 }
 
 // Spoil removes the files that a stream used which could not be decoded: one of them may have

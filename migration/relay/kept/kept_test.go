@@ -12,7 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 func newSite(t *testing.T, dir string, maxPages int) *Site {
@@ -151,15 +154,69 @@ func TestSiteThatCannotWait(t *testing.T) {
 		s.Keep("web", m) // nobody writes: it does not block
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	for n := 0; n == 0 && t.Context().Err() == nil; {
-		p := s.Open("web", "", 0)
-		n = p.Len()
-		p.Close()
-	}
 	cancel()
-	<-done
+	s.Run(ctx) // what there is, it keeps nevertheless
+	p := s.Open("web", "", 0)
+	defer p.Close()
+	if p.Len() != m.Len() {
+		t.Errorf("%d pages are kept of %d", p.Len(), m.Len())
+	}
+}
+
+// TestSiteLetsVMsSettle: a VM that has just arrived needs its cores.
+func TestSiteLetsVMsSettle(t *testing.T) {
+	m := mirrorOf(t, stream(t))
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, t.TempDir(), 1<<14)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		s.Keep("web", m)
+		time.Sleep(settle - 1)
+		synctest.Wait()
+		if s.Sum("web", 1<<14) != "" {
+			t.Error("pages are written while the VM may stand still")
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if s.Sum("web", 1<<14) == "" {
+			t.Error("pages are not written")
+		}
+		cancel()
+		<-done
+	})
+}
+
+// TestPagesReadAhead: pages are read in any order, some of which are no more.
+func TestPagesReadAhead(t *testing.T) {
+	m := mirrorOf(t, stream(t))
+	s := newSite(t, t.TempDir(), 1<<14)
+	for _, vm := range []heliotrope.VMID{"web", "db"} {
+		if err := s.write(keepsake{vm, m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := s.Open("other", "", 0)
+	defer p.Close()
+	n := m.Len()
+	rapid.Check(t, func(t *rapid.T) {
+		ref := 0
+		for range 100 {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0:
+				ref = rapid.IntRange(0, 2*n-1).Draw(t, "page")
+			case 1:
+				ref += rapid.IntRange(-3, 20).Draw(t, "distance")
+			default:
+				ref++
+			}
+			var got [4096]byte
+			err := p.Page(uint64(ref), &got)
+			if there := ref >= 0 && ref < 2*n; there != (err == nil) || there && got != *m.Page(ref % n) {
+				t.Fatalf("page %d of %d: %v, or another", ref, 2*n, err)
+			}
+		}
+	})
 }
 
 func FuzzSitePages(f *testing.F) {
