@@ -65,8 +65,8 @@ const (
 
 	hashBytes = 6
 	// A note in the table has where, and some bits of what: to look there in vain takes longer than
-	// all else, since it is in no cache.
-	tableBits = 14
+	// all else, since it is in no near cache.
+	tableBits = 14 // 64 KiB: beside a column, that is what a core has near
 	placeBits = 20 // of a column
 	placeMask = 1<<placeBits - 1
 	// Where nothing was found in so many bytes, every second place is looked at, and so on.
@@ -243,14 +243,14 @@ func (m *matcher) takeApart(t *text, size int) [streams][]byte {
 		}
 		nVerbal += n
 		at += n + int(q.length)
-		few, short := min(n, literalsMax), min(k, lengthMax)
+		told, short := min(n, literalsMax), min(k, lengthMax)
 		if max(n-literalsMax, k-lengthMax) < lengthShort {
 			o.length[nLength&mask] = byte(n - literalsMax)
-			nLength += (few + 1) >> 2
+			nLength += (told + 1) >> 2
 			o.length[nLength&mask] = byte(k - lengthMax)
 			nLength += (short + 1) >> 4
 		} else {
-			if few == literalsMax {
+			if told == literalsMax {
 				nLength += putLength(o.length[nLength:], n-literalsMax)
 			}
 			if short == lengthMax {
@@ -258,7 +258,7 @@ func (m *matcher) takeApart(t *text, size int) [streams][]byte {
 			}
 		}
 		far := (bits.Len32(q.offset) + 7) / 8 // bytes of the offset
-		o.token[i&mask] = byte(few | short<<2 | far<<6)
+		o.token[i&mask] = byte(told | short<<2 | far<<6)
 		o.low[nLow&mask], o.mid[nMid&mask], o.high[nHigh&mask] = byte(q.offset), byte(q.offset>>8), byte(q.offset>>16)
 		nLow, nMid, nHigh = nLow+(far+3)>>2, nMid+far>>1, nHigh+(far+1)>>2
 	}

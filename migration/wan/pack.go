@@ -49,7 +49,7 @@ const (
 // Packer makes frames of batches. Each goroutine needs its own.
 type Packer struct {
 	zstd    *zstd.Encoder
-	matcher matcher
+	matcher *matcher
 }
 
 // Pack appends the batch's frame to dst.
@@ -84,6 +84,9 @@ func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
 func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
 	switch l {
 	case Fast:
+		if p.matcher == nil {
+			p.matcher = new(matcher)
+		}
 		return p.matcher.pack(dst, col), matched, nil
 	case Light:
 		at := len(dst)

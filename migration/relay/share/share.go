@@ -61,6 +61,9 @@ type outgoing struct {
 	mu      sync.Mutex
 	streams int
 	pages   map[wan.PageHash]carriedPage
+	// fresh are not among pages yet: a stream that is alone looks for none, and they lie far apart.
+	fresh   []freshPage
+	carried int // pages, of all streams
 }
 
 // carriedPage is a page of a stream.
@@ -69,12 +72,17 @@ type carriedPage struct {
 	number uint64
 }
 
+type freshPage struct {
+	hash wan.PageHash
+	carriedPage
+}
+
 // Sending is a stream as its source knows it. The rest is guarded by the mutex of to.
 type Sending struct {
 	to   *outgoing
 	name uint64
 	room int       // pages that the destination keeps of it
-	own  int       // pages of to that are this stream's
+	own  int       // of to.carried
 	told [2]uint64 // pages that were encoded, by kind
 	sent [2]uint64
 	over bool // no more will be sent
@@ -122,10 +130,15 @@ func (s *Share) SentAll(addr netip.AddrPort, m *Sending) {
 func (m *Sending) Find(page wan.PageHash) (stream, number uint64, ok bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
-	if m.own == len(m.to.pages) {
+	o := m.to
+	if m.own == o.carried {
 		return 0, 0, false
 	}
-	c, ok := m.to.pages[page]
+	for _, f := range o.fresh {
+		o.pages[f.hash] = f.carriedPage
+	}
+	o.fresh = o.fresh[:0]
+	c, ok := o.pages[page]
 	if !ok || !c.comes(m) {
 		return 0, 0, false
 	}
@@ -173,9 +186,9 @@ func (m *Sending) Carries(page wan.PageHash, noise bool) {
 	m.told[kind]++
 	// The destination keeps whole batches.
 	if m.told[0]+m.told[1]+wan.BatchBytes/pageBytes <= uint64(m.room) {
-		before := len(m.to.pages)
-		m.to.pages[page] = carriedPage{m, number}
-		m.own += len(m.to.pages) - before
+		m.to.fresh = append(m.to.fresh, freshPage{page, carriedPage{m, number}})
+		m.to.carried++
+		m.own++
 	}
 }
 
