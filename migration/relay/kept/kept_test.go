@@ -172,12 +172,12 @@ func TestSiteLetsVMsSettle(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		s.Keep("web", m)
-		time.Sleep(settle - 1)
+		time.Sleep(settle - time.Millisecond)
 		synctest.Wait()
 		if s.Sum("web", 1<<14) != "" {
 			t.Error("pages are written while the VM may stand still")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if s.Sum("web", 1<<14) == "" {
 			t.Error("pages are not written")
