@@ -22,9 +22,18 @@ func TestLostWriteIsNoCopy(t *testing.T) {
 	w.settled("a")
 }
 
-const nbdGo = 7
+// Of NBD: options, and what is answered to them.
+const (
+	nbdList = 3
+	nbdGo   = 7
 
-// forget is an NBD server that takes requests and answers none.
+	nbdAck         = 1
+	nbdServer      = 2
+	nbdInfo        = 3
+	nbdUnsupported = 1<<31 + 1
+)
+
+// forget is an NBD server of one disk, called a, that takes requests and answers none.
 func (m *machine) forget(in libvirt.Incoming) error {
 	l, err := net.Listen("unix", in.DiskSocket)
 	if err != nil {
@@ -37,19 +46,36 @@ func (m *machine) forget(in libvirt.Incoming) error {
 			return
 		}
 		defer conn.Close()
-		conn.Write(make([]byte, 18))
-		var option [4 + 16]byte // the client's flags, and NBD_OPT_GO without data
-		if _, err := io.ReadFull(conn, option[:]); err != nil {
-			m.t.Error(err)
+		conn.Write([]byte("NBDMAGICIHAVEOPT\x00\x03"))
+		io.CopyN(io.Discard, conn, 4) // the client's flags
+		for head := make([]byte, 16); ; {
+			if _, err := io.ReadFull(conn, head); err != nil {
+				m.t.Error(err)
+				return
+			}
+			option := binary.BigEndian.Uint32(head[8:])
+			io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint32(head[12:])))
+			switch option {
+			case nbdList:
+				conn.Write(append(nbdReply(option, nbdServer, "\x00\x00\x00\x01a"), nbdReply(option, nbdAck, "")...))
+			case nbdGo:
+				conn.Write(append(nbdReply(option, nbdInfo, "\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01"), nbdReply(option, nbdAck, "")...))
+				io.Copy(io.Discard, conn)
+				return
+			default:
+				conn.Write(nbdReply(option, nbdUnsupported, ""))
+			}
 		}
-		ack := binary.BigEndian.AppendUint64(nil, 0x0003e889045565a9)
-		for _, n := range []uint32{nbdGo, 1, 0} {
-			ack = binary.BigEndian.AppendUint32(ack, n)
-		}
-		conn.Write(ack)
-		io.Copy(io.Discard, conn)
 	})
 	return nil
+}
+
+func nbdReply(option, kind uint32, body string) []byte {
+	b := binary.BigEndian.AppendUint64(nil, 0x0003e889045565a9)
+	for _, n := range []uint32{option, kind, uint32(len(body))} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	return append(b, body...)
 }
 
 // writeDisk is a mirror's one write, and its end.
@@ -59,8 +85,9 @@ func writeDisk(socket string) error {
 		return err
 	}
 	defer conn.Close()
-	hello := binary.BigEndian.AppendUint64(make([]byte, 4), 0x49484156454f5054)
-	hello = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(hello, nbdGo), 0)
+	const name = "\x00\x00\x00\x01a\x00\x00"
+	hello := binary.BigEndian.AppendUint64([]byte{0, 0, 0, 3}, 0x49484156454f5054)
+	hello = append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(hello, nbdGo), uint32(len(name))), name...)
 	write := binary.BigEndian.AppendUint32(nil, 0x25609513)
 	write = append(append(write, 0, 0, 0, 1), make([]byte, 8+8)...) // flags, type, cookie, offset
 	write = append(binary.BigEndian.AppendUint32(write, 512), make([]byte, 512)...)
@@ -68,7 +95,7 @@ func writeDisk(socket string) error {
 	for _, step := range []struct {
 		send   []byte
 		answer int
-	}{{hello, 20}, {write, 16}} {
+	}{{hello, 32 + 20}, {write, 16}} {
 		_, sent := conn.Write(step.send)
 		_, got := io.ReadFull(conn, make([]byte, step.answer))
 		err = errors.Join(err, sent, got)

@@ -42,6 +42,7 @@ type move struct {
 	cancel context.CancelFunc  // of the step at work
 	news   chan struct{}       // closed at the next change
 	catch  catcher             // source: of a copy that began in this process; the steps' own
+	client *relay.Client       // source: the way to the destination; the steps' own
 }
 
 // moves is this host's part in all moves. A step is worked on by a goroutine of run, so
@@ -96,7 +97,14 @@ func (j journal) ended() bool {
 // run works on steps until ctx ends and waits for them.
 func (s *moves) run(ctx context.Context) error {
 	var steps sync.WaitGroup
-	defer steps.Wait()
+	defer func() {
+		steps.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, m := range s.byID {
+			m.client.Close()
+		}
+	}()
 	s.mu.Lock()
 	for _, m := range s.byID {
 		if m.busy {

@@ -13,8 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -47,6 +45,9 @@ func (s *moves) step(ctx, life context.Context, m *move, o agentapi.MoveOrder) {
 }
 
 func (s *moves) stepBegin(ctx, life context.Context, m *move, o agentapi.MoveOrder) {
+	if client, err := s.way(m); err == nil {
+		client.Ahead(relay.Memory, relay.Disk, relay.Packets) // what fails is told by the copy
+	}
 	hv, err := s.conn.get(ctx)
 	var d libvirt.Description
 	if err == nil {
@@ -82,13 +83,21 @@ func (s *moves) stepCopy(ctx, life context.Context, m *move, o agentapi.MoveOrde
 	}
 }
 
+// way is the way to the destination, which is the same as long as the move is in this process.
+func (s *moves) way(m *move) (_ *relay.Client, err error) {
+	if m.client == nil {
+		m.client, err = s.to(m.Begun.Peer, m.PeerRelay)
+	}
+	return m.client, err
+}
+
 // copy sends the VM through the destination's relay.
 func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte, error) {
 	hv, err := s.conn.get(ctx)
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.to(m.Begun.Peer, m.PeerRelay)
+	client, err := s.way(m)
 	if err != nil {
 		return nil, err
 	}
@@ -97,27 +106,18 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	// The forwarders end with the copy: not before, or its end would not get through.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var streams errgroup.Group
-	var forwarders []*relay.Forwarder
-	for kind, path := range map[relay.Kind]string{relay.Memory: ramSocket, relay.Disk: diskSocket} {
-		f, err := client.Forward(path, relay.Header{Move: o.Move, VM: o.VM, Kind: kind})
-		if err == nil {
-			err = libvirt.GiveTo(s.user, path)
-			forwarders = append(forwarders, f)
-			streams.Go(func() error { return f.Serve(ctx) })
-		}
-		if err != nil {
-			cancel()
-			return nil, errors.Join(err, streams.Wait())
-		}
+	streams, err := client.Forwarders(ctx, relay.Header{Move: o.Move, VM: o.VM}, map[relay.Kind]string{relay.Memory: ramSocket, relay.Disk: diskSocket},
+		func(path string) error { return libvirt.GiveTo(s.user, path) })
+	if err != nil {
+		return nil, err
+	}
+	defer streams.Close() // not before the copy's end, or that would not get through
+	if err := streams.Open(ctx, len(m.Report.Disks)); err != nil {
+		return nil, err
 	}
 	// Whatever arrives once the vCPUs have stopped is to be found again.
 	if m.catch, err = hv.Catch(ctx, o.VM); err != nil {
-		cancel()
-		return nil, errors.Join(err, streams.Wait())
+		return nil, err
 	}
 	s.note(m, func(r *agentapi.MoveReport) { r.State = agentapi.MoveCopying })
 	passes := memory.NewPasses(cmp.Or(time.Duration(o.MaxDowntime), libvirt.DefaultDowntime))
@@ -125,7 +125,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
 		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
-			p.RelayBytes, p.DiskBytes, p.Memory = client.Sent(), written(forwarders), memory.Parts(client.Memory())
+			p.RelayBytes, p.DiskBytes, p.Memory = client.Sent(), streams.Written(), memory.Parts(client.Memory())
 			p.Passes, pause = passes.Saw(p, time.Now())
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
 			return pause
@@ -134,15 +134,12 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 			s.note(m, func(r *agentapi.MoveReport) { r.State, r.PausedAt = agentapi.MovePaused, at })
 		},
 	})
-	cancel()
-	broken := streams.Wait()
+	broken := streams.Close()
 	s.note(m, func(r *agentapi.MoveReport) {
-		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory = client.Sent(), written(forwarders), memory.Parts(client.Memory())
+		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory = client.Sent(), streams.Written(), memory.Parts(client.Memory())
 	})
-	for _, f := range forwarders {
-		if n := f.Owed(); err == nil && n > 0 {
-			err = fmt.Errorf("%d writes to the disk did not arrive", n)
-		}
+	if n := streams.Owed(); err == nil && n > 0 {
+		err = fmt.Errorf("%d writes to the disk did not arrive", n)
 	}
 	if err != nil {
 		return nil, errors.Join(err, broken)
@@ -150,23 +147,17 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	return cookie, nil
 }
 
-// written is how many bytes of disks were sent.
-func written(forwarders []*relay.Forwarder) (n uint64) {
-	for _, f := range forwarders {
-		n += f.Written()
-	}
-	return n
-}
-
 // undo gives a move up that the controller cannot have committed: the VM runs here. It
 // returns once it does, or is gone.
 func (s *moves) undo(life context.Context, m *move, vm heliotrope.VMID) {
 	s.insist(life, m, func() error { return s.runAgain(life, vm) })
-	s.endCatch(m)
+	s.letGo(m)
 }
 
-func (s *moves) endCatch(m *move) {
-	if m.catch == nil {
+// letGo ends what a copy has of its own.
+func (s *moves) letGo(m *move) {
+	m.client.Close()
+	if m.client = nil; m.catch == nil {
 		return
 	}
 	if err := m.catch.Close(); err != nil {
@@ -196,7 +187,7 @@ func (s *moves) resume(ctx context.Context, m *move, o agentapi.MoveOrder) error
 	if err := s.runAgain(ctx, o.VM); err != nil {
 		return fmt.Errorf("resume VM: %w", err)
 	}
-	s.endCatch(m)
+	s.letGo(m)
 	_, d, err := s.conn.find(ctx, o.VM)
 	if err != nil {
 		return err
@@ -219,7 +210,7 @@ func (s *moves) finish(ctx context.Context, m *move, o agentapi.MoveOrder) error
 	if err != nil {
 		return err
 	}
-	s.endCatch(m)
+	s.letGo(m)
 	if err := hv.Confirm(ctx, o.VM, o.Cookie, false); err != nil {
 		return fmt.Errorf("remove moved VM: %w", err)
 	}
@@ -263,7 +254,7 @@ func (s *moves) drain(ctx context.Context, m *move, o agentapi.MoveOrder) (rescu
 	if d.State != agentapi.VMPaused {
 		return 0, fmt.Errorf("the VM is %s here, not paused", d.State)
 	}
-	client, err := s.to(m.Begun.Peer, m.PeerRelay)
+	client, err := s.way(m)
 	if err != nil {
 		return 0, err
 	}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -9,16 +8,15 @@ import (
 	"fmt"
 	"heliotrope/migration/wan"
 	"io"
-	"math"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // Client opens streams to one destination and counts what they cost. It must not be copied.
+// Whoever has called Ahead must Close it.
 type Client struct {
 	Addr netip.AddrPort // the destination's relay port
 	TLS  *tls.Config    // accepts the destination and nobody else
@@ -28,8 +26,12 @@ type Client struct {
 	GuestPages int
 
 	sent, received atomic.Uint64
-	mu             sync.Mutex
-	memory         wan.Stats // guarded by mu
+	opening        sync.WaitGroup
+	end            func() // of what was opened ahead; nil: nothing was
+
+	mu     sync.Mutex
+	memory wan.Stats // guarded by mu
+	ahead  []*ahead  // guarded by mu; nobody has needed them
 }
 
 // Sent is how many bytes were given to the network so far, TLS records included.
@@ -57,35 +59,63 @@ func (c *Client) dial(ctx context.Context, h Header) (*tls.Conn, error) {
 // offer opens a stream, with its header's offer to those who understand it, and returns
 // what was taken of that.
 func (c *Client) offer(ctx context.Context, h Header) (*tls.Conn, Offer, error) {
+	if conn := c.opened(ctx, h.Kind); conn != nil {
+		taken, err := c.begin(ctx, conn, h)
+		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+			return conn, taken, err
+		}
+		// It died while nobody looked, perhaps.
+	}
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, Offer{}, err
+	}
+	taken, err := c.begin(ctx, conn, h)
+	return conn, taken, err
+}
+
+// connect opens a connection and shakes hands.
+func (c *Client) connect(ctx context.Context) (*tls.Conn, error) {
 	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: tune}
 	raw, err := d.DialContext(ctx, "tcp", c.Addr.String())
 	if err != nil {
-		return nil, Offer{}, fmt.Errorf("dial relay: %w", err)
+		return nil, fmt.Errorf("dial relay: %w", err)
 	}
-	conn := tls.Client(wireConn{raw, &c.sent, &c.received}, withV2(c.TLS))
+	conn := tls.Client(wireConn{raw, &c.sent, &c.received}, withVersions(c.TLS))
+	raw.SetDeadline(time.Now().Add(2 * handshakeTimeout))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("dial relay %s: %w", c.Addr, err)
+	}
+	raw.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+// begin makes a connection a stream: it returns once the destination has let that in, and closes it otherwise.
+func (c *Client) begin(ctx context.Context, conn *tls.Conn, h Header) (taken Offer, err error) {
+	raw := conn.NetConn()
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	raw.SetDeadline(time.Now().Add(2 * handshakeTimeout))
-	err = conn.HandshakeContext(ctx)
-	if conn.ConnectionState().NegotiatedProtocol != alpnV2 {
-		h.Codec = Offer{}
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case alpnV3:
+	case alpnV2:
+		h.Disk = 0
+	default:
+		h.Disk, h.Codec = 0, Offer{}
 	}
-	if err == nil {
-		err = writeHeader(conn, h)
-	}
-	var taken Offer
-	if err == nil {
+	if err = writeHeader(conn, h); err == nil {
 		taken, err = readAnswer(conn)
 	}
 	if err == nil {
-		err = taken.fits(h.Codec)
+		err = taken.fits(h)
 	}
 	if err != nil {
 		raw.Close()
-		return nil, Offer{}, fmt.Errorf("dial relay %s: %w", c.Addr, err)
+		return Offer{}, fmt.Errorf("dial relay %s: %w", c.Addr, err)
 	}
 	raw.SetDeadline(time.Time{})
-	return conn, taken, nil
+	return taken, nil
 }
 
 // SendPackets sends one batch of a NIC's frames and returns how many the destination
@@ -110,95 +140,4 @@ func (c *Client) SendPackets(ctx context.Context, h Header, frames [][]byte) (in
 		return 0, fmt.Errorf("read answer to packets: %w", noEOF(err))
 	}
 	return int(binary.BigEndian.Uint32(taken[:])), nil
-}
-
-// Forwarder is the source's end of a stream: a unix socket that stands for the one of the
-// destination's hypervisor.
-type Forwarder struct {
-	client *Client
-	header Header
-	l      *net.UnixListener
-	disk   diskCount
-}
-
-// Owed is the number of writes to a disk that the hypervisor believes done and that the
-// destination has not confirmed. Once the hypervisor has ended its streams it is zero, or
-// the destination's disk is not whole.
-func (f *Forwarder) Owed() int { return int(f.disk.owed.Load()) }
-
-// Forward makes the unix socket path, for root alone (or whom it is then given to), and
-// sends whatever connects to it on to the destination, once Serve runs.
-func (c *Client) Forward(path string, h Header) (*Forwarder, error) {
-	// A socket of an agent that died is in the way.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old relay socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
-	if err != nil {
-		return nil, fmt.Errorf("listen for hypervisor: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("protect relay socket: %w", err)
-	}
-	return &Forwarder{client: c, header: h, l: l}, nil
-}
-
-// Close removes the socket of a Forwarder whose Serve has not run.
-func (f *Forwarder) Close() error { return f.l.Close() }
-
-// Serve forwards connections until ctx ends, then ends them and removes the socket. It
-// returns the errors of streams that were not whole; a hypervisor that meets one sees its
-// connection end.
-func (f *Forwarder) Serve(ctx context.Context) error {
-	var conns sync.WaitGroup
-	var mu sync.Mutex
-	var broken []error
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { f.l.Close() })
-	for {
-		conn, err := f.l.AcceptUnix()
-		if err != nil {
-			break
-		}
-		conns.Go(func() {
-			defer conn.Close()
-			err := f.carry(ctx, conn)
-			if err != nil && ctx.Err() == nil {
-				mu.Lock()
-				defer mu.Unlock()
-				broken = append(broken, err)
-			}
-		})
-	}
-	cancel()
-	stop()
-	conns.Wait()
-	return errors.Join(broken...)
-}
-
-func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
-	h := f.header
-	if h.Kind == Memory {
-		var done func()
-		h.Codec, done = f.client.Encoding.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32))
-		defer done()
-	}
-	if h.Kind == Disk {
-		h.Codec = f.client.Encoding.offerDisk()
-	}
-	conn, taken, err := f.client.offer(ctx, h)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	switch {
-	case h.Kind == Disk:
-		return joinDisk(ctx, conn, local, taken.Packed, &f.disk)
-	case taken.Version != 0:
-		sending := f.client.Encoding.Share.Send(f.client.Addr, taken.Seed, taken.Share)
-		defer f.client.Encoding.Share.SentAll(f.client.Addr, sending)
-		return encodeMemory(ctx, conn, local, h.VM, f.client.Encoding, taken, f.client.count, sending)
-	}
-	return join(ctx, conn, conn, local)
 }

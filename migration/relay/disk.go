@@ -3,7 +3,6 @@ package relay
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -66,43 +65,24 @@ type diskCount struct {
 	written atomic.Uint64 // bytes of writes that were sent
 }
 
-// Written is how many bytes of disks were sent so far, those that were sent again counted again.
-func (f *Forwarder) Written() uint64 { return f.disk.written.Load() }
-
-// joinDisk carries one NBD connection from the hypervisor at local to the server at remote.
-func joinDisk(ctx context.Context, remote *tls.Conn, local *net.UnixConn, packed bool, count *diskCount) error {
-	closeBoth := func() { remote.NetConn().Close(); local.Close() }
+// joinDisk carries the requests of the hypervisor at local to the server of a stream.
+func joinDisk(ctx context.Context, s *stream, local *net.UnixConn, count *diskCount) error {
+	closeBoth := func() { s.conn.NetConn().Close(); local.Close() }
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
 	defer stop()
-	var way halfConn = remote
-	if packed {
-		w, err := newPackedWriter(remote)
-		if err != nil {
-			return err
-		}
-		way = packedConn{remote, w}
-	}
-	err := carryDisk(way, local, closeBoth, count)
+	err := carryDisk(s.way, local, s.export.Flags, closeBoth, count)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func carryDisk(remote, local halfConn, closeBoth func(), count *diskCount) error {
+// carryDisk carries requests from local to remote, whose export has these flags, and the replies back.
+func carryDisk(remote, local halfConn, flags uint16, closeBoth func(), count *diskCount) error {
 	d := &diskStream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
-		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow}
+		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow, fua: flags&nbdSendFUA != 0}
 	d.changed = sync.NewCond(&d.mu)
-	type wire struct {
-		io.Reader
-		io.Writer
-	}
-	flags, err := passHandshake(wire{d.local, local}, wire{d.remote, remote})
-	if err != nil {
-		return err
-	}
-	d.fua = flags&nbdSendFUA != 0
 	part := func(f func() error) func() error {
 		return func() error {
 			err := f()

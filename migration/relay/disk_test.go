@@ -32,12 +32,9 @@ func newDiskServer(order uint64, fua bool) *diskServer {
 
 const diskSize = 64 << 10
 
-// serve answers the handshake and then rounds of requests, shuffled, until the client ends.
+// serve answers rounds of requests, shuffled, until the client ends.
 func (s *diskServer) serve(conn *net.UnixConn) error {
 	defer conn.Close()
-	if err := s.greet(conn); err != nil {
-		return err
-	}
 	requests := make(chan *nbdRequest, diskRequests)
 	go func() {
 		defer close(requests)
@@ -71,34 +68,12 @@ func (s *diskServer) serve(conn *net.UnixConn) error {
 	return nil
 }
 
-func (s *diskServer) greet(conn io.ReadWriter) error {
-	if _, err := conn.Write(make([]byte, nbdGreeting)); err != nil {
-		return err
+// flags are those of the export.
+func (s *diskServer) flags() uint16 {
+	if s.fua {
+		return nbdSendFUA
 	}
-	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
-		return err
-	}
-	for {
-		option, _, err := readOption(conn)
-		if err != nil {
-			return err
-		}
-		answer := optionReply(option, nbdRepAck, nil)
-		if option == nbdOptGo && s.fua {
-			answer = append(optionReply(option, nbdRepInfo, []byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, nbdSendFUA}), answer...)
-		}
-		if _, err := conn.Write(answer); err != nil || option == nbdOptGo {
-			return err
-		}
-	}
-}
-
-func optionReply(option, kind uint32, body []byte) []byte {
-	b := binary.BigEndian.AppendUint64(nil, nbdReplyMagic)
-	for _, n := range []uint32{option, kind, uint32(len(body))} {
-		b = binary.BigEndian.AppendUint32(b, n)
-	}
-	return append(b, body...)
+	return 0
 }
 
 func (s *diskServer) carryOut(conn io.Writer, r *nbdRequest) error {
@@ -128,34 +103,6 @@ func (s *diskServer) carryOut(conn io.Writer, r *nbdRequest) error {
 type diskClient struct {
 	conn   *net.UnixConn
 	cookie uint64
-}
-
-func (c *diskClient) greet() error {
-	if _, err := io.ReadFull(c.conn, make([]byte, nbdGreeting)); err != nil {
-		return err
-	}
-	if _, err := c.conn.Write(make([]byte, 4)); err != nil {
-		return err
-	}
-	for _, want := range []struct{ option, answer uint32 }{{nbdOptExtended, nbdRepUnsupported}, {8, nbdRepAck}, {nbdOptGo, nbdRepAck}} {
-		o := binary.BigEndian.AppendUint64(nil, nbdOptionMagic)
-		o = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(o, want.option), 3)
-		_, err := c.conn.Write(append(o, "abc"...))
-		answer := make([]byte, 20)
-		for err == nil {
-			if _, err = io.ReadFull(c.conn, answer); err != nil || binary.BigEndian.Uint32(answer[12:]) != nbdRepInfo {
-				break
-			}
-			_, err = io.ReadFull(c.conn, make([]byte, 12))
-		}
-		if got := binary.BigEndian.Uint32(answer[12:]); err == nil && got != want.answer {
-			err = errors.New("wrong answer to an option")
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // do sends a request and waits for its reply, with n bytes of data.
@@ -206,7 +153,7 @@ func carried(t require, s *diskServer) (*diskClient, *atomic.Int64, func() error
 	var streamErr, serverErr error
 	group.Go(func() { serverErr = s.serve(server) })
 	group.Go(func() {
-		streamErr = carryDisk(remote, local, func() { remote.Close(); local.Close() }, count)
+		streamErr = carryDisk(remote, local, s.flags(), func() { remote.Close(); local.Close() }, count)
 		remote.Close()
 		local.Close()
 	})
@@ -222,9 +169,6 @@ func TestDiskIsWhatWasWritten(t *testing.T) {
 		s := newDiskServer(rapid.Uint64().Draw(rt, "order"), rapid.Bool().Draw(rt, "server knows FUA"))
 		want := make([]byte, diskSize)
 		client, owed, wait := carried(rapidT{rt, t}, s)
-		if err := client.greet(); err != nil {
-			rt.Fatal(err)
-		}
 		for range rapid.IntRange(1, 60).Draw(rt, "requests") {
 			r := nbdRequest{kind: rapid.SampledFrom([]uint16{nbdWrite, nbdWrite, nbdWrite, nbdWrite, nbdTrim, nbdWriteZeroes, nbdRead, nbdFlush}).Draw(rt, "kind")}
 			// Few places, so that requests meet.
@@ -286,9 +230,6 @@ func TestFailedWriteEndsStream(t *testing.T) {
 	s := newDiskServer(1, true)
 	s.fails = func(r *nbdRequest) bool { return r.offset == 512 }
 	client, owed, wait := carried(t, s)
-	if err := client.greet(); err != nil {
-		t.Fatal(err)
-	}
 	for i := range 3 {
 		if _, err := client.do(nbdRequest{kind: nbdWrite, offset: uint64(i) * 512, length: 512, data: make([]byte, 512)}, 0); err != nil {
 			break // it may end at once
@@ -316,11 +257,7 @@ func TestFlushAgainAfterFailure(t *testing.T) {
 		return r.kind == nbdFlush && flushes == 1
 	}
 	client, _, wait := carried(t, s)
-	err := client.greet()
-	if err == nil {
-		_, err = client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0)
-	}
-	if err != nil {
+	if _, err := client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err == nil {
@@ -345,9 +282,6 @@ func TestFlushBesideFailure(t *testing.T) {
 		return r.kind == nbdFlush && flushes == 1
 	}
 	client, _, wait := carried(t, s)
-	if err := client.greet(); err != nil {
-		t.Fatal(err)
-	}
 	var requests bytes.Buffer
 	for i, r := range []nbdRequest{{kind: nbdWrite, length: 512, data: make([]byte, 512)}, {kind: nbdFlush}, {kind: nbdFlush}} {
 		if err := r.write(&requests, uint64(i)); err != nil {
@@ -381,25 +315,18 @@ func TestDiskHangsUp(t *testing.T) {
 	defer group.Wait()
 	group.Go(func() {
 		defer server.Close()
-		if err := (&diskServer{}).greet(server); err != nil {
-			t.Error(err)
-		}
 		if _, err := readRequest(server); err != nil {
 			t.Error(err)
 		}
 	})
 	group.Go(func() {
 		client := diskClient{conn: hypervisor}
-		err := client.greet()
-		if err == nil {
-			_, err = client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0)
-		}
-		if err != nil {
+		if _, err := client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0); err != nil {
 			t.Error(err)
 		}
 	})
 	var count diskCount
-	if err := carryDisk(remote, local, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
+	if err := carryDisk(remote, local, 0, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
 		t.Errorf("the stream ended with %v, %d owed", err, count.owed.Load())
 	}
 }
@@ -442,22 +369,5 @@ func FuzzNBDReply(f *testing.F) {
 				t.Fatalf("read %+v", r)
 			}
 		}
-	})
-}
-
-func FuzzNBDHandshake(f *testing.F) {
-	o := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(make([]byte, 4), nbdOptionMagic), nbdOptGo), 0)
-	r := binary.BigEndian.AppendUint64(make([]byte, nbdGreeting), nbdReplyMagic)
-	for _, n := range []uint32{nbdOptGo, nbdRepAck, 0} {
-		r = binary.BigEndian.AppendUint32(r, n)
-	}
-	f.Add(o, r)
-	type wire struct {
-		io.Reader
-		io.Writer
-	}
-	f.Fuzz(func(t *testing.T, client, server []byte) {
-		// It has to end, whatever comes.
-		_, _ = passHandshake(wire{bytes.NewReader(client), io.Discard}, wire{bytes.NewReader(server), io.Discard})
 	})
 }

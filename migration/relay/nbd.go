@@ -3,15 +3,17 @@ package relay
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 )
 
 // What the relay has to know of the NBD protocol (doc/proto.md of the NBD project): the
-// fixed newstyle handshake with NBD_OPT_GO, compact requests, simple and structured replies.
+// fixed newstyle handshake with NBD_OPT_GO (export.go), compact requests, simple and structured replies.
 const (
 	nbdGreeting       = 18 // bytes: two magics and the server's flags
+	nbdWelcome        = "NBDMAGICIHAVEOPT"
+	nbdFixedNewstyle  = 1 << 0 // of the server's flags, and the client's
+	nbdNoZeroes       = 1 << 1
 	nbdOptionMagic    = 0x49484156454f5054
 	nbdReplyMagic     = 0x0003e889045565a9
 	nbdRequestMagic   = 0x25609513
@@ -19,14 +21,22 @@ const (
 	nbdChunkMagic     = 0x668e33ef
 	nbdOptExportName  = 1
 	nbdOptAbort       = 2
-	nbdOptStartTLS    = 5
+	nbdOptList        = 3
+	nbdOptInfo        = 6
 	nbdOptGo          = 7
+	nbdOptStructured  = 8
+	nbdOptListContext = 9
+	nbdOptSetContext  = 10
 	nbdOptExtended    = 11
 	nbdRepAck         = 1
+	nbdRepServer      = 2
 	nbdRepInfo        = 3
+	nbdRepContext     = 4
 	nbdInfoExport     = 0
+	nbdInfoBlocks     = 3
 	nbdRepErrorBit    = 1 << 31
 	nbdRepUnsupported = 1<<31 + 1
+	nbdRepUnknown     = 1<<31 + 6
 
 	nbdRead        = 0
 	nbdWrite       = 1
@@ -154,49 +164,6 @@ func readReply(in io.Reader) (*nbdReply, error) {
 	}
 }
 
-// passHandshake passes the handshake on, up to where requests begin. It answers for the
-// server that extended headers and TLS are not there, since it could not read on with them.
-// It returns the export's flags.
-func passHandshake(local, remote io.ReadWriter) (flags uint16, err error) {
-	if err := pass(local, remote, nbdGreeting); err != nil {
-		return 0, fmt.Errorf("pass NBD greeting: %w", err)
-	}
-	if err := pass(remote, local, 4); err != nil { // the client's flags
-		return 0, fmt.Errorf("pass NBD greeting: %w", err)
-	}
-	for {
-		option, body, err := readOption(local)
-		if err != nil {
-			return 0, fmt.Errorf("read NBD option: %w", noEOF(err))
-		}
-		switch option {
-		case nbdOptExportName:
-			return 0, errors.New("the NBD client is too old: it does not ask for NBD_OPT_GO")
-		case nbdOptExtended, nbdOptStartTLS:
-			refusal := binary.BigEndian.AppendUint64(nil, nbdReplyMagic)
-			for _, n := range []uint32{option, nbdRepUnsupported, 0} {
-				refusal = binary.BigEndian.AppendUint32(refusal, n)
-			}
-			if _, err := local.Write(refusal); err != nil {
-				return 0, fmt.Errorf("refuse NBD option: %w", err)
-			}
-			continue
-		}
-		if _, err := remote.Write(body); err != nil {
-			return 0, fmt.Errorf("pass NBD option: %w", err)
-		}
-		last, err := passOptionReplies(local, remote, &flags)
-		switch {
-		case err != nil:
-			return 0, fmt.Errorf("pass NBD option's reply: %w", noEOF(err))
-		case option == nbdOptAbort:
-			return 0, errors.New("the NBD client gave up")
-		case option == nbdOptGo && last == nbdRepAck:
-			return flags, nil
-		}
-	}
-}
-
 func pass(to io.Writer, from io.Reader, n int64) error {
 	_, err := io.CopyN(to, from, n)
 	return noEOF(err)
@@ -215,32 +182,4 @@ func readOption(in io.Reader) (option uint32, body []byte, err error) {
 	body = append(body, make([]byte, n)...)
 	_, err = io.ReadFull(in, body[16:])
 	return binary.BigEndian.Uint32(body[8:]), body, err
-}
-
-// passOptionReplies passes the server's replies to one option on; last is the type of the
-// last one, an acknowledgement or an error. An export's flags go to flags.
-func passOptionReplies(to io.Writer, from io.Reader, flags *uint16) (last uint32, err error) {
-	for {
-		reply := make([]byte, 20)
-		if _, err := io.ReadFull(from, reply); err != nil {
-			return 0, err
-		}
-		kind, n := binary.BigEndian.Uint32(reply[12:]), binary.BigEndian.Uint32(reply[16:])
-		if magic := binary.BigEndian.Uint64(reply); magic != nbdReplyMagic || n > nbdOptionLimit {
-			return 0, fmt.Errorf("magic %#x, %d bytes", magic, n)
-		}
-		reply = append(reply, make([]byte, n)...)
-		if _, err := io.ReadFull(from, reply[20:]); err != nil {
-			return 0, err
-		}
-		if _, err := to.Write(reply); err != nil {
-			return 0, err
-		}
-		switch info := reply[20:]; {
-		case kind == nbdRepAck || kind&nbdRepErrorBit != 0:
-			return kind, nil
-		case kind == nbdRepInfo && len(info) == 12 && binary.BigEndian.Uint16(info) == nbdInfoExport:
-			*flags = binary.BigEndian.Uint16(info[10:])
-		}
-	}
 }

@@ -45,6 +45,8 @@ type Offer struct {
 	Share int `json:"share,omitempty"`
 	// Packed is of a disk's stream: the source's direction is compressed.
 	Packed bool `json:"packed,omitempty"`
+	// Export, of an answer for a disk, is what its server has told: what follows are requests.
+	Export Export `json:"export,omitzero"`
 	// The destination has Site pages of its own, whose digests with the key Key, in hexadecimal,
 	// come before anything that the hypervisor answers.
 	Site int    `json:"site,omitempty"`
@@ -156,13 +158,15 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 	}
 }
 
-// fits says whether a source can do what was taken of its offer.
-func (o Offer) fits(offer Offer) error {
-	if o == (Offer{}) {
+// fits says whether a source can do what was taken of its header's offer.
+func (o Offer) fits(h Header) error {
+	export := o.Export
+	if o.Export = (Export{}); o == (Offer{}) && (export == o.Export || h.Disk > 0) {
 		return nil
 	}
+	offer := h.Codec
 	_, err := o.key()
-	if err != nil || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
+	if err != nil || export != (Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
 		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
@@ -187,9 +191,9 @@ func (o Offer) config() wan.Config {
 	return wan.Config{MirrorPages: o.MirrorPages, Seed: o.Seed, PageSeed: o.PageSeed}
 }
 
-// withV2 offers the protocol's second version before the others.
-func withV2(c *tls.Config) *tls.Config {
+// withVersions offers the protocol's later versions before the others.
+func withVersions(c *tls.Config) *tls.Config {
 	c = c.Clone()
-	c.NextProtos = append([]string{alpnV2}, slices.Clip(c.NextProtos)...)
+	c.NextProtos = append([]string{alpnV3, alpnV2}, slices.Clip(c.NextProtos)...)
 	return c
 }

@@ -76,11 +76,15 @@ func TestDiskIsPackedOverALongWay(t *testing.T) {
 			s.Encoding = c.to
 			disk := newDiskServer(1, true)
 			h := Header{Move: "m1", VM: "web", Kind: Disk}
-			s.Expect(h.Move, Expectation{VM: h.VM, From: "src", Sockets: map[Kind]string{Disk: hypervisor(t, func(c *net.UnixConn) { disk.serve(c) })}})
+			s.Expect(h.Move, Expectation{VM: h.VM, From: "src", Sockets: map[Kind]string{Disk: hypervisor(t, func(c *net.UnixConn) {
+				if _, err := answerHandshake(c, []Export{{Name: "a", Size: diskSize, Flags: disk.flags()}}); err == nil {
+					disk.serve(c)
+				}
+			})}})
 			client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: c.from}
 			_, connect := source(t, client, h)
 			d := &diskClient{conn: connect()}
-			if err := d.greet(); err != nil {
+			if _, err := openExport(d.conn, 1); err != nil {
 				t.Fatal(err)
 			}
 			want := bytes.Repeat([]byte("a line of a log, and one like it\n"), diskSize)[:diskSize]

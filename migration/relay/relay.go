@@ -7,8 +7,13 @@
 // this very host. The answer is one line, "ok" or why not. From then on a stream of kind
 // Memory is a wire between two unix sockets, of which the hypervisors hold the far ends:
 // bytes go both ways, and the end of one direction is passed on by itself. So is one of
-// kind Disk, but for the source's end, which answers writes early (diskStream). A stream
-// of kind Packets has frames, and is answered with how many were taken.
+// kind Disk, but for its handshake (openExport) and the source's end, which answers writes
+// early (diskStream). A stream of kind Packets has frames, and is answered with how many
+// were taken.
+//
+// What takes round trips is done before there is somebody who waits for it: connections are
+// opened while the destination starts its hypervisor (Client.Ahead), and streams before the
+// source's comes for them (Streams.Open).
 //
 // Where both ends say so, in the header and in the answer (Offer), the source's direction of a
 // Memory stream is encoded by package wan (memory.go), and what the two hosts have kept from
@@ -42,10 +47,13 @@ import (
 )
 
 // ALPN is the protocol's name in TLS. A Client and a Server add the second version's, in
-// which a header may have an Offer and an answer may take it.
+// which a header may have an Offer and an answer may take it, and the third's, in which a
+// connection may wait for its header, padding may come before that (Client.Ahead), and the
+// destination shakes hands with the server of a Disk (Export).
 const (
 	ALPN   = "heliotrope-relay/1"
 	alpnV2 = "heliotrope-relay/2"
+	alpnV3 = "heliotrope-relay/3"
 )
 
 // Kind is what a stream carries.
@@ -67,6 +75,9 @@ type Header struct {
 	// because its answer got lost is taken once.
 	Batch uint64 `json:"batch,omitempty"`
 	Codec Offer  `json:"codec,omitzero"` // Memory: how the source would encode it
+	// Disk says of which of the server's exports the stream is, from 1 on, and that the
+	// destination is to shake hands with it; 0: that is in the stream.
+	Disk int `json:"disk,omitempty"`
 }
 
 const (
@@ -98,14 +109,34 @@ func writeHeader(w io.Writer, h Header) error {
 	return nil
 }
 
-func readHeader(r io.Reader) (Header, error) {
-	var size [2]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return Header{}, fmt.Errorf("read relay header: %w", err)
+// headerSize is the length of the header, which padding may come before. io.EOF means that
+// nothing more comes.
+func headerSize(r io.Reader) (int, error) {
+	for padded := 0; padded <= padMost; {
+		var size [2]byte
+		if _, err := io.ReadFull(r, size[:]); err != nil {
+			return 0, err
+		}
+		n := int(binary.BigEndian.Uint16(size[:]))
+		if n&padBit == 0 {
+			return n, nil
+		}
+		n &^= padBit
+		if err := pass(io.Discard, r, int64(n)); err != nil {
+			return 0, err
+		}
+		padded += 2 + n
 	}
-	n := int(binary.BigEndian.Uint16(size[:]))
-	if n > headerLimit {
-		return Header{}, fmt.Errorf("read relay header: %d bytes", n)
+	return 0, errors.New("too much padding")
+}
+
+func readHeader(r io.Reader) (Header, error) {
+	n, err := headerSize(r)
+	if err == nil && n > headerLimit {
+		err = fmt.Errorf("%d bytes", n)
+	}
+	if err != nil {
+		return Header{}, fmt.Errorf("read relay header: %w", err)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
@@ -124,6 +155,8 @@ func readHeader(r io.Reader) (Header, error) {
 		return Header{}, fmt.Errorf("parse relay header: unknown kind %q", h.Kind)
 	case h.NIC < 0 || h.NIC > 255:
 		return Header{}, fmt.Errorf("parse relay header: NIC %d", h.NIC)
+	case h.Disk < 0 || h.Disk > maxExports || h.Disk > 0 && h.Kind != Disk:
+		return Header{}, fmt.Errorf("parse relay header: disk %d of %s", h.Disk, h.Kind)
 	case h.Codec.MirrorPages < 0:
 		return Header{}, fmt.Errorf("parse relay header: a mirror of %d pages", h.Codec.MirrorPages)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -55,7 +56,7 @@ type expected struct {
 // certificates; peer says whose certificate a connection has.
 func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.HostID, error), log *slog.Logger) *Server {
 	return &Server{
-		tls: withV2(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
+		tls: withVersions(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
 		moves: map[heliotrope.MoveID]*expected{},
 	}
 }
@@ -141,14 +142,25 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if conn.ConnectionState().NegotiatedProtocol == alpnV3 {
+		// It is a host's, who may have opened it ahead.
+		started()
+		raw.SetDeadline(time.Now().Add(aheadMost))
+	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
 	h, err := readHeader(conn)
+	if errors.Is(err, io.EOF) {
+		return nil // there was no need for it
+	}
 	if err != nil {
 		return err
 	}
+	stop()
 	raw.SetDeadline(time.Time{})
 	started()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	e, err := s.enter(from, h, conn, cancel)
 	if err != nil {
 		return errors.Join(err, writeAnswer(conn, Offer{}, err))
@@ -189,8 +201,17 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		return errors.Join(err, writeAnswer(conn, Offer{}, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
 	}
 	defer local.Close()
+	var export Export
+	if h.Disk > 0 {
+		local.SetDeadline(time.Now().Add(handshakeTimeout))
+		if export, err = openExport(local, h.Disk); err != nil {
+			return errors.Join(err, writeAnswer(conn, Offer{}, err))
+		}
+		local.SetDeadline(time.Time{})
+	}
 	taken, has, done := encoding.take(h, e.From)
 	defer done()
+	taken.Export = export
 	if err := writeAnswer(conn, taken, nil); err != nil {
 		return fmt.Errorf("answer relay: %w", err)
 	}
