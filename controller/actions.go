@@ -162,11 +162,7 @@ func (r *moveRun) orderHost(ctx context.Context, a migration.Action, role migrat
 			return
 		}
 		agent := v.Hosts[host].Agent
-		report, err := agent.PutMove(ctx, r.order(v, m, role, step))
-		for err == nil {
-			send(migration.Event{Report: &report})
-			report, err = agent.GetMove(ctx, m.ID, role, report.Rev)
-		}
+		err = agent.FollowMove(ctx, r.order(v, m, role, step), func(report migration.Report) { send(migration.Event{Report: &report}) })
 		if ctx.Err() == nil && isRefusal(err) {
 			send(migration.Event{Refused: migration.Refusal{Action: a, Reason: fmt.Sprintf("%s: %s", host, err)}})
 			return

@@ -118,3 +118,38 @@ func (a *Agent) GetMove(ctx context.Context, id heliotrope.MoveID, role Role, af
 	}
 	return r, nil
 }
+
+// FollowMove gives a MoveOrder and calls f with what the move is at, and with every change of
+// that as it happens, until ctx or the connection ends; it never returns nil. An order, and the
+// change that it brings about, take one round trip.
+func (a *Agent) FollowMove(ctx context.Context, order MoveOrder, f func(MoveReport)) error {
+	resp, err := send(ctx, a.http, http.MethodPut, "/v1/moves/"+url.PathEscape(string(order.Move))+"?follow", order)
+	if err != nil {
+		return fmt.Errorf("order %s of move %s from %s: %w", order.Step, order.Move, a.host, err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, bodyLimit)
+	var last MoveReport
+	for lines.Scan() {
+		r := MoveReport{}
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return fmt.Errorf("follow move %s at %s: %w", order.Move, a.host, err)
+		}
+		if r.XML == "" {
+			r.XML = last.XML
+		}
+		last = r
+		f(r)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("follow move %s at %s: %w", order.Move, a.host, err)
+	}
+	// An agent of before tells of one at a time.
+	for err == nil {
+		if last, err = a.GetMove(ctx, order.Move, order.Role, last.Rev); err == nil {
+			f(last)
+		}
+	}
+	return err
+}

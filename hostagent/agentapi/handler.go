@@ -93,6 +93,10 @@ func Handler(host Host, moves Moves, counter Counter, bencher Bencher) http.Hand
 		if err == nil {
 			report, err = moves.PutMove(r.Context(), o)
 		}
+		if err == nil && r.URL.Query().Has("follow") {
+			follow(w, r, moves, o, report)
+			return
+		}
 		answer(w, report, err)
 	})
 	mux.HandleFunc("GET /v1/moves/{id}", func(w http.ResponseWriter, r *http.Request) { getMove(w, r, moves) })
@@ -113,6 +117,24 @@ func getMove(w http.ResponseWriter, r *http.Request, moves Moves) {
 	ctx, cancel := context.WithTimeout(r.Context(), moveWait)
 	defer cancel()
 	answer(w, moves.GetMove(ctx, heliotrope.MoveID(r.PathValue("id")), Role(r.FormValue("role")), after), nil)
+}
+
+// follow tells what the move of an order is at, and every change of that. What describes the
+// VM is told when it changes.
+func follow(w http.ResponseWriter, r *http.Request, moves Moves, o MoveOrder, report MoveReport) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	control, lines := http.NewResponseController(w), json.NewEncoder(w)
+	for xml := ""; r.Context().Err() == nil; report = moves.GetMove(r.Context(), o.Move, o.Role, report.Rev) {
+		line := report
+		if line.XML == xml {
+			line.XML = ""
+		}
+		xml = report.XML
+		if lines.Encode(line) != nil || control.Flush() != nil {
+			return
+		}
+	}
 }
 
 func watch(w http.ResponseWriter, r *http.Request, moves Moves) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,7 +108,7 @@ func (h *host) Bins(ctx context.Context, boot string, after uint64) ([]traffic.B
 func (h *host) PutMove(_ context.Context, o MoveOrder) (MoveReport, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := MoveReport{Rev: h.moves[o.Move].Rev + 1, Move: o.Move, Role: o.Role, State: MoveCopying}
+	r := MoveReport{Rev: h.moves[o.Move].Rev + 1, Move: o.Move, Role: o.Role, State: MoveCopying, XML: "<domain/>"}
 	h.moves[o.Move] = r
 	close(h.news)
 	h.news = make(chan struct{})
@@ -278,6 +279,26 @@ func TestOrders(t *testing.T) {
 	}
 	if m := <-got; m.Rev != 1 || m.State != MoveCopying {
 		t.Errorf("GetMove: got %+v, want revision 1, copying", m)
+	}
+
+	// An order, and each change, for as long as somebody listens.
+	fctx, enough := context.WithCancel(ctx)
+	var revs []uint64
+	err = a.FollowMove(fctx, MoveOrder{Move: "m2", VM: "web", Role: Source, Step: StepBegin}, func(m MoveReport) {
+		if revs = append(revs, m.Rev); m.XML != "<domain/>" {
+			t.Errorf("revision %d has the description %q", m.Rev, m.XML)
+		}
+		if m.Rev == 3 {
+			enough()
+		} else if _, err := a.PutMove(ctx, MoveOrder{Move: "m2", VM: "web", Role: Source, Step: StepCopy}); err != nil {
+			t.Errorf("PutMove: %v", err)
+		}
+	})
+	if !errors.Is(err, context.Canceled) || !slices.Equal(revs, []uint64{1, 2, 3}) {
+		t.Errorf("FollowMove: told of revisions %d, %v", revs, err)
+	}
+	if err := a.FollowMove(ctx, MoveOrder{Move: "../m2"}, func(MoveReport) {}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("FollowMove: got %v, want ErrInvalid", err)
 	}
 
 	wctx, cancel := context.WithCancel(ctx)
