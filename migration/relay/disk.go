@@ -28,14 +28,18 @@ const (
 // that. So the stream answers a write as soon as it has taken it over, and forwards it: the
 // guest's disk is then as far behind as the window allows, however long the way is. A flush
 // is answered once every write that came before it is on the destination's disk; so is a
-// request with FUA. A write that fails at the destination ends the stream, and with it the
-// mirror. After the first flush writes are sent with FUA: the last flush, which the guest's
+// request with FUA. The first flush alone is answered when that has been sent: a mirror asks for
+// it when the disk has been copied, and for another before it ends. What follows the first is
+// the copy of memory, which need not wait two round trips for it.
+// A write that fails at the destination ends the stream, and with it the mirror; so does the
+// first flush. After that writes are sent with FUA: the last flush, which the guest's
 // pause waits for, then costs one round trip at most instead of one for the writes and
 // another for itself.
 //
 // A discard is answered and not sent: it is advice, and what a mirror discards it takes for a hole
 // of the source's. That may be one because the destination has there what the source has (package
-// hostagent/images), which is then to stay.
+// hostagent/images), which is then to stay. Nor are zeros for a disk that is, which a mirror begins with
+// everywhere: what it then copies would wait a round trip for them.
 //
 // Two requests that overlap are never on their way together, for the server may carry them
 // out in any order. A write that waits is replaced by the next one to the same place.
@@ -46,6 +50,7 @@ type diskStream struct {
 	back          io.Writer     // to local
 	count         *diskCount
 	fua           bool // the server knows FUA
+	zeros         bool // the destination's disk still is; take's alone
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -54,6 +59,7 @@ type diskStream struct {
 	cookie  uint64
 	bytes   int // of data, in queue and sent
 	window  int
+	flushed bool   // the first flush has been answered
 	changes uint64 // sent so far, but for those with FUA
 	durable uint64 // of them, that flushes which succeeded have covered
 	err     error
@@ -71,17 +77,17 @@ func joinDisk(ctx context.Context, s *stream, local *net.UnixConn, count *diskCo
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
 	defer stop()
-	err := carryDisk(s.way, local, s.export.Flags, closeBoth, count)
+	err := carryDisk(s.way, local, s.export, closeBoth, count)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-// carryDisk carries requests from local to remote, whose export has these flags, and the replies back.
-func carryDisk(remote, local halfConn, flags uint16, closeBoth func(), count *diskCount) error {
+// carryDisk carries requests from local to the server of an export at remote, and the replies back.
+func carryDisk(remote, local halfConn, e Export, closeBoth func(), count *diskCount) error {
 	d := &diskStream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
-		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow, fua: flags&nbdSendFUA != 0}
+		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow, fua: e.Flags&nbdSendFUA != 0, zeros: e.Zeros}
 	d.changed = sync.NewCond(&d.mu)
 	part := func(f func() error) func() error {
 		return func() error {
@@ -119,7 +125,8 @@ func (d *diskStream) take() error {
 		if err != nil {
 			return err
 		}
-		if r.kind == nbdTrim {
+		d.zeros = d.zeros && r.kind != nbdWrite
+		if r.kind == nbdTrim || r.kind == nbdWriteZeroes && d.zeros {
 			if err := d.reply(simpleReply(r.cookie), nil, 0); err != nil {
 				return err
 			}
@@ -232,13 +239,20 @@ func (d *diskStream) flush() error {
 func (d *diskStream) next() (*nbdRequest, uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.err == nil && !d.ready() {
-		if d.out.Buffered() == 0 {
+	for d.err == nil {
+		first := d.firstFlush()
+		if first == nil && d.ready() {
+			break
+		}
+		if first == nil && d.out.Buffered() == 0 {
 			d.changed.Wait()
 			continue
 		}
 		d.mu.Unlock()
 		err := d.flush()
+		if err == nil && first != nil {
+			err = d.reply(simpleReply(first.cookie), nil, 0)
+		}
 		d.mu.Lock()
 		if err != nil {
 			return nil, 0, err
@@ -249,11 +263,11 @@ func (d *diskStream) next() (*nbdRequest, uint64, error) {
 	}
 	r := d.queue[0]
 	d.queue = d.queue[1:]
-	if r.answered && d.fua && d.window == diskWindowEnd {
+	if r.answered && r.changes() && d.fua && d.flushed {
 		r.flags |= nbdFlagFUA
 	}
 	switch {
-	case r.kind == nbdFlush && d.durable == d.changes:
+	case r.kind == nbdFlush && !r.answered && d.durable == d.changes:
 		return r, 0, nil
 	case r.kind == nbdFlush:
 		r.covers = d.changes
@@ -267,6 +281,16 @@ func (d *diskStream) next() (*nbdRequest, uint64, error) {
 	return r, d.cookie, nil
 }
 
+// firstFlush is the client's first one, when all that came before has been sent: it counts as answered then.
+func (d *diskStream) firstFlush() *nbdRequest {
+	if d.flushed || len(d.queue) == 0 || d.queue[0].kind != nbdFlush {
+		return nil
+	}
+	d.flushed, d.queue[0].answered = true, true
+	d.count.owed.Add(1)
+	return d.queue[0]
+}
+
 // ready says whether the queue's first request may be on its way beside those that are.
 func (d *diskStream) ready() bool {
 	if len(d.queue) == 0 || len(d.sent) >= diskRequests {
@@ -274,7 +298,7 @@ func (d *diskStream) ready() bool {
 	}
 	r := d.queue[0]
 	for _, s := range d.sent {
-		if s.answered && (!r.answered || s.overlaps(r)) || r.changes() && s.changes() && s.overlaps(r) {
+		if s.answered && (!r.answered || r.kind == nbdFlush || s.overlaps(r)) || r.changes() && s.changes() && s.overlaps(r) {
 			return false
 		}
 	}
@@ -298,7 +322,7 @@ func (d *diskStream) receive() error {
 		case r == nil:
 			return errors.New("read NBD reply: to no request")
 		case r.answered && reply.failed:
-			return fmt.Errorf("the destination could not write %d bytes at %d to its disk", r.length, r.offset)
+			return fmt.Errorf("the destination could not write %d bytes at %d to its disk, or flush it", r.length, r.offset)
 		}
 		r.failed = r.failed || reply.failed // the last chunk may only say that it is the last
 		if reply.done {
@@ -343,7 +367,8 @@ func (d *diskStream) done(cookie uint64, r *nbdRequest) {
 	d.bytes -= len(r.data)
 	if r.answered {
 		d.count.owed.Add(-1)
-	} else if r.kind == nbdFlush {
+	}
+	if r.kind == nbdFlush {
 		d.window = diskWindowEnd
 		if !r.failed {
 			d.durable = max(d.durable, r.covers)

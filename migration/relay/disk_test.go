@@ -21,6 +21,7 @@ type diskServer struct {
 	order *rand.Rand
 	fails func(*nbdRequest) bool
 	fua   bool
+	zeros bool // it says that its disk is
 
 	mu      sync.Mutex
 	durable []byte // what is on the disk whatever happens
@@ -68,12 +69,13 @@ func (s *diskServer) serve(conn *net.UnixConn) error {
 	return nil
 }
 
-// flags are those of the export.
-func (s *diskServer) flags() uint16 {
+// export is what its handshake would tell.
+func (s *diskServer) export() Export {
+	e := Export{Name: "a", Size: diskSize, Zeros: s.zeros}
 	if s.fua {
-		return nbdSendFUA
+		e.Flags = nbdSendFUA
 	}
-	return 0
+	return e
 }
 
 func (s *diskServer) carryOut(conn io.Writer, r *nbdRequest) error {
@@ -153,7 +155,7 @@ func carried(t require, s *diskServer) (*diskClient, *atomic.Int64, func() error
 	var streamErr, serverErr error
 	group.Go(func() { serverErr = s.serve(server) })
 	group.Go(func() {
-		streamErr = carryDisk(remote, local, s.flags(), func() { remote.Close(); local.Close() }, count)
+		streamErr = carryDisk(remote, local, s.export(), func() { remote.Close(); local.Close() }, count)
 		remote.Close()
 		local.Close()
 	})
@@ -163,11 +165,12 @@ func carried(t require, s *diskServer) (*diskClient, *atomic.Int64, func() error
 }
 
 // Whatever is written in whatever order, the destination's disk is what the client wrote
-// when it asks for a flush, when it reads, and when it ends.
+// when it asks for a flush after its first, when it reads, and when it ends.
 func TestDiskIsWhatWasWritten(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newDiskServer(rapid.Uint64().Draw(rt, "order"), rapid.Bool().Draw(rt, "server knows FUA"))
-		want := make([]byte, diskSize)
+		s.zeros = rapid.Bool().Draw(rt, "server tells of zeros")
+		want, flushes := make([]byte, diskSize), 0
 		client, owed, wait := carried(rapidT{rt, t}, s)
 		for range rapid.IntRange(1, 60).Draw(rt, "requests") {
 			r := nbdRequest{kind: rapid.SampledFrom([]uint16{nbdWrite, nbdWrite, nbdWrite, nbdWrite, nbdTrim, nbdWriteZeroes, nbdRead, nbdFlush}).Draw(rt, "kind")}
@@ -197,6 +200,9 @@ func TestDiskIsWhatWasWritten(t *testing.T) {
 				rt.Fatalf("a read at %d is not what was written", r.offset)
 			}
 			if r.kind == nbdFlush {
+				flushes++
+			}
+			if r.kind == nbdFlush && flushes > 1 {
 				s.mu.Lock()
 				same := bytes.Equal(s.durable, want)
 				s.mu.Unlock()
@@ -235,6 +241,7 @@ func TestFailedWriteEndsStream(t *testing.T) {
 			break // it may end at once
 		}
 	}
+	client.do(nbdRequest{kind: nbdFlush}, 0) // the first is answered early
 	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err == nil {
 		t.Error("the flush succeeded")
 	}
@@ -246,44 +253,69 @@ func TestFailedWriteEndsStream(t *testing.T) {
 	}
 }
 
-// A flush that failed has made nothing durable, so the next one is not answered for it.
-func TestFlushAgainAfterFailure(t *testing.T) {
-	s := newDiskServer(1, true)
-	flushes := 0
+// The first flush is answered while the destination is yet to carry it out, and is owed until it has.
+func TestFirstFlushDoesNotWait(t *testing.T) {
+	for name, fails := range map[string]bool{"succeeds": false, "fails": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newDiskServer(1, true)
+			answered := make(chan struct{})
+			s.fails = func(r *nbdRequest) bool {
+				if r.kind == nbdFlush {
+					<-answered
+				}
+				return fails && r.kind == nbdFlush
+			}
+			client, owed, wait := carried(t, s)
+			_, err := client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0)
+			if err == nil {
+				_, err = client.do(nbdRequest{kind: nbdFlush}, 0)
+			}
+			if n := owed.Load(); err != nil || n == 0 {
+				t.Errorf("after the first flush %d requests are owed, %v", n, err)
+			}
+			close(answered)
+			if err := wait(); fails != (err != nil) || fails != (owed.Load() > 0) {
+				t.Errorf("the stream ended with %d owed, %v", owed.Load(), err)
+			}
+		})
+	}
+}
+
+// failingFlush is a server without FUA whose second flush fails.
+func failingFlush() (s *diskServer, flushes *int) {
+	s, flushes = newDiskServer(1, false), new(int)
 	s.fails = func(r *nbdRequest) bool {
 		if r.kind == nbdFlush {
-			flushes++
+			*flushes++
 		}
-		return r.kind == nbdFlush && flushes == 1
+		return r.kind == nbdFlush && *flushes == 2
 	}
+	return s, flushes
+}
+
+var aWrite = nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}
+
+// A flush that failed has made nothing durable, so the next one is not answered for it.
+func TestFlushAgainAfterFailure(t *testing.T) {
+	s, flushes := failingFlush()
 	client, _, wait := carried(t, s)
-	if _, err := client.do(nbdRequest{kind: nbdWrite, length: 512, data: make([]byte, 512)}, 0); err != nil {
-		t.Fatal(err)
+	for i, r := range []nbdRequest{aWrite, {kind: nbdFlush}, aWrite, {kind: nbdFlush}, {kind: nbdFlush}} {
+		if _, err := client.do(r, 0); (err != nil) != (i == 3) {
+			t.Errorf("request %d: %v", i+1, err)
+		}
 	}
-	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err == nil {
-		t.Error("the first flush succeeded")
-	}
-	if _, err := client.do(nbdRequest{kind: nbdFlush}, 0); err != nil {
-		t.Errorf("the second flush: %v", err)
-	}
-	if err := wait(); err != nil || flushes != 2 {
-		t.Errorf("%d flushes arrived, %v", flushes, err)
+	if err := wait(); err != nil || *flushes != 3 {
+		t.Errorf("%d flushes arrived, %v", *flushes, err)
 	}
 }
 
 // Nor is one that comes while the first, which will fail, is on its way.
 func TestFlushBesideFailure(t *testing.T) {
-	s := newDiskServer(1, true)
-	flushes := 0
-	s.fails = func(r *nbdRequest) bool {
-		if r.kind == nbdFlush {
-			flushes++
-		}
-		return r.kind == nbdFlush && flushes == 1
-	}
+	s, flushes := failingFlush()
 	client, _, wait := carried(t, s)
 	var requests bytes.Buffer
-	for i, r := range []nbdRequest{{kind: nbdWrite, length: 512, data: make([]byte, 512)}, {kind: nbdFlush}, {kind: nbdFlush}} {
+	all := []nbdRequest{aWrite, {kind: nbdFlush}, aWrite, {kind: nbdFlush}, {kind: nbdFlush}}
+	for i, r := range all {
 		if err := r.write(&requests, uint64(i)); err != nil {
 			t.Fatal(err)
 		}
@@ -292,7 +324,7 @@ func TestFlushBesideFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := 0
-	for range 3 {
+	for range all {
 		reply, err := readReply(client.conn)
 		if err != nil {
 			t.Fatal(err)
@@ -301,8 +333,8 @@ func TestFlushBesideFailure(t *testing.T) {
 			failed++
 		}
 	}
-	if err := wait(); err != nil || flushes != 2 || failed != 1 {
-		t.Errorf("%d flushes arrived, %d failed, %v", flushes, failed, err)
+	if err := wait(); err != nil || *flushes != 3 || failed != 1 {
+		t.Errorf("%d flushes arrived, %d failed, %v", *flushes, failed, err)
 	}
 }
 
@@ -326,7 +358,7 @@ func TestDiskHangsUp(t *testing.T) {
 		}
 	})
 	var count diskCount
-	if err := carryDisk(remote, local, 0, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
+	if err := carryDisk(remote, local, Export{}, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
 		t.Errorf("the stream ended with %v, %d owed", err, count.owed.Load())
 	}
 }

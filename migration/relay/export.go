@@ -18,12 +18,13 @@ type Export struct {
 	Structured bool      `json:"structured"` // its replies are structured ones
 	Allocation bool      `json:"allocation"` // it tells what is allocated, in the context of this number
 	Context    uint32    `json:"context"`
+	Zeros      bool      `json:"zeros"` // all of it is
 }
 
 const (
 	allocation = "base:allocation" // the context
-	maxExports = 256
-	maxName    = 256 // bytes
+	maxExports = 256               // of a server, and chunks of one reply
+	maxName    = 256               // bytes
 )
 
 // openExport is a client's part of the handshake, for the n-th of a server's exports, counted from 1.
@@ -85,6 +86,61 @@ func openExport(server io.ReadWriter, n int) (e Export, err error) {
 		err = fmt.Errorf("the server does not give %q", e.Name)
 	}
 	return e, err
+}
+
+// openDisk is openExport, and asks for zeros.
+func openDisk(server io.ReadWriter, n int) (Export, error) {
+	e, err := openExport(server, n)
+	if err == nil && e.Allocation {
+		e.Zeros, err = e.zeros(server)
+	}
+	return e, err
+}
+
+// zeros asks a server whether all of the export is zeros. Of one in many pieces nobody says so.
+func (e Export) zeros(server io.ReadWriter) (bool, error) {
+	at := uint64(0)
+	for range 16 {
+		if at >= e.Size {
+			return true, nil
+		}
+		r := nbdRequest{kind: nbdBlockStatus, offset: at, length: uint32(min(e.Size-at, 1<<30))}
+		if err := r.write(server, at); err != nil {
+			return false, err
+		}
+		n, err := e.zerosAt(server, at)
+		if err != nil || n == 0 {
+			return false, err
+		}
+		at += n
+	}
+	return false, nil
+}
+
+// zerosAt reads the reply to what the status is at an offset: how many bytes from there on are zeros.
+func (e Export) zerosAt(server io.Reader, at uint64) (zeros uint64, err error) {
+	for range maxExports {
+		reply, err := readReply(server)
+		if err != nil {
+			return 0, err
+		}
+		var body bytes.Buffer
+		if _, err := io.CopyN(&body, server, int64(reply.payload)); err != nil {
+			return 0, err
+		}
+		if reply.cookie() != at || len(reply.head) != 20 {
+			return 0, errors.New("read NBD block status: another reply came")
+		}
+		if b := body.Bytes(); binary.BigEndian.Uint16(reply.head[6:]) == nbdChunkStatus && len(b) >= 4 && binary.BigEndian.Uint32(b) == e.Context {
+			for b = b[4:]; len(b) >= 8 && b[7]&nbdStateZero != 0; b = b[8:] {
+				zeros += uint64(binary.BigEndian.Uint32(b))
+			}
+		}
+		if reply.done {
+			return zeros, nil
+		}
+	}
+	return 0, errors.New("read NBD block status: it has no end")
 }
 
 // exportName is the name of a server's n-th export.

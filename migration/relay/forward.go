@@ -141,7 +141,7 @@ func (s *stream) toDisk(ctx context.Context, n int) error {
 	stop := context.AfterFunc(ctx, func() { s.conn.NetConn().Close() })
 	defer stop()
 	var err error
-	s.export, err = openExport(s.way, n)
+	s.export, err = openDisk(s.way, n)
 	return err
 }
 

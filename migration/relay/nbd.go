@@ -44,11 +44,14 @@ const (
 	nbdFlush       = 3
 	nbdTrim        = 4
 	nbdWriteZeroes = 6
+	nbdBlockStatus = 7
 
 	nbdSendFUA      = 1 << 3 // of an export: it knows FUA
 	nbdFlagFUA      = 1 << 0 // of a request: the reply is to mean that it is on the disk
 	nbdFlagDone     = 1 << 0 // of a chunk: it is the reply's last
 	nbdErrorChunk   = 1 << 15
+	nbdChunkStatus  = 5
+	nbdStateZero    = 1 << 1
 	nbdOptionLimit  = 64 << 10 // bytes, of an option and of each of its replies
 	nbdPayloadLimit = 64 << 20 // bytes; clients split at 32 MiB
 )

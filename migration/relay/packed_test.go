@@ -77,7 +77,7 @@ func TestDiskIsPackedOverALongWay(t *testing.T) {
 			disk := newDiskServer(1, true)
 			h := Header{Move: "m1", VM: "web", Kind: Disk}
 			s.Expect(h.Move, Expectation{VM: h.VM, From: "src", Sockets: map[Kind]string{Disk: hypervisor(t, func(c *net.UnixConn) {
-				if _, err := answerHandshake(c, []Export{{Name: "a", Size: diskSize, Flags: disk.flags()}}); err == nil {
+				if _, err := answerHandshake(c, []Export{disk.export()}); err == nil {
 					disk.serve(c)
 				}
 			})}})
@@ -93,8 +93,10 @@ func TestDiskIsPackedOverALongWay(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := d.do(nbdRequest{kind: nbdFlush}, 0); err != nil {
-				t.Fatal(err)
+			for range 2 { // the first is answered early
+				if _, err := d.do(nbdRequest{kind: nbdFlush}, 0); err != nil {
+					t.Fatal(err)
+				}
 			}
 			disk.mu.Lock()
 			defer disk.mu.Unlock()

@@ -15,7 +15,10 @@ import (
 	"time"
 )
 
-const maxHandshakes = 64 // at once, of peers that have yet to prove who they are
+const (
+	maxHandshakes = 64   // at once, of peers that have yet to prove who they are
+	maxAhead      = 1024 // connections of hosts that wait for their headers
+)
 
 // Expectation is a move that a host is the destination of.
 type Expectation struct {
@@ -38,6 +41,7 @@ type Server struct {
 	sent     atomic.Uint64
 	received atomic.Uint64
 	starting chan struct{}
+	ahead    chan struct{}
 
 	mu    sync.Mutex
 	moves map[heliotrope.MoveID]*expected
@@ -56,7 +60,7 @@ type expected struct {
 // certificates; peer says whose certificate a connection has.
 func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.HostID, error), log *slog.Logger) *Server {
 	return &Server{
-		tls: withVersions(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes),
+		tls: withVersions(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes), ahead: make(chan struct{}, maxAhead),
 		moves: map[heliotrope.MoveID]*expected{},
 	}
 }
@@ -142,25 +146,16 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if conn.ConnectionState().NegotiatedProtocol == alpnV3 {
-		// It is a host's, who may have opened it ahead.
-		started()
-		raw.SetDeadline(time.Now().Add(aheadMost))
-	}
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
-	defer stop()
-	h, err := readHeader(conn)
+	h, err := s.header(ctx, conn, started)
 	if errors.Is(err, io.EOF) {
 		return nil // there was no need for it
 	}
 	if err != nil {
 		return err
 	}
-	stop()
-	raw.SetDeadline(time.Time{})
 	started()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	e, err := s.enter(from, h, conn, cancel)
 	if err != nil {
 		return errors.Join(err, writeAnswer(conn, Offer{}, err))
@@ -170,6 +165,26 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 		return e.takePackets(ctx, conn, h)
 	}
 	return e.carry(ctx, conn, h, s.Encoding)
+}
+
+// header waits for the header of a host's connection, which has started when that need not come at once.
+func (s *Server) header(ctx context.Context, conn *tls.Conn, started func()) (Header, error) {
+	raw := conn.NetConn()
+	if conn.ConnectionState().NegotiatedProtocol == alpnV3 {
+		select {
+		case s.ahead <- struct{}{}:
+			defer func() { <-s.ahead }()
+		default:
+			return Header{}, errors.New("too many connections wait for their headers")
+		}
+		started()
+		raw.SetDeadline(time.Now().Add(aheadMost))
+	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	h, err := readHeader(conn)
+	raw.SetDeadline(time.Time{})
+	return h, err
 }
 
 // enter adds a stream to the expectation that it meets; end is how to end it. The peer
@@ -204,7 +219,7 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 	var export Export
 	if h.Disk > 0 {
 		local.SetDeadline(time.Now().Add(handshakeTimeout))
-		if export, err = openExport(local, h.Disk); err != nil {
+		if export, err = openDisk(local, h.Disk); err != nil {
 			return errors.Join(err, writeAnswer(conn, Offer{}, err))
 		}
 		local.SetDeadline(time.Time{})
