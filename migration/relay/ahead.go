@@ -21,7 +21,7 @@ import (
 var padding = map[Kind]int{Memory: 1 << 20, Disk: 256 << 10}
 
 const (
-	padPiece = 4 << 10               // sent at once; also about what may wait unsent, for a header must not wait behind it
+	padPiece = 8 << 10               // sent at once; four may wait unsent, for a header is not to wait long behind them
 	padBit   = 1 << 15               // marks the length of what comes instead of a header, to be thrown away
 	padMost  = 8 << 20               // bytes that a destination takes of it
 	padWay   = 10 * time.Millisecond // of round trip, from which on it is sent
@@ -73,7 +73,7 @@ func (a *ahead) pad(ctx context.Context, conn *tls.Conn) error {
 	}
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 	defer stop()
-	limitUnsent(conn, padPiece)
+	limitUnsent(conn, 4*padPiece)
 	defer limitUnsent(conn, unsentBytes)
 	piece := make([]byte, 2+padPiece)
 	piece[0], piece[1] = (padBit|padPiece)>>8, padPiece&0xff

@@ -14,7 +14,9 @@ import (
 //
 // What it steers by is how long a batch lay at the destination until it was rebuilt, by the
 // destination's own clock. The way, and what else is on it, is not in that: where the wire is
-// the slower, batches do not lie there, and the window opens until it bounds nothing.
+// the slower, batches do not lie there, and the window opens until it bounds nothing. On a busy
+// host some batch always lies there for longer; the window is too large only where all do, for
+// lagWhile (as queues of routers are judged by CoDel, RFC 8289).
 type window struct {
 	mu      sync.Mutex
 	limit   int           // bytes of the stream
@@ -25,6 +27,8 @@ type window struct {
 	rebuilt uint64        // batches
 	wanting bool          // more than limit, since a batch was last rebuilt
 	shrunk  uint64        // how many batches had been sent when limit last shrank; 0: it never has
+	late    time.Time     // since when all that were sent after that lay too long; zero: the last did not
+	least   time.Duration // that one of those lay
 	freed   chan struct{} // one token, when there is more room
 }
 
@@ -48,7 +52,8 @@ const (
 	windowMost  = 64 << 20 // 350 MB/s over 180 ms
 	// lagAim is how long batches should lie at the destination: as little as bridges what one that
 	// is hard to unpack takes.
-	lagAim = 15 * time.Millisecond
+	lagAim   = 15 * time.Millisecond
+	lagWhile = 100 * time.Millisecond
 )
 
 func newWindow() *window { return &window{limit: windowFirst, freed: make(chan struct{}, 1)} }
@@ -94,8 +99,8 @@ func (w *window) referred(batch uint64) ([]byte, error) {
 }
 
 // leave takes note that so many batches have been rebuilt by now, and how long the last of them
-// lay at the destination. Where that is too long, all that is under way should take as much less
-// time as it lay too long.
+// lay at the destination. Where they lie too long, all that is under way should take as much less
+// time as they do.
 func (w *window) leave(rebuilt uint64, lag time.Duration, now time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -110,16 +115,26 @@ func (w *window) leave(rebuilt uint64, lag time.Duration, now time.Time) error {
 		}
 	}
 	w.batches = append(w.batches[:0], w.batches[n:]...)
+	// Batches come back one by one, and each lets one go: at first there need not be one more that waits.
+	wanting := w.wanting || w.shrunk == 0 && 2*w.flying > w.limit
 	w.flying, w.rebuilt = w.flying-size, rebuilt
 	switch {
-	case lag > lagAim && rebuilt > w.shrunk: // a batch that was sent since then
-		w.limit, w.shrunk = max(w.limit/2, int(float64(w.limit)*(1-float64(lag-lagAim)/float64(took))), windowLeast), w.sent
-	case lag <= lagAim && w.wanting && w.shrunk == 0:
+	case lag > lagAim && rebuilt > w.shrunk:
+		if w.late.IsZero() {
+			w.late, w.least = now, lag
+		}
+		if w.least = min(w.least, lag); now.Sub(w.late) >= lagWhile {
+			w.limit = max(w.limit/2, int(float64(w.limit)*(1-float64(w.least-lagAim)/float64(took))), windowLeast)
+			w.shrunk, w.late = w.sent, time.Time{}
+		}
+	case lag <= lagAim && wanting && w.shrunk == 0:
 		w.limit = min(w.limit+size, windowMost)
-	case lag <= lagAim && w.wanting:
+	case lag <= lagAim && wanting:
 		w.limit = min(w.limit+size/4, windowMost)
 	}
-	w.wanting = false
+	if w.wanting = false; lag <= lagAim {
+		w.late = time.Time{}
+	}
 	select {
 	case w.freed <- struct{}{}:
 	default:

@@ -16,6 +16,8 @@ func (sized) SwapReferred([]byte) []byte { return nil }
 type way struct {
 	trip          time.Duration
 	wire, rebuild float64
+	// busy is for how long the destination does nothing, four times a second.
+	busy time.Duration
 }
 
 // run sends batches over the way and returns how much of its slower half was used, and how long
@@ -39,7 +41,11 @@ func (y way) run(t *testing.T, d time.Duration) (used float64, lag time.Duration
 			sent++
 			wireFree = max(wireFree, now) + took(y.wire)
 			came := wireFree + y.trip/2
-			rebuildFree = max(rebuildFree, came) + took(y.rebuild)
+			rebuildFree = max(rebuildFree, came)
+			if since := rebuildFree % (250 * time.Millisecond); since < y.busy {
+				rebuildFree += y.busy - since
+			}
+			rebuildFree += took(y.rebuild)
 			events = append(events, event{sent, rebuildFree - came, rebuildFree + y.trip/2})
 			if rebuildFree > d/2 {
 				lag = max(lag, rebuildFree-came)
@@ -68,16 +74,16 @@ func (y way) run(t *testing.T, d time.Duration) (used float64, lag time.Duration
 // not pile up there.
 func TestWindow(t *testing.T) {
 	for name, y := range map[string]way{
-		"at once, slow destination":    {0, 2e9, 300e6},
-		"27 ms, slow destination":      {27 * time.Millisecond, 2e9, 300e6},
-		"180 ms, slow destination":     {180 * time.Millisecond, 2e9, 300e6},
-		"at once, very slow":           {0, 2e9, 60e6},
-		"27 ms, slow wire":             {27 * time.Millisecond, 60e6, 500e6},
-		"180 ms, slow wire":            {180 * time.Millisecond, 60e6, 500e6},
-		"27 ms, very slow wire":        {27 * time.Millisecond, 12e6, 500e6},
-		"180 ms, both about as slow":   {180 * time.Millisecond, 210e6, 200e6},
-		"at once, both about as slow":  {0, 210e6, 200e6},
-		"27 ms, very slow destination": {27 * time.Millisecond, 1e9, 40e6},
+		"at once, slow destination":    {0, 2e9, 300e6, 0},
+		"27 ms, slow destination":      {27 * time.Millisecond, 2e9, 300e6, 0},
+		"180 ms, slow destination":     {180 * time.Millisecond, 2e9, 300e6, 0},
+		"at once, very slow":           {0, 2e9, 60e6, 0},
+		"27 ms, slow wire":             {27 * time.Millisecond, 60e6, 500e6, 0},
+		"180 ms, slow wire":            {180 * time.Millisecond, 60e6, 500e6, 0},
+		"27 ms, very slow wire":        {27 * time.Millisecond, 12e6, 500e6, 0},
+		"180 ms, both about as slow":   {180 * time.Millisecond, 210e6, 200e6, 0},
+		"at once, both about as slow":  {0, 210e6, 200e6, 0},
+		"27 ms, very slow destination": {27 * time.Millisecond, 1e9, 40e6, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			used, lag := y.run(t, 10*time.Second)
@@ -88,6 +94,15 @@ func TestWindow(t *testing.T) {
 				t.Errorf("%.0f %% used, lag at most %s", used*100, lag)
 			}
 		})
+	}
+}
+
+// TestBusyDestination: that a host has something else to do now and then keeps no way from being used: of
+// what it could carry in three seconds, a copy over a long way gets two thirds.
+func TestBusyDestination(t *testing.T) {
+	y := way{trip: 218 * time.Millisecond, wire: 130e6, rebuild: 400e6, busy: 40 * time.Millisecond}
+	if used, lag := y.run(t, 3*time.Second); used < 0.66 || lag > 2*y.busy {
+		t.Errorf("%.0f %% used, lag at most %s", used*100, lag)
 	}
 }
 
