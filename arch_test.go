@@ -96,6 +96,7 @@ var rows = map[string]int{
 
 	"controller/prices":     3,
 	"migration/relay":       3,
+	"migration/relay/disk":  3,
 	"migration/relay/share": 3,
 	"migration/relay/kept":  3,
 	"topologies":            3,
@@ -149,7 +150,7 @@ var beside = map[string][]string{
 	"arpproxy":          {"flows"},
 	"ovsdb":             {"ovsdb/vswitch"},
 	"hostagent/capture": {"hostagent/capture/flood"},
-	"migration/relay":   {"migration/relay/kept", "migration/relay/share"},
+	"migration/relay":   {"migration/relay/disk", "migration/relay/kept", "migration/relay/share"},
 	"hostagent":         {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/billing", "scheduler/licence"},

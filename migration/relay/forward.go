@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"heliotrope/migration/relay/disk"
 	"heliotrope/migration/relay/share"
 	"math"
 	"net"
@@ -22,7 +23,7 @@ type Forwarder struct {
 	client *Client
 	header Header
 	l      *net.UnixListener
-	disk   diskCount
+	disk   disk.Count
 
 	mu    sync.Mutex
 	open  []*stream // guarded by mu; the hypervisor has not come for them yet
@@ -34,7 +35,7 @@ type stream struct {
 	conn    *tls.Conn
 	taken   Offer
 	way     halfConn       // of a disk: the connection as it is written to
-	export  Export         // of a disk
+	export  disk.Export    // of a disk
 	sending *share.Sending // of memory
 	done    func()         // gives back what was set aside for it
 }
@@ -47,10 +48,10 @@ func (s *stream) close() {
 // Owed is the number of writes to a disk that the hypervisor believes done and that the
 // destination has not confirmed. Once the hypervisor has ended its streams it is zero, or
 // the destination's disk is not whole.
-func (f *Forwarder) Owed() int { return int(f.disk.owed.Load()) }
+func (f *Forwarder) Owed() int { return f.disk.Owed() }
 
 // Written is how many bytes of disks were sent so far, those that were sent again counted again.
-func (f *Forwarder) Written() uint64 { return f.disk.written.Load() }
+func (f *Forwarder) Written() uint64 { return f.disk.Written() }
 
 // Forward makes the unix socket path, for root alone (or whom it is then given to), and
 // sends whatever connects to it on to the destination, once Serve runs.
@@ -134,14 +135,14 @@ func (s *stream) toDisk(ctx context.Context, n int) error {
 		}
 		s.way = packedConn{s.conn, w}
 	}
-	if s.export != (Export{}) {
+	if s.export != (disk.Export{}) {
 		return nil
 	}
 	// An older destination leaves the handshake to us.
 	stop := context.AfterFunc(ctx, func() { s.conn.NetConn().Close() })
 	defer stop()
 	var err error
-	s.export, err = openDisk(s.way, n)
+	s.export, err = disk.Open(s.way, n)
 	return err
 }
 
@@ -197,6 +198,19 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	return join(ctx, s.conn, s.conn, local)
 }
 
+// joinDisk carries the requests of the hypervisor at local to the server of a stream.
+func joinDisk(ctx context.Context, s *stream, local *net.UnixConn, count *disk.Count) error {
+	closeBoth := func() { s.conn.NetConn().Close(); local.Close() }
+	defer closeBoth()
+	stop := context.AfterFunc(ctx, closeBoth)
+	defer stop()
+	err := disk.Carry(s.way, local, s.export, closeBoth, count)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
 // streamFor is the stream that a hypervisor has come for.
 func (f *Forwarder) streamFor(ctx context.Context, local *net.UnixConn) (*stream, error) {
 	stop := context.AfterFunc(ctx, func() { local.Close() })
@@ -210,7 +224,7 @@ func (f *Forwarder) streamFor(ctx context.Context, local *net.UnixConn) (*stream
 			return nil, err
 		}
 		if f.header.Kind == Disk {
-			_, err = answerHandshake(local, []Export{s.export})
+			_, err = disk.Answer(local, []disk.Export{s.export})
 		}
 		if err != nil {
 			s.close()
@@ -219,12 +233,12 @@ func (f *Forwarder) streamFor(ctx context.Context, local *net.UnixConn) (*stream
 	}
 	n := 0
 	if f.header.Kind == Disk {
-		var exports []Export
+		var exports []disk.Export
 		for _, s := range open {
 			exports = append(exports, s.export)
 		}
 		var err error
-		if n, err = answerHandshake(local, exports); err != nil {
+		if n, err = disk.Answer(local, exports); err != nil {
 			return nil, err
 		}
 	}

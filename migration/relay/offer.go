@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/disk"
 	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
@@ -46,7 +47,7 @@ type Offer struct {
 	// Packed is of a disk's stream: the source's direction is compressed.
 	Packed bool `json:"packed,omitempty"`
 	// Export, of an answer for a disk, is what its server has told: what follows are requests.
-	Export Export `json:"export,omitzero"`
+	Export disk.Export `json:"export,omitzero"`
 	// The destination has Site pages of its own, whose digests with the key Key, in hexadecimal,
 	// come before anything that the hypervisor answers.
 	Site int    `json:"site,omitempty"`
@@ -161,12 +162,12 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 // fits says whether a source can do what was taken of its header's offer.
 func (o Offer) fits(h Header) error {
 	export := o.Export
-	if o.Export = (Export{}); o == (Offer{}) && (export == o.Export || h.Disk > 0) {
+	if o.Export = (disk.Export{}); o == (Offer{}) && (export == o.Export || h.Disk > 0) {
 		return nil
 	}
 	offer := h.Codec
 	_, err := o.key()
-	if err != nil || export != (Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
+	if err != nil || export != (disk.Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
 		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}

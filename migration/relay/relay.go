@@ -7,8 +7,8 @@
 // this very host. The answer is one line, "ok" or why not. From then on a stream of kind
 // Memory is a wire between two unix sockets, of which the hypervisors hold the far ends:
 // bytes go both ways, and the end of one direction is passed on by itself. So is one of
-// kind Disk, but for its handshake (openExport) and the source's end, which answers writes
-// early (diskStream). A stream of kind Packets has frames, and is answered with how many
+// kind Disk, but for its handshake (disk.Open) and the source's end, which answers writes
+// early (disk.Carry). A stream of kind Packets has frames, and is answered with how many
 // were taken.
 //
 // What takes round trips is done before there is somebody who waits for it: connections are
@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/disk"
 	"io"
 	"net"
 	"regexp"
@@ -49,7 +50,7 @@ import (
 // ALPN is the protocol's name in TLS. A Client and a Server add the second version's, in
 // which a header may have an Offer and an answer may take it, and the third's, in which a
 // connection may wait for its header, padding may come before that (Client.Ahead), and the
-// destination shakes hands with the server of a Disk (Export).
+// destination shakes hands with the server of a Disk (disk.Open).
 const (
 	ALPN   = "heliotrope-relay/1"
 	alpnV2 = "heliotrope-relay/2"
@@ -122,8 +123,8 @@ func headerSize(r io.Reader) (int, error) {
 			return n, nil
 		}
 		n &^= padBit
-		if err := pass(io.Discard, r, int64(n)); err != nil {
-			return 0, err
+		if _, err := io.CopyN(io.Discard, r, int64(n)); err != nil {
+			return 0, noEOF(err)
 		}
 		padded += 2 + n
 	}
@@ -155,7 +156,7 @@ func readHeader(r io.Reader) (Header, error) {
 		return Header{}, fmt.Errorf("parse relay header: unknown kind %q", h.Kind)
 	case h.NIC < 0 || h.NIC > 255:
 		return Header{}, fmt.Errorf("parse relay header: NIC %d", h.NIC)
-	case h.Disk < 0 || h.Disk > maxExports || h.Disk > 0 && h.Kind != Disk:
+	case h.Disk < 0 || h.Disk > disk.MaxExports || h.Disk > 0 && h.Kind != Disk:
 		return Header{}, fmt.Errorf("parse relay header: disk %d of %s", h.Disk, h.Kind)
 	case h.Codec.MirrorPages < 0:
 		return Header{}, fmt.Errorf("parse relay header: a mirror of %d pages", h.Codec.MirrorPages)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"heliotrope"
+	"heliotrope/migration/relay/disk"
 	"io"
 	"log/slog"
 	"net"
@@ -216,10 +217,10 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		return errors.Join(err, writeAnswer(conn, Offer{}, fmt.Errorf("the hypervisor does not listen for %s", h.Kind)))
 	}
 	defer local.Close()
-	var export Export
+	var export disk.Export
 	if h.Disk > 0 {
 		local.SetDeadline(time.Now().Add(handshakeTimeout))
-		if export, err = openDisk(local, h.Disk); err != nil {
+		if export, err = disk.Open(local, h.Disk); err != nil {
 			return errors.Join(err, writeAnswer(conn, Offer{}, err))
 		}
 		local.SetDeadline(time.Time{})

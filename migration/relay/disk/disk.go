@@ -1,12 +1,16 @@
-package relay
+// Package disk carries a disk's NBD connection over a long way: the source's end of a relay's stream, between a
+// hypervisor that mirrors a disk and the NBD server of the destination's.
+//
+// A hypervisor must not wait for the way. It opens a disk in its main loop, and its guest stands still meanwhile:
+// so somebody else has shaken hands with the server before (Open), and the hypervisor is answered by what that was
+// told (Answer). And its mirror waits for each write: so writes are answered early (Carry).
+package disk
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -15,15 +19,17 @@ import (
 
 // How much a disk's writes may be ahead of the destination, in bytes. Until the client's
 // first flush the disk is copied as a whole, and the window is what fills a long way; from
-// then on it is a part of the pause. diskRequests bounds those that carry no data.
+// then on it is a part of the pause. maxRequests bounds those that carry no data.
 const (
-	diskWindow     = 16 << 20
-	diskWindowEnd  = 2 << 20
-	diskRequests   = 1024
-	diskWriteBatch = 256 << 10
+	windowFirst = 16 << 20
+	windowEnd   = 2 << 20
+	maxRequests = 1024
+	writeBatch  = 256 << 10
+
+	bufferSize = 256 << 10 // bytes, of each direction
 )
 
-// diskStream carries an NBD connection over a long way. A mirror writes a cluster, waits a
+// stream carries an NBD connection over a long way. A mirror writes a cluster, waits a
 // round trip for the answer, and never catches up with a guest that writes more often than
 // that. So the stream answers a write as soon as it has taken it over, and forwards it: the
 // guest's disk is then as far behind as the window allows, however long the way is. A flush
@@ -43,12 +49,12 @@ const (
 //
 // Two requests that overlap are never on their way together, for the server may carry them
 // out in any order. A write that waits is replaced by the next one to the same place.
-type diskStream struct {
+type stream struct {
 	remote, local *bufio.Reader
 	out           *bufio.Writer // to remote; the sender's alone
 	replies       sync.Mutex    // who may write to back
 	back          io.Writer     // to local
-	count         *diskCount
+	count         *Count
 	fua           bool // the server knows FUA
 	zeros         bool // the destination's disk still is; take's alone
 
@@ -65,29 +71,29 @@ type diskStream struct {
 	err     error
 }
 
-// diskCount counts what goes on.
-type diskCount struct {
-	owed    atomic.Int64  // requests that were answered and are not done
-	written atomic.Uint64 // bytes of writes that were sent
+// Conn is a connection whose directions end separately.
+type Conn interface {
+	io.ReadWriter
+	CloseWrite() error
 }
 
-// joinDisk carries the requests of the hypervisor at local to the server of a stream.
-func joinDisk(ctx context.Context, s *stream, local *net.UnixConn, count *diskCount) error {
-	closeBoth := func() { s.conn.NetConn().Close(); local.Close() }
-	defer closeBoth()
-	stop := context.AfterFunc(ctx, closeBoth)
-	defer stop()
-	err := carryDisk(s.way, local, s.export, closeBoth, count)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
+// Count counts what goes on.
+type Count struct {
+	owed    atomic.Int64
+	written atomic.Uint64
 }
 
-// carryDisk carries requests from local to the server of an export at remote, and the replies back.
-func carryDisk(remote, local halfConn, e Export, closeBoth func(), count *diskCount) error {
-	d := &diskStream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
-		out: bufio.NewWriterSize(remote, diskWriteBatch), count: count, sent: make(map[uint64]*nbdRequest), window: diskWindow, fua: e.Flags&nbdSendFUA != 0, zeros: e.Zeros}
+// Owed is the number of requests that were answered and are not done.
+func (c *Count) Owed() int { return int(c.owed.Load()) }
+
+// Written is how many bytes of writes were sent, those that were sent again counted again.
+func (c *Count) Written() uint64 { return c.written.Load() }
+
+// Carry carries requests from local to the server of an export at remote, and the replies back, until both have
+// ended or something has failed; then it calls closeBoth, which closes them. It counts what goes on.
+func Carry(remote, local Conn, e Export, closeBoth func(), count *Count) error {
+	d := &stream{remote: bufio.NewReaderSize(remote, bufferSize), local: bufio.NewReaderSize(local, bufferSize), back: local,
+		out: bufio.NewWriterSize(remote, writeBatch), count: count, sent: make(map[uint64]*nbdRequest), window: windowFirst, fua: e.Flags&nbdSendFUA != 0, zeros: e.Zeros}
 	d.changed = sync.NewCond(&d.mu)
 	part := func(f func() error) func() error {
 		return func() error {
@@ -106,7 +112,7 @@ func carryDisk(remote, local halfConn, e Export, closeBoth func(), count *diskCo
 	return g.Wait()
 }
 
-func (d *diskStream) fail(err error) {
+func (d *stream) fail(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.err == nil {
@@ -116,7 +122,7 @@ func (d *diskStream) fail(err error) {
 }
 
 // take takes the client's requests over until it disconnects.
-func (d *diskStream) take() error {
+func (d *stream) take() error {
 	for {
 		r, err := readRequest(d.local)
 		if err == io.EOF {
@@ -149,7 +155,7 @@ func (d *diskStream) take() error {
 }
 
 // reply writes to the client: a head, and n bytes of from.
-func (d *diskStream) reply(head []byte, from io.Reader, n int64) error {
+func (d *stream) reply(head []byte, from io.Reader, n int64) error {
 	d.replies.Lock()
 	defer d.replies.Unlock()
 	if _, err := d.back.Write(head); err != nil {
@@ -162,10 +168,10 @@ func (d *diskStream) reply(head []byte, from io.Reader, n int64) error {
 }
 
 // enqueue waits for room.
-func (d *diskStream) enqueue(r *nbdRequest) error {
+func (d *stream) enqueue(r *nbdRequest) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.err == nil && (len(d.queue) >= diskRequests || d.bytes > 0 && d.bytes+len(r.data) > d.window) {
+	for d.err == nil && (len(d.queue) >= maxRequests || d.bytes > 0 && d.bytes+len(r.data) > d.window) {
 		d.changed.Wait()
 	}
 	if d.err != nil {
@@ -185,7 +191,7 @@ func (d *diskStream) enqueue(r *nbdRequest) error {
 
 // replaces puts r in place of a write to the very same place that still waits, if nothing
 // after that one minds.
-func (d *diskStream) replaces(r *nbdRequest) bool {
+func (d *stream) replaces(r *nbdRequest) bool {
 	if r.kind != nbdWrite || !r.answered {
 		return false
 	}
@@ -205,7 +211,7 @@ func (d *diskStream) replaces(r *nbdRequest) bool {
 }
 
 // send forwards requests until the client's last.
-func (d *diskStream) send() error {
+func (d *stream) send() error {
 	for {
 		r, cookie, err := d.next()
 		if err != nil {
@@ -227,7 +233,7 @@ func (d *diskStream) send() error {
 	}
 }
 
-func (d *diskStream) flush() error {
+func (d *stream) flush() error {
 	if err := d.out.Flush(); err != nil {
 		return fmt.Errorf("forward NBD request: %w", err)
 	}
@@ -236,7 +242,7 @@ func (d *diskStream) flush() error {
 
 // next waits for a request that may be sent now. What was written is flushed before it waits.
 // The cookie is 0 for a flush that is done already.
-func (d *diskStream) next() (*nbdRequest, uint64, error) {
+func (d *stream) next() (*nbdRequest, uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.err == nil {
@@ -282,7 +288,7 @@ func (d *diskStream) next() (*nbdRequest, uint64, error) {
 }
 
 // firstFlush is the client's first one, when all that came before has been sent: it counts as answered then.
-func (d *diskStream) firstFlush() *nbdRequest {
+func (d *stream) firstFlush() *nbdRequest {
 	if d.flushed || len(d.queue) == 0 || d.queue[0].kind != nbdFlush {
 		return nil
 	}
@@ -292,8 +298,8 @@ func (d *diskStream) firstFlush() *nbdRequest {
 }
 
 // ready says whether the queue's first request may be on its way beside those that are.
-func (d *diskStream) ready() bool {
-	if len(d.queue) == 0 || len(d.sent) >= diskRequests {
+func (d *stream) ready() bool {
+	if len(d.queue) == 0 || len(d.sent) >= maxRequests {
 		return false
 	}
 	r := d.queue[0]
@@ -306,7 +312,7 @@ func (d *diskStream) ready() bool {
 }
 
 // receive takes the server's replies until it hangs up.
-func (d *diskStream) receive() error {
+func (d *stream) receive() error {
 	for {
 		reply, err := readReply(d.remote)
 		if err == io.EOF {
@@ -339,7 +345,7 @@ func (d *diskStream) receive() error {
 	}
 }
 
-func (d *diskStream) passReply(reply *nbdReply, r *nbdRequest) error {
+func (d *stream) passReply(reply *nbdReply, r *nbdRequest) error {
 	n := int64(reply.payload)
 	if r.kind == nbdRead && !reply.failed && len(reply.head) == 16 {
 		n = int64(r.length)
@@ -351,7 +357,7 @@ func (d *diskStream) passReply(reply *nbdReply, r *nbdRequest) error {
 }
 
 // settled is an error if the server hung up with requests unanswered.
-func (d *diskStream) settled() error {
+func (d *stream) settled() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n := len(d.queue) + len(d.sent); n > 0 {
@@ -360,7 +366,7 @@ func (d *diskStream) settled() error {
 	return nil
 }
 
-func (d *diskStream) done(cookie uint64, r *nbdRequest) {
+func (d *stream) done(cookie uint64, r *nbdRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.sent, cookie)
@@ -369,7 +375,7 @@ func (d *diskStream) done(cookie uint64, r *nbdRequest) {
 		d.count.owed.Add(-1)
 	}
 	if r.kind == nbdFlush {
-		d.window = diskWindowEnd
+		d.window = windowEnd
 		if !r.failed {
 			d.durable = max(d.durable, r.covers)
 		}

@@ -1,4 +1,4 @@
-package relay
+package disk
 
 import (
 	"bytes"
@@ -36,7 +36,7 @@ const diskSize = 64 << 10
 // serve answers rounds of requests, shuffled, until the client ends.
 func (s *diskServer) serve(conn *net.UnixConn) error {
 	defer conn.Close()
-	requests := make(chan *nbdRequest, diskRequests)
+	requests := make(chan *nbdRequest, maxRequests)
 	go func() {
 		defer close(requests)
 		for {
@@ -146,16 +146,16 @@ type require interface {
 	Cleanup(func())
 }
 
-// carried joins a client and a server by a diskStream; the function returned waits for both.
+// carried joins a client and a server by a stream; the function returned waits for both.
 func carried(t require, s *diskServer) (*diskClient, *atomic.Int64, func() error) {
 	hypervisor, local := unixPair(t)
 	remote, server := unixPair(t)
-	count := new(diskCount)
+	count := new(Count)
 	var group sync.WaitGroup
 	var streamErr, serverErr error
 	group.Go(func() { serverErr = s.serve(server) })
 	group.Go(func() {
-		streamErr = carryDisk(remote, local, s.export(), func() { remote.Close(); local.Close() }, count)
+		streamErr = Carry(remote, local, s.export(), func() { remote.Close(); local.Close() }, count)
 		remote.Close()
 		local.Close()
 	})
@@ -357,8 +357,8 @@ func TestDiskHangsUp(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	var count diskCount
-	if err := carryDisk(remote, local, Export{}, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
+	var count Count
+	if err := Carry(remote, local, Export{}, func() { remote.Close(); local.Close() }, &count); err == nil || count.owed.Load() != 1 {
 		t.Errorf("the stream ended with %v, %d owed", err, count.owed.Load())
 	}
 }

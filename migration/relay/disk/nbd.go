@@ -1,4 +1,4 @@
-package relay
+package disk
 
 import (
 	"bytes"
@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// What the relay has to know of the NBD protocol (doc/proto.md of the NBD project): the
+// What has to be known of the NBD protocol (doc/proto.md of the NBD project): the
 // fixed newstyle handshake with NBD_OPT_GO (export.go), compact requests, simple and structured replies.
 const (
 	nbdGreeting       = 18 // bytes: two magics and the server's flags
@@ -185,4 +185,11 @@ func readOption(in io.Reader) (option uint32, body []byte, err error) {
 	body = append(body, make([]byte, n)...)
 	_, err = io.ReadFull(in, body[16:])
 	return binary.BigEndian.Uint32(body[8:]), body, err
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

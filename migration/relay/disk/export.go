@@ -1,4 +1,4 @@
-package relay
+package disk
 
 import (
 	"bytes"
@@ -23,16 +23,11 @@ type Export struct {
 
 const (
 	allocation = "base:allocation" // the context
-	maxExports = 256               // of a server, and chunks of one reply
+	MaxExports = 256               // of a server, and chunks of one reply
 	maxName    = 256               // bytes
 )
 
-// openExport is a client's part of the handshake, for the n-th of a server's exports, counted from 1.
-// What follows on the connection are requests.
-//
-// A hypervisor that opens a disk stands still meanwhile, and its guest with it; over a long way that is more
-// than a second. So the relay shakes hands with the server before there is a hypervisor to wait for it, where
-// the server is, and with the hypervisor by what it has been told (answerHandshake).
+// openExport is a client's part of the handshake.
 func openExport(server io.ReadWriter, n int) (e Export, err error) {
 	defer func() {
 		if err != nil {
@@ -88,8 +83,8 @@ func openExport(server io.ReadWriter, n int) (e Export, err error) {
 	return e, err
 }
 
-// openDisk is openExport, and asks for zeros.
-func openDisk(server io.ReadWriter, n int) (Export, error) {
+// Open opens the n-th of a server's exports, counted from 1. What follows on the connection are requests.
+func Open(server io.ReadWriter, n int) (Export, error) {
 	e, err := openExport(server, n)
 	if err == nil && e.Allocation {
 		e.Zeros, err = e.zeros(server)
@@ -119,7 +114,7 @@ func (e Export) zeros(server io.ReadWriter) (bool, error) {
 
 // zerosAt reads the reply to what the status is at an offset: how many bytes from there on are zeros.
 func (e Export) zerosAt(server io.Reader, at uint64) (zeros uint64, err error) {
-	for range maxExports {
+	for range MaxExports {
 		reply, err := readReply(server)
 		if err != nil {
 			return 0, err
@@ -151,7 +146,7 @@ func exportName(server io.ReadWriter, n int) (name string, err error) {
 			return nil
 		}
 		size := binary.BigEndian.Uint32(body)
-		if len(names) == maxExports || size > maxName || int(size) > len(body)-4 {
+		if len(names) == MaxExports || size > maxName || int(size) > len(body)-4 {
 			return fmt.Errorf("a name of %d bytes, after %d names", size, len(names))
 		}
 		names = append(names, string(body[4:4+size]))
@@ -172,7 +167,7 @@ func ask(server io.ReadWriter, option uint32, body []byte, reply func(kind uint3
 	if _, err := server.Write(append(binary.BigEndian.AppendUint32(o, uint32(len(body))), body...)); err != nil {
 		return false, err
 	}
-	for range maxExports + 16 {
+	for range MaxExports + 16 {
 		var head [20]byte
 		if _, err := io.ReadFull(server, head[:]); err != nil {
 			return false, err
@@ -197,9 +192,9 @@ func ask(server io.ReadWriter, option uint32, body []byte, reply func(kind uint3
 	return false, fmt.Errorf("read replies to NBD option %d: they have no end", option)
 }
 
-// answerHandshake is a server's part of the handshake, for servers that have told of exports. It returns which
-// of them the client wants; what follows on the connection are its requests.
-func answerHandshake(client io.ReadWriter, exports []Export) (n int, err error) {
+// Answer is a server's part of the handshake, for servers that have told of exports. It returns which
+// of them the client wants, from 0 on; what follows on the connection are its requests.
+func Answer(client io.ReadWriter, exports []Export) (n int, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("shake hands with the NBD client: %w", noEOF(err))
