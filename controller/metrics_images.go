@@ -10,8 +10,9 @@ import (
 // host's server of disks.
 var (
 	descImageHits    = prometheus.NewDesc("heliotrope_image_cache_hits_total", "Reads that were answered by what the host had of an image.", []string{"host"}, nil)
-	descImageChunks  = prometheus.NewDesc("heliotrope_image_chunks_total", "Chunks that came from the store: a guest waited for one on demand.", []string{"host", "kind"}, nil)
+	descImageChunks  = prometheus.NewDesc("heliotrope_image_chunks_total", "Chunks that came: a guest waited for one on demand.", []string{"host", "kind"}, nil)
 	descImageFetched = prometheus.NewDesc("heliotrope_image_fetched_bytes_total", "Content that came from the store.", []string{"host"}, nil)
+	descImageNear    = prometheus.NewDesc("heliotrope_image_near_bytes_total", "Content of a version that another one had which was here, and that did not come from the store.", []string{"host"}, nil)
 	descImageFailed  = prometheus.NewDesc("heliotrope_image_fetches_failed_total", "Chunks that did not come.", []string{"host"}, nil)
 	descImageEvicted = prometheus.NewDesc("heliotrope_image_caches_evicted_total", "Caches of images that were dropped for room.", []string{"host"}, nil)
 	descImageVolumes = prometheus.NewDesc("heliotrope_image_volumes", "Disks over images of the store.", []string{"host"}, nil)
@@ -20,7 +21,7 @@ var (
 	descImageCache   = prometheus.NewDesc("heliotrope_image_cache_bytes", "What is kept of images of the store.", []string{"host"}, nil)
 )
 
-var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
+var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageNear, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
 	descImageKept, descImageSpared}
 
 func collectImages(ch chan<- prometheus.Metric, now *world.View) {
@@ -36,6 +37,7 @@ func collectImages(ch chan<- prometheus.Metric, now *world.View) {
 		tell(descImageChunks, prometheus.CounterValue, s.Demand, "demand")
 		tell(descImageChunks, prometheus.CounterValue, s.Background, "background")
 		tell(descImageFetched, prometheus.CounterValue, s.Fetched)
+		tell(descImageNear, prometheus.CounterValue, s.Near)
 		tell(descImageFailed, prometheus.CounterValue, s.Failed)
 		tell(descImageEvicted, prometheus.CounterValue, s.Evicted)
 		tell(descImageVolumes, prometheus.GaugeValue, int64(len(s.Volumes)))

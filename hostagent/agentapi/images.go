@@ -29,6 +29,7 @@ type ImageStatus struct {
 	Demand     int64 `json:"chunks_demanded"`   // chunks that a guest waited for
 	Background int64 `json:"chunks_background"` // chunks that came before anybody asked
 	Fetched    int64 `json:"fetched_bytes"`     // of content, from the store
+	Near       int64 `json:"near_bytes"`        // of content, that other versions here had
 	Failed     int64 `json:"fetches_failed"`    // chunks that did not come
 	Evicted    int64 `json:"caches_evicted"`
 }

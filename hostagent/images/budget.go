@@ -15,6 +15,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/site"
 	"heliotrope/imagesync/volume"
 	"heliotrope/imagesync/volume/disk"
 )
@@ -142,7 +143,7 @@ func (s *server) unpull(all []cacheDir) (err error) {
 	for _, on := range s.sites {
 		if full && on.pulled {
 			on.pulled = false
-			err = errors.Join(err, s.closeIfIdle(on))
+			err = errors.Join(err, site.SetPulled(s.c.Dir, on.Version.Root, false), s.closeIfIdle(on))
 		}
 	}
 	return err
@@ -195,7 +196,7 @@ func (s *server) status() agentapi.ImageStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache,
-		Fetched: s.source.Counters.Bytes.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
+		Fetched: s.source.Counters.Bytes.Load(), Near: s.source.Counters.Near.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
 	if kept, err := listKept(s.c.Dir); err == nil {
 		out.KeptDisks = len(kept)
 		for _, k := range kept {

@@ -51,6 +51,11 @@ func (d *Disks) Used() bool {
 	return d.c.Store != "" || err != nil || len(names) > 0
 }
 
+// describes says whether a server is of this program, and has been told the same.
+func (c Config) describes(s agentapi.ImageStatus) bool {
+	return s.Server == c.Version && s.Store == c.Store && s.Budget == c.Cache && s.KeptBudget == c.Kept
+}
+
 // Run keeps a server of this program's version running until ctx ends. The server goes on.
 func (d *Disks) Run(ctx context.Context) error {
 	wait := crashPause
@@ -75,8 +80,8 @@ func (d *Disks) once(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	s, err := d.client.status(limited)
-	if err == nil && s.Server != d.c.Version {
-		d.log.Info("the server of disks is of another version: a new one takes its place", "old", s.Server, "new", d.c.Version)
+	if err == nil && !d.c.describes(s) {
+		d.log.Info("the server of disks is of another version, or was told other things: a new one takes its place", "old", s.Server, "new", d.c.Version)
 		_ = d.client.stop(limited) // if it has just ended, so much the better
 		err = errors.New("replaced")
 	}
@@ -107,7 +112,7 @@ func (d *Disks) start(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // reaps it whenever it ends; nobody waits for that, since it outlives the agent
 	for {
-		if s, err := d.client.status(ctx); err == nil && s.Server == d.c.Version {
+		if s, err := d.client.status(ctx); err == nil && d.c.describes(s) {
 			if s.PID != cmd.Process.Pid { // there was one after all, for whose end this one waits
 				_ = cmd.Process.Kill()
 			}

@@ -446,4 +446,8 @@ func TestServersComeAndGo(t *testing.T) {
 	if got := h.read("web", 0, 6); string(got) != "onetwo" {
 		t.Errorf("the next server's disk has %q", got)
 	}
+	h.c.Cache, h.c.Kept = 1<<30, 1<<20 // as who changes agent.yaml and restarts the agent
+	if told := agent(third.PID); told.Budget != 1<<30 || told.KeptBudget != 1<<20 {
+		t.Errorf("a server with other budgets is %+v", told)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -66,4 +67,89 @@ func TestPull(t *testing.T) {
 	}
 	cancel()
 	h.must(s.close())
+}
+
+// What was to come comes though the server of disks has ended meanwhile.
+func TestPullGoesOn(t *testing.T) {
+	h := newHost(t)
+	content := h.image("debian", 1, 8)
+	c, stop := h.serve()
+	if _, err := c.pull(t.Context(), "debian"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	c, _ = h.serve()
+	for {
+		s, err := c.status(t.Context())
+		h.must(err)
+		if len(s.Caches) != 1 || s.Caches[0].Image != "debian@1" {
+			t.Fatalf("the next server has %+v", s.Caches)
+		}
+		if s.Caches[0].Here == s.Caches[0].Bytes {
+			break
+		}
+		pause(t.Context(), time.Millisecond)
+	}
+	h.put(c, "web", wanted{Image: "debian"})
+	if !bytes.Equal(h.read("web", 0, len(content)), content) {
+		t.Error("the disk is not what the image is")
+	}
+}
+
+// Of a new version only what no other one here has at the same place comes from the store.
+func TestNewVersionTakesWhatIsHere(t *testing.T) {
+	h := newHost(t)
+	content := h.image("debian", 1, 4)
+	c, stop := h.serve()
+	pull := func() agentapi.ImageStatus {
+		t.Helper()
+		got, err := c.pull(t.Context(), "debian")
+		h.must(err)
+		for {
+			s, err := c.status(t.Context())
+			h.must(err)
+			for _, cache := range s.Caches {
+				if cache.Image == got.Image && cache.Here == cache.Bytes {
+					return s
+				}
+			}
+			pause(t.Context(), time.Millisecond)
+		}
+	}
+	first := pull()
+	stop() // the next server finds it on the disk
+
+	next := bytes.Clone(content)
+	next[100]++
+	next[2<<20]++
+	h.content = next
+	h.image("debian", 0, 0)
+	c, _ = h.serve()
+	s := pull()
+	if chunks := int64(len(content)+volume.ChunkSize-1) / volume.ChunkSize; s.Fetched != 2*volume.ChunkSize || s.Near != (chunks-2)*volume.ChunkSize {
+		t.Errorf("%d bytes came from the store, %d from the version before; all of that were %d", s.Fetched, s.Near, first.Fetched)
+	}
+	h.put(c, "web", wanted{Image: "debian"})
+	if !bytes.Equal(h.read("web", 0, len(next)), next) {
+		t.Error("the disk is not what the image is")
+	}
+
+	// What the disk has changed there is not passed on.
+	flipped, err := filepath.Glob(filepath.Join(h.c.Dir, "caches", "*", "chunks"))
+	h.must(err)
+	for _, name := range flipped {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		h.must(err)
+		_, err = f.WriteAt([]byte("flipped"), 1<<20)
+		h.must(errors.Join(err, f.Close()))
+	}
+	next[3<<20]++
+	h.image("debian", 0, 0)
+	if now := pull(); now.Fetched-s.Fetched != 2*volume.ChunkSize {
+		t.Errorf("%d bytes came from the store for a chunk that is new and one that is damaged", now.Fetched-s.Fetched)
+	}
+	h.put(c, "db", wanted{Image: "debian"})
+	if !bytes.Equal(h.read("db", 0, len(next)), next) {
+		t.Error("the disk has what the other version's had become")
+	}
 }

@@ -60,7 +60,7 @@ type opened struct {
 	end   context.CancelFunc
 	run   sync.WaitGroup
 	fills bool // a volume reads it, or it was pulled: all of it is to come
-	// pulled is that somebody wants it here though no volume needs it.
+	// pulled is that it stays open though no volume needs it: it was asked for, or lends what it has.
 	pulled bool
 }
 

@@ -41,7 +41,29 @@ func (s *server) openAll(ctx context.Context) error {
 			s.log.Error("a disk cannot be served", "vm", name, "error", err)
 		}
 	}
-	return nil
+	return s.openPulled(ctx)
+}
+
+// openPulled goes on with versions that were to come when the last server ended. The lock is held.
+func (s *server) openPulled(ctx context.Context) error {
+	all, err := listCaches(s.c.Dir)
+	for _, c := range all {
+		if !site.Pulled(s.c.Dir, c.root) {
+			continue
+		}
+		v, err := site.Cached(s.c.Dir, c.root)
+		var on *opened
+		if err == nil {
+			on, err = s.version(ctx, v)
+		}
+		if err != nil {
+			s.log.Warn("a version that was to come does not", "root", c.root, "error", err)
+			continue
+		}
+		on.pulled = true
+		on.fill()
+	}
+	return err
 }
 
 // errHasLeft is that of a volume that is kept in case it comes back: as a VM's disk it is not there.
@@ -103,6 +125,14 @@ func (s *server) version(ctx context.Context, v manifest.Version) (*opened, erro
 	if on := s.sites[v.Root]; on != nil {
 		return on, nil
 	}
+	on, err := s.openVersion(ctx, v)
+	if err == nil && on.seen().Here < v.Content {
+		s.openNear(ctx, v)
+	}
+	return on, err
+}
+
+func (s *server) openVersion(ctx context.Context, v manifest.Version) (*opened, error) {
 	base, err := s.source.Base(ctx, s.c.Dir, v)
 	if err != nil {
 		return nil, err
@@ -113,7 +143,33 @@ func (s *server) version(ctx context.Context, v manifest.Version) (*opened, erro
 	}
 	on.life, on.end = context.WithCancel(s.background)
 	s.sites[v.Root] = on
+	s.source.Lend(on.Site)
 	return on, nil
+}
+
+// nearVersions is how many others of an image are opened for one of which something is missing.
+const nearVersions = 2
+
+// openNear opens what has come of an image's other versions, those that were used last, so that a
+// new one takes from there what it can. They stay open until the caches need their room.
+func (s *server) openNear(ctx context.Context, v manifest.Version) {
+	all, err := listCaches(s.c.Dir)
+	n := 0
+	for _, c := range slices.Backward(all) {
+		other, err := site.Cached(s.c.Dir, c.root)
+		if err != nil || other.Image != v.Image || other.Root == v.Root || n == nearVersions {
+			continue
+		}
+		n++
+		if s.sites[other.Root] == nil {
+			if on, err := s.openVersion(ctx, other); err == nil {
+				on.pulled = true
+			}
+		}
+	}
+	if err != nil {
+		s.log.Warn("what is here of an image's other versions is not known", "image", v.Image, "error", err)
+	}
 }
 
 // fill lets all of the version come.
@@ -141,6 +197,9 @@ func (s *server) pull(ctx context.Context, ref string) (agentapi.ImageCache, err
 	if err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
+	if err := site.SetPulled(s.c.Dir, v.Root, true); err != nil {
+		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
+	}
 	on.pulled = true
 	on.fill()
 	return on.seen(), nil
@@ -166,6 +225,7 @@ func (s *server) closeIfIdle(on *opened) error {
 	on.end()
 	on.run.Wait()
 	s.budget.closed(on.Cache().Stats())
+	s.source.Withdraw(on.Site)
 	return on.Close()
 }
 

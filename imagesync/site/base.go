@@ -31,6 +31,7 @@ const (
 // Counters count what came of images since the process began.
 type Counters struct {
 	Bytes  atomic.Int64 // of content that came from stores
+	Near   atomic.Int64 // of content that other versions had
 	Failed atomic.Int64 // chunks that were asked for and did not come
 }
 
@@ -39,6 +40,8 @@ type Source struct {
 	// Dial opens the store. It is called when something of it is needed and there is none yet.
 	Dial     func(ctx context.Context) (*imagesync.Store, error)
 	Counters Counters
+
+	near near
 
 	mu     sync.Mutex
 	store  *imagesync.Store
@@ -133,6 +136,10 @@ type storeBase struct {
 func (b *storeBase) Zero(i int) bool { return b.At(i).IsZero() }
 
 func (b *storeBase) Fetch(ctx context.Context, i int, dst []byte) error {
+	if b.source.near.take(b.Manifest, i, dst) {
+		b.source.Counters.Near.Add(int64(len(dst)))
+		return nil
+	}
 	began := time.Now()
 	for {
 		err := b.fetch(ctx, i, dst)
