@@ -131,6 +131,8 @@ var rows = map[string]int{
 	"topologies/lab":             5,
 	"topologies/lab/guest/init":  5,
 
+	"topologies/lab/guest/record": 2,
+
 	// What is told and proven in the lab.
 	"topologies/lab/story": 6,
 	"topologies/lab/proof": 6,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"heliotrope"
@@ -112,11 +113,19 @@ func vmView(v *world.View, id heliotrope.VMID) api.VM {
 	if facts := v.Hosts[p.Host]; out.State == "unknown" && facts.Agent != nil && !facts.StatusAt.IsZero() {
 		out.State = string(heliotrope.VMAbsent)
 	}
+	for line := range strings.SplitSeq(v.Hosts[p.Host].Trouble["vms"], "\n") {
+		if _, why, ok := strings.Cut(line, vmTrouble(id)); ok {
+			out.Warnings = append(out.Warnings, why)
+		}
+	}
 	if m, ok := v.Moving(id); ok {
 		out.Migration = m.ID
 	}
 	return out
 }
+
+// vmTrouble is before what is wrong with a VM, in a line of its host's trouble.
+func vmTrouble(vm heliotrope.VMID) string { return "vm " + string(vm) + ": " }
 
 // check is one line of a preflight.
 func check(name string, ok bool, format string, args ...any) api.Check {

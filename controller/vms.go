@@ -165,7 +165,7 @@ func (t *vmTarget) Apply(ctx context.Context, changes []reconcile.Change[heliotr
 
 func (t *vmTarget) told(vm heliotrope.VMID, what string, err error) error {
 	if err != nil {
-		return fmt.Errorf("vm %s: %w", vm, err)
+		return fmt.Errorf("%s%w", vmTrouble(vm), err)
 	}
 	t.c.event("vm", string(vm), fmt.Sprintf("%s at %s", what, t.host), map[string]string{"host": string(t.host)})
 	return nil

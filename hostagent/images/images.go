@@ -6,7 +6,7 @@
 // agent: QEMU has its disks there, so its end stops every guest that reads or writes, and an agent
 // is restarted far more often than there is a reason to restart a server of disks. The agent
 // starts it, starts it again when it has ended, and puts a new one in its place once the agent's
-// own program is another; guests wait meanwhile, for the ten minutes that their QEMUs try to
+// own program is another, or is told of another store or budget; guests wait meanwhile, for the ten minutes that their QEMUs try to
 // connect again (package libvirt). The server needs nobody: when it begins it opens all volumes
 // that there are, also where the store cannot be reached, because what a version consists of is
 // kept beside what has come of it (package site).
@@ -22,7 +22,8 @@
 // in the store: IMAGE is the newest version, IMAGE@3 the third. The VM's disk stands on that
 // version for good, whatever becomes of the image, and the store is told that it is needed
 // (imagesync.Store.Need) until the disk is removed. An image of a store is a disk that boots by
-// itself, from its boot sector: a kernel beside the disk needs a directory.
+// itself, from its boot sector, unless the host has a kernel for it: a directory IMAGE with a
+// kernel, and in place of disk.img a file disk.store.
 //
 // # Moves
 //

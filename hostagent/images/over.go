@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"heliotrope"
@@ -34,16 +36,36 @@ type Over struct {
 	Disks      *Disks
 }
 
-// Start starts a VM. If its image is no directory of the host, and it has no disk yet, its disk
-// becomes one over an image of the store.
+// Start starts a VM. If there is no directory of its image, or that says so, and it has no disk yet, its
+// disk becomes one over an image of the store.
 func (o Over) Start(ctx context.Context, spec libvirt.Spec) error {
 	defer o.Disks.hold(spec.VM)()
 	volume, err := o.volume(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("make disk of %s: %w", spec.VM, err)
 	}
-	spec.Volume = volume
+	if spec.Volume = volume; volume != nil {
+		spec.ImageDir = kernelDir(spec.ImageDir)
+	}
 	return o.Hypervisor.Start(ctx, spec)
+}
+
+// kernelDir is where a VM's kernel is: its image's directory, or for IMAGE@VERSION, which is
+// no directory's name, that of IMAGE if it has a kernel.
+func kernelDir(dir string) string {
+	image, _, exact := strings.Cut(filepath.Base(dir), "@")
+	if at := filepath.Join(filepath.Dir(dir), image); exact && !has(dir) && has(filepath.Join(at, kernelFile)) {
+		return at
+	}
+	return dir
+}
+
+// kernelFile is the kernel of an image's directory.
+const kernelFile = "vmlinuz"
+
+func has(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // volume is a VM's disk in the image store; nil: it is none of that.
@@ -60,22 +82,20 @@ func (o Over) volume(ctx context.Context, spec libvirt.Spec) (*libvirt.Volume, e
 	}
 	own := libvirt.HasVolume(spec.DiskDir, spec.VM, defined)
 	if !own {
-		if alive { // it has what it needs
+		if alive || libvirt.HasFile(spec.DiskDir, spec.VM, defined) { // it has what it needs
 			return nil, nil
 		}
 		_, err := os.Stat(spec.ImageDir)
 		switch {
-		case err == nil, libvirt.HasFile(spec.DiskDir, spec.VM, defined):
-			return nil, nil
-		case !errors.Is(err, os.ErrNotExist):
+		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return nil, err
-		case o.Disks.c.Store == "":
+		case o.Disks.c.Store == "", err == nil && !has(filepath.Join(spec.ImageDir, libvirt.StoredDisk)):
 			return nil, nil
 		}
 	}
 	// What there is of a VM that the host does not have is the rest of an earlier stay.
 	v, _, err := o.Disks.put(ctx, spec.VM, wanted{Image: spec.What.Image, Fresh: !own && !defined})
-	if errors.Is(err, ErrNoImage) {
+	if errors.Is(err, ErrNoImage) && !has(spec.ImageDir) {
 		err = fmt.Errorf("%s is no directory, and %w", spec.ImageDir, err)
 	}
 	return v, err

@@ -36,7 +36,7 @@ func (s Spec) makeDisk(defined bool) (format string, err error) {
 	}
 	template, err := os.Open(filepath.Join(s.ImageDir, "disk.img"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return "", s.mayLackDisk()
 	}
 	if err != nil {
 		return "", err
@@ -62,6 +62,20 @@ func (s Spec) makeDisk(defined bool) (format string, err error) {
 		return "", err
 	}
 	return "raw", nil
+}
+
+// StoredDisk is the file of an image's directory which says that the disk is an image store's.
+const StoredDisk = "disk.store"
+
+// mayLackDisk says why a VM that has no disk may not start.
+func (s Spec) mayLackDisk() error {
+	if _, err := os.Stat(s.ImageDir); err != nil {
+		return fmt.Errorf("image %s is no directory of this host, and it has no image store: %w", s.What.Image, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.ImageDir, StoredDisk)); err == nil {
+		return fmt.Errorf("image %s has its disk in an image store (%s), and this host has none: start its agent with --image-store", s.What.Image, StoredDisk)
+	}
+	return nil
 }
 
 // ownDisk says whether a disk's file is there and the VM's own.

@@ -5,7 +5,10 @@ package libvirt
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"heliotrope"
 )
 
 // A QEMU that does not run as root must get at its disk.
@@ -31,5 +34,24 @@ func TestDiskDirLetsQEMUPass(t *testing.T) {
 	}
 	if disk.Mode().Perm()&0o077 != 0 {
 		t.Errorf("mode %v of a disk: others may read it", disk.Mode().Perm())
+	}
+}
+
+// A VM without a disk starts only if its image is meant so.
+func TestVMWithoutADisk(t *testing.T) {
+	image := t.TempDir()
+	spec := Spec{VM: testVM, What: heliotrope.VM{Image: "nix"}, ImageDir: image, DiskDir: filepath.Join(t.TempDir(), "disks")}
+	if format, err := spec.makeDisk(false); err != nil || format != "" {
+		t.Errorf("an image that is a kernel: %q, %v", format, err)
+	}
+	if err := os.WriteFile(filepath.Join(image, StoredDisk), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spec.makeDisk(false); err == nil || !strings.Contains(err.Error(), "--image-store") {
+		t.Errorf("an image whose disk is in a store that is not there: %v", err)
+	}
+	spec.ImageDir = filepath.Join(image, "none")
+	if _, err := spec.makeDisk(false); err == nil || !strings.Contains(err.Error(), "nix is no directory") {
+		t.Errorf("an image that is not there: %v", err)
 	}
 }

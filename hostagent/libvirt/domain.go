@@ -28,7 +28,7 @@ type Spec struct {
 	What     heliotrope.VM
 	Networks map[heliotrope.NetworkID]heliotrope.Network // those of its NICs
 	KVM      bool                                        // else the emulator TCG
-	ImageDir string                                      // vmlinuz, initrd.img, cmdline, disk.img: each optional
+	ImageDir string                                      // vmlinuz, initrd.img, cmdline, disk.img or disk.store: each optional
 	DiskDir  string                                      // where the VM's own disk is kept: the same path at each host
 	Volume   *Volume                                     // the disk is that of the image store; nil: it is a copy of ImageDir's
 	Bridge   string                                      // default br-int

@@ -2,7 +2,9 @@ package site
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,7 +81,7 @@ func SetPulled(dir string, root manifest.ID, pulled bool) error {
 	if pulled {
 		return writeFile(pulledFile(dir, root), nil)
 	}
-	if err := os.Remove(pulledFile(dir, root)); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(pulledFile(dir, root)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget that a version is to be here: %w", err)
 	}
 	return nil

@@ -53,7 +53,7 @@ func upCommand(t *Target) *cobra.Command {
 		Use: "up FILE", Short: "Bring a lab up",
 		Long: `Bring the topology of FILE up and return when everything answers. The lab lives on in
 the background until 'lab down'. Its name is the topology's, or --lab.`,
-		Example: "  heliotrope lab up topologies/three-clouds.yaml\n  heliotrope lab up mine.yaml --lab second\n  heliotrope lab up topologies/traffic.yaml --light",
+		Example: "  heliotrope lab up topologies/three-clouds.yaml\n  heliotrope lab up mine.yaml --lab second\n  heliotrope lab up topologies/traffic.yaml --light\n  heliotrope lab up topologies/two-sites.yaml --image-store",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			top, err := topologies.LoadFile(args[0], topologies.Options{})
@@ -68,6 +68,7 @@ the background until 'lab down'. Its name is the topology's, or --lab.`,
 			return Up(cmd.Context(), o)
 		},
 	}
+	cmd.Flags().BoolVar(&o.ImageStore, "image-store", false, "an image store in the lab's directory, from which VMs take their disks")
 	cmd.Flags().BoolVar(&o.WithoutControl, "without-control", false, "no controller and no agents: routers, Open vSwitch and libvirt only")
 	cmd.Flags().BoolVar(&o.Light, "light", false, "VMs are namespaces and no guests: many of them, real traffic, no moves")
 	cmd.Flags().BoolVar(&o.WithoutLibvirt, "without-libvirt", false, "no libvirt on the hosts: for many hosts and no VMs")

@@ -31,6 +31,8 @@
 //	supervisor.log
 //	controller/      /run/heliotrope of the controller: api.sock for the CLI outside
 //	images/          what guests boot
+//	image-store/     what the disks of guests stand on, where the lab has a store (images.go)
+//	image-keys/      the key that signs for it
 //	nodes/NODE/      what the node has of its own: etc-libvirt, run-openvswitch, log, …
 package lab
 
@@ -50,7 +52,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
-	"heliotrope/topologies/lab/guest"
 )
 
 // Options say which lab to bring up.
@@ -69,6 +70,9 @@ type Options struct {
 	// Images are directories that hosts see read-only as /var/lib/heliotrope/images/KEY;
 	// default: the lab's own guest, as "guest", unless WithoutControl.
 	Images map[string]string
+	// ImageStore gives the lab an image store with the guest's disk, from which controller and
+	// agents take images.
+	ImageStore bool
 	// WithoutControl leaves controller and agents out: routers, Open vSwitch, libvirt only.
 	WithoutControl bool
 	// WithoutLibvirt leaves libvirt out, for fabrics of many hosts on one machine.
@@ -129,11 +133,14 @@ func Up(ctx context.Context, o Options) error {
 func (o Options) config() (config, error) {
 	c := config{
 		Name: o.Name, Topology: o.Topology, TopologyFile: o.TopologyFile, Binary: o.Binary, AgentBinary: o.AgentBinary, Controller: o.Controller,
-		Images: o.Images, WithoutControl: o.WithoutControl, WithoutLibvirt: o.WithoutLibvirt || o.Light, Light: o.Light, Patience: o.Patience,
+		Images: o.Images, ImageStore: o.ImageStore, WithoutControl: o.WithoutControl, WithoutLibvirt: o.WithoutLibvirt || o.Light, Light: o.Light, Patience: o.Patience,
 		Passwords: map[heliotrope.PeerID]string{},
 	}
 	if o.Light && o.WithoutControl {
 		return config{}, errors.New("plan lab: light VMs need a controller: nobody else makes the switch that they hang on")
+	}
+	if o.ImageStore && (o.Images != nil || o.WithoutControl || c.WithoutLibvirt) {
+		return config{}, errors.New("plan lab: an image store is for the disks of the lab's own guests: it needs controller and libvirt, and no other images")
 	}
 	if c.Name == "" {
 		c.Name = o.Topology.Name
@@ -166,20 +173,10 @@ func (o Options) config() (config, error) {
 		}
 	}
 	if c.Controller == nil {
-		c.Controller = []string{c.Binary, "controller", "run"}
+		c.Controller = append([]string{c.Binary, "controller", "run"}, c.imageStoreFlag()...)
 	}
 	_, err = plans(c) // what is wrong with the topology is said before anything is started
 	return c, err
-}
-
-// buildImages makes the lab's own guest where no other images were given.
-func (c *config) buildImages(ctx context.Context) error {
-	if c.Images != nil || c.WithoutControl || c.Light {
-		return nil
-	}
-	dir := c.layout().file("images/guest")
-	c.Images = map[string]string{"guest": dir}
-	return guest.Build(ctx, dir)
 }
 
 // supervise starts the supervisor and waits until it says that the lab is up.

@@ -43,6 +43,8 @@ func (l layout) lock() string            { return l.file("lock") }
 func (l layout) socket() string          { return l.file("lab.sock") }
 func (l layout) processes() string       { return l.file("processes") }
 func (l layout) controller() string      { return l.file("controller") }
+func (l layout) imageStore() string      { return l.file("image-store") }
+func (l layout) imageKeys() string       { return l.file("image-keys") }
 func (l layout) node(name string) string { return filepath.Join(string(l), "nodes", name) }
 func (l layout) log(node, daemon string) string {
 	return filepath.Join(l.node(node), "log", daemon+".log")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"testing"
@@ -27,6 +28,8 @@ func TestMain(m *testing.M) {
 		root := &cobra.Command{Use: "test", SilenceUsage: true}
 		root.AddCommand(Command())
 		err = root.ExecuteContext(context.Background())
+	case "get":
+		err = get(args[2])
 	case "ping":
 		err = ping(args[2])
 	case "serve":
@@ -40,6 +43,18 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// get prints a page of a guest.
+func get(url string) error {
+	client := http.Client{Timeout: 20 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(os.Stdout, io.LimitReader(resp.Body, 1<<20))
+	return err
 }
 
 // ping prints the median round-trip time of five echoes to an address.

@@ -158,6 +158,7 @@ func (p *planner) router(i int, id heliotrope.SiteID, hops map[heliotrope.SiteID
 func (p *planner) controller() {
 	n := p.leaf("controller", KindController, p.top.Controller.Site, p.top.Controller.Address, "eth0")
 	n.Trees["/run/heliotrope"] = p.config.layout().controller()
+	p.config.stores(n, true)
 	n.Daemons = []node.Daemon{{Name: "controller", Argv: p.config.Controller}}
 }
 
@@ -166,6 +167,7 @@ func (p *planner) controller() {
 func (p *planner) host(id heliotrope.HostID, h heliotrope.Host) {
 	n := p.leaf(string(id), KindHost, h.Site, h.Address, "br-phy")
 	n.Host, n.Images = id, p.config.Images
+	p.config.stores(n, false)
 	p.bypass(n, p.top.Sites[h.Site].Router, h)
 	n.Daemons = []node.Daemon{
 		{
@@ -226,7 +228,7 @@ func (p *planner) routerOf(site heliotrope.SiteID) string {
 func (c config) agent(controller netip.Addr, token string) node.Daemon {
 	at := netip.AddrPortFrom(controller, agentPort).String()
 	// All hosts of a lab are one machine: its speed is measured only when somebody asks.
-	run := []string{c.AgentBinary, "run", "--revocation", "file:" + RevokedFile, "--bench-every", "0"}
+	run := append([]string{c.AgentBinary, "run", "--revocation", "file:" + RevokedFile, "--bench-every", "0"}, c.imageStoreFlag()...)
 	if c.WithoutLibvirt {
 		run = append(run, "--libvirt", "none")
 	}

@@ -32,6 +32,7 @@ type config struct {
 	AgentBinary    string
 	Controller     []string
 	Images         map[string]string
+	ImageStore     bool
 	WithoutControl bool
 	WithoutLibvirt bool
 	Light          bool

@@ -167,14 +167,19 @@ func moduleRoot() (string, error) {
 	return "", fmt.Errorf("no module heliotrope above %s", strings.Join(starts, " or "))
 }
 
-const initPath = "topologies/lab/guest/init"
+const (
+	initPath   = "topologies/lab/guest/init"
+	recordPath = "topologies/lab/guest/record" // of which the program consists too
+)
 
 // inputs are the files that the initial RAM disk is made of.
 func inputs(root, cache string) ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(initPath), "*.go"))
-	if err != nil {
+	shared, err2 := filepath.Glob(filepath.Join(root, filepath.FromSlash(recordPath), "*.go"))
+	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
+	files = append(files, shared...)
 	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") })
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no sources in %s: %w", filepath.Join(root, initPath), fs.ErrNotExist)

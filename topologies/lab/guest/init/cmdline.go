@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"heliotrope/topologies/lab/guest/record"
 )
 
-const pageSize = 4096
+const pageSize = record.PageSize
 
 // config is what the kernel's command line says.
 type config struct {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,17 +8,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/topologies/lab/guest/record"
 )
 
 const (
-	recordMagic = 0x68656c696f747270 // heliotrp
-	maxSlots    = 64 << 20 / pageSize
-	readSlots   = 256
+	maxSlots  = 64 << 20 / pageSize
+	readSlots = 256
 )
 
 // disk writes records round and round over a block device, past every cache (O_DIRECT), and
 // remembers in memory which record is the newest, so that a block that a move lost, tore or
-// brought back is seen. A record is one page: block number recordMagic, version its sequence
+// brought back is seen. A record is one page: block number record.Disk, version its sequence
 // number. Records of an earlier boot are found again.
 type disk struct {
 	mu     sync.Mutex
@@ -75,7 +75,7 @@ func (d *disk) open(path string, rate int) error {
 // recover finds the newest record that an earlier boot wrote.
 func (d *disk) recover() error {
 	err := d.each(func(slot uint64, p []byte) {
-		if seq := binary.LittleEndian.Uint64(p[8:]); seq%d.slots == slot && seq > d.last && intact(p, recordMagic, seq) {
+		if seq := record.Version(p); seq%d.slots == slot && seq > d.last && record.Intact(p, record.Disk, seq) {
 			d.last = seq
 		}
 	})
@@ -116,7 +116,7 @@ func (d *disk) write() {
 	defer d.mu.Unlock()
 	seq := d.last + 1
 	p := d.buffer[:pageSize]
-	fill(p, recordMagic, seq)
+	record.Fill(p, record.Disk, seq)
 	n, err := unix.Pwrite(d.fd, p, int64(seq%d.slots*pageSize))
 	if err == nil && n != pageSize {
 		err = fmt.Errorf("wrote %d of %d bytes", n, pageSize)
@@ -145,7 +145,7 @@ func (d *disk) verify() diskReport {
 				return
 			}
 			r.Records++
-			if !intact(p, recordMagic, seq) {
+			if !record.Intact(p, record.Disk, seq) {
 				r.Bad++
 			}
 		})

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"heliotrope/topologies/lab/guest/record"
 )
 
 func TestParseCommandLine(t *testing.T) {
@@ -54,25 +56,6 @@ func TestParseCommandLineRefuses(t *testing.T) {
 func FuzzParseCommandLine(f *testing.F) {
 	f.Add(`a=b heliotrope.nic=52:54:00:aa:bb:01,10.0.0.5/24,10.0.0.1,1450 "heliotrope.peer=a:1 b`)
 	f.Fuzz(func(t *testing.T, line string) { parseCommandLine(line) })
-}
-
-// TestEveryByteCounts changes one byte of a page, the version or the number: each is seen.
-func TestEveryByteCounts(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := make([]byte, pageSize)
-		block, version := rapid.Uint64().Draw(t, "block"), rapid.Uint64().Draw(t, "version")
-		fill(p, block, version)
-		if !intact(p, block, version) {
-			t.Fatal("a page as it was filled is bad")
-		}
-		if intact(p, block, version+1) || intact(p, block+1, version) {
-			t.Fatal("another page or version is taken for it")
-		}
-		p[rapid.IntRange(0, pageSize-1).Draw(t, "at")] ^= byte(1 << rapid.IntRange(0, 7).Draw(t, "bit"))
-		if intact(p, block, version) {
-			t.Fatal("a changed bit is not seen")
-		}
-	})
 }
 
 func TestMemoryCountsBadPages(t *testing.T) {
@@ -154,7 +137,7 @@ func TestDiskSeesLostAndOldRecords(t *testing.T) {
 	}
 	damage(t, path, 5)
 	stale := make([]byte, pageSize)
-	fill(stale, recordMagic, slots+7) // what was there a round before
+	record.Fill(stale, record.Disk, slots+7) // what was there a round before
 	if _, err := unix.Pwrite(d.fd, append(d.buffer[:0:pageSize], stale...), 7*pageSize); err != nil {
 		t.Fatal(err)
 	}

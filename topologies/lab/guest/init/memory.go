@@ -1,13 +1,14 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/topologies/lab/guest/record"
 )
 
 const (
@@ -83,7 +84,7 @@ func (m *memory) allocate(pages int) error {
 	}
 	m.region, m.versions = region, make([]uint64, pages)
 	for page := range pages {
-		fill(m.page(page), uint64(page), 0)
+		record.Fill(m.page(page), uint64(page), 0)
 	}
 	return nil
 }
@@ -118,7 +119,7 @@ func (m *memory) dirty() {
 	i := rand.IntN(len(m.versions))
 	m.versions[i]++
 	m.dirtied++
-	fill(m.page(i), uint64(i), m.versions[i])
+	record.Fill(m.page(i), uint64(i), m.versions[i])
 }
 
 func (m *memory) verifyNext() {
@@ -136,7 +137,7 @@ func (m *memory) verifyNext() {
 
 func (m *memory) verify(i int) {
 	m.verified++
-	if !intact(m.page(i), uint64(i), m.versions[i]) {
+	if !record.Intact(m.page(i), uint64(i), m.versions[i]) {
 		m.bad++
 	}
 }
@@ -165,43 +166,6 @@ func (m *memory) report() memoryReport {
 		Pages: len(m.versions), Rate: m.rate, Dirtied: m.dirtied,
 		Verified: m.verified, Bad: m.bad, Sweeps: m.sweeps,
 	}
-}
-
-// fill writes the content that block has in version version.
-func fill(p []byte, block, version uint64) {
-	binary.LittleEndian.PutUint64(p, block)
-	binary.LittleEndian.PutUint64(p[8:], version)
-	state := seed(block, version)
-	for i := 16; i < pageSize; i += 8 {
-		state += gamma
-		binary.LittleEndian.PutUint64(p[i:], scramble(state))
-	}
-}
-
-// intact compares p with that content, byte for byte.
-func intact(p []byte, block, version uint64) bool {
-	if binary.LittleEndian.Uint64(p) != block || binary.LittleEndian.Uint64(p[8:]) != version {
-		return false
-	}
-	state := seed(block, version)
-	for i := 16; i < pageSize; i += 8 {
-		state += gamma
-		if binary.LittleEndian.Uint64(p[i:]) != scramble(state) {
-			return false
-		}
-	}
-	return true
-}
-
-const gamma = 0x9e3779b97f4a7c15 // of splitmix64
-
-func seed(block, version uint64) uint64 { return scramble(block*gamma + scramble(version+1)) }
-
-// scramble is the output function of splitmix64.
-func scramble(z uint64) uint64 {
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
 }
 
 // pace turns a rate into whole numbers of things that are due, without drift.
