@@ -57,6 +57,7 @@ type Config struct {
 	Retention   time.Duration  // of History; default 24 h
 	Prices      string         // a feed of what sites cost (package prices); default: as the topology says
 	ImageStore  string         // of VM images: a directory or a bucket's URL; default: none
+	ImageSite   string         // that ImageStore is at, for what bringing an image somewhere takes; default: the controller's
 	ImageKeys   string         // directory of the keys that sign for stores; default: image-keys beside Dir
 	IPFIX       string         // collector that traffic is told to, host:port by UDP; default: none
 	Version     string

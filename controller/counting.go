@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -57,14 +58,21 @@ func (c counted) ImageHosts() (all []images.Host, term uint64) {
 		term = d.term
 	}
 	v := c.world.View()
-	for id, spec := range v.Topology.Hosts {
-		h := images.Host{ID: id, Site: spec.Site, Images: v.Hosts[id].Status.Images}
-		if agent := v.Hosts[id].Agent; agent != nil {
-			h.Agent = agent
-		}
-		all = append(all, h)
+	for id := range v.Topology.Hosts {
+		all = append(all, c.imageHost(v, id))
 	}
 	return all, term
+}
+
+// imageHost is a host of the topology as one that may have images.
+func (c counted) imageHost(v *world.View, id heliotrope.HostID) images.Host {
+	site := v.Topology.Hosts[id].Site
+	store := cmp.Or(heliotrope.SiteID(c.cfg.ImageSite), v.Topology.Controller.Site)
+	h := images.Host{ID: id, Site: site, Images: v.Hosts[id].Status.Images, Link: linkBetween(v.Topology, store, site)}
+	if agent := v.Hosts[id].Agent; agent != nil {
+		h.Agent = agent
+	}
+	return h
 }
 
 // Devices are the network devices of a host's ports that are VMs', by interface ID.

@@ -13,6 +13,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/store"
 	"heliotrope/controller/world"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/migration"
 )
 
@@ -62,7 +63,7 @@ func roomiest(v *world.View, site heliotrope.SiteID, not heliotrope.HostID) heli
 }
 
 // PreviewMigration checks a move and predicts what it takes.
-func (c operations) PreviewMigration(_ context.Context, r api.MigrationRequest) (api.MigrationPreview, error) {
+func (c operations) PreviewMigration(ctx context.Context, r api.MigrationRequest) (api.MigrationPreview, error) {
 	v := c.world.View()
 	from, to, err := resolve(v, r)
 	if err != nil {
@@ -76,6 +77,7 @@ func (c operations) PreviewMigration(_ context.Context, r api.MigrationRequest) 
 		p.OK = p.OK && ch.OK
 	}
 	c.predict(v, &p)
+	c.predictImage(ctx, v, &p)
 	return p, nil
 }
 
@@ -88,16 +90,10 @@ func (c operations) predict(v *world.View, p *api.MigrationPreview) {
 			last = m
 		}
 	}
-	a, b := v.Topology.Hosts[p.From].Site, v.Topology.Hosts[p.To].Site
-	var link heliotrope.Link
-	for _, l := range v.Topology.Links {
-		if l.Between == [2]heliotrope.SiteID{a, b} || l.Between == [2]heliotrope.SiteID{b, a} {
-			link = l
-		}
-	}
-	p.Bytes = last.Measured.Copy.RelayBytes
-	if p.Bytes == 0 {
-		p.Bytes = uint64(v.Topology.VMs[p.VM].MemoryMiB) << 20
+	link := linkBetween(v.Topology, v.Topology.Hosts[p.From].Site, v.Topology.Hosts[p.To].Site)
+	p.DiskBytes = uint64(diskOf(v, p.From, p.VM).Written)
+	if p.Bytes = last.Measured.Copy.RelayBytes; p.Bytes == 0 {
+		p.Bytes = uint64(v.Topology.VMs[p.VM].MemoryMiB)<<20 + p.DiskBytes
 	}
 	p.CostUSD = float64(p.Bytes) / 1e9 * link.PricePerGB
 	if last.Revision != 0 {
@@ -106,6 +102,45 @@ func (c operations) predict(v *world.View, p *api.MigrationPreview) {
 	if link.Rate > 0 {
 		p.ETAS = float64(p.Bytes) * 8 / float64(link.Rate)
 	}
+}
+
+// diskOf is a VM's disk over an image of the store; zero where it has none.
+func diskOf(v *world.View, host heliotrope.HostID, vm heliotrope.VMID) (disk agentapi.ImageVolume) {
+	if images := v.Hosts[host].Status.Images; images != nil {
+		for _, d := range images.Volumes {
+			if d.VM == vm {
+				disk = d
+			}
+		}
+	}
+	return disk
+}
+
+// predictImage says what the destination has to get of the image that the VM's disk stands on. It
+// comes from the store, as the VM reads it or before, and nobody waits for it with the move.
+func (c operations) predictImage(ctx context.Context, v *world.View, p *api.MigrationPreview) {
+	on := diskOf(v, p.From, p.VM).Base
+	if on == "" || c.images == nil {
+		return
+	}
+	host := counted{c.Controller}.imageHost(v, p.To)
+	l, err := c.images.Lacks(ctx, host, on)
+	if err != nil { // the move does not need to know
+		c.log.Warn("what a host lacks of an image is not known", "host", p.To, "image", on, "err", err)
+		return
+	}
+	p.ImageBytes = uint64(l.Stored)
+	p.CostUSD += float64(l.Stored) / 1e9 * host.Link.PricePerGB
+}
+
+// linkBetween is the link between two sites; zero where there is none.
+func linkBetween(t heliotrope.Topology, a, b heliotrope.SiteID) (link heliotrope.Link) {
+	for _, l := range t.Links {
+		if l.Between == [2]heliotrope.SiteID{a, b} || l.Between == [2]heliotrope.SiteID{b, a} {
+			link = l
+		}
+	}
+	return link
 }
 
 // StartMigration stores a new move; the leader takes it up from there.

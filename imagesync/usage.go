@@ -72,3 +72,37 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	}
 	return u, nil
 }
+
+// Lack is what is missing of a version, in bytes.
+type Lack struct {
+	Content int64 // by whole chunks
+	Stored  int64 // as the store has them, which is what crosses
+}
+
+// Lacks reckons what somebody has to get of a version who has another one, as hosts take it: what
+// is at the same place in both does not come (package site). A zero root: he has none.
+func (s *Store) Lacks(ctx context.Context, root, has manifest.ID) (l Lack, err error) {
+	want, err := s.Manifest(ctx, root)
+	if err != nil {
+		return l, err
+	}
+	var other *manifest.Manifest
+	if !has.IsZero() {
+		if other, err = s.Manifest(ctx, has); err != nil {
+			return l, err
+		}
+	}
+	if err := s.Refresh(ctx); err != nil {
+		return l, err
+	}
+	for i, id := range want.Content() {
+		if other != nil && i < other.Chunks() && other.At(i) == id {
+			continue
+		}
+		l.Content += manifest.ChunkSize
+		if _, at, ok := s.find(id); ok {
+			l.Stored += int64(at.length())
+		}
+	}
+	return l, nil
+}

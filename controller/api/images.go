@@ -73,7 +73,7 @@ const (
 // PushRequest says where a version is to be, before a VM there needs it.
 type PushRequest struct {
 	Sites  []heliotrope.SiteID `json:"sites,omitempty" doc:"Default: all."`
-	DryRun bool                `json:"dry_run,omitempty" doc:"Only say what would come."`
+	DryRun bool                `json:"dry_run,omitempty" doc:"Only say what would come, how long it would take and what it would cost."`
 }
 
 // States of a place.
@@ -95,6 +95,12 @@ type ImagePlace struct {
 	ContentBytes int64             `json:"content_bytes"`
 	Disks        int               `json:"disks,omitempty" doc:"VMs' disks that stand on it there."`
 	Note         string            `json:"note,omitempty"`
+
+	// Of a dry run, for hosts that it would come to.
+	MissingBytes int64   `json:"missing_bytes,omitempty" doc:"Dry run: of its content, what the host has neither of it nor, at the same place, of another version."`
+	WireBytes    int64   `json:"wire_bytes,omitempty" doc:"Dry run: the same as the store has it, compressed: what crosses."`
+	ETAS         float64 `json:"eta_s,omitempty" doc:"Dry run: seconds until all hosts of the site have it, if the link from the store's site has nothing else to carry; 0 where there is no such link, or none with a rate."`
+	CostUSD      float64 `json:"cost_usd,omitempty" doc:"Dry run: what those bytes cost by that link's price."`
 }
 
 // Images keeps VM images. Where the controller has no store every method fails with Unavailable.

@@ -189,7 +189,7 @@ type VM struct {
 	MemoryMiB int               `json:"memory_mib,omitempty"`
 	NICs      []heliotrope.NIC  `json:"nics"`
 	Migration heliotrope.MoveID `json:"migration,omitempty" doc:"The one that has not ended."`
-	Warnings  []string          `json:"warnings,omitempty"`
+	Warnings  []string          `json:"warnings,omitempty" doc:"What is wrong with it, and why it does not run."`
 }
 
 // MigrationRequest asks for a VM to move.
@@ -212,6 +212,10 @@ type MigrationPreview struct {
 	PauseMs float64           `json:"pause_ms,omitempty" doc:"Pause of the guest, predicted; 0 when unknown."`
 	Bytes   uint64            `json:"bytes,omitempty" doc:"Over the WAN, predicted; 0 when unknown."`
 	CostUSD float64           `json:"cost_usd,omitempty" doc:"What those bytes cost by the links' prices."`
+
+	// Of a disk that stands on an image of the store.
+	DiskBytes  uint64 `json:"disk_bytes,omitempty" doc:"What was written to the VM's disk over an image of the store: so much of it is sent at most, and on a way back what was written since."`
+	ImageBytes uint64 `json:"image_bytes,omitempty" doc:"What the destination lacks of that image, compressed: it comes from the store, after the move, as the VM reads it or before."`
 }
 
 // The phases of a migration that last: it has ended, or waits for a person.

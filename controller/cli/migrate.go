@@ -84,6 +84,12 @@ func preview(ctx context.Context, c *api.Client, out *output.Printer, r api.Migr
 		t.Row("takes", output.Seconds(p.ETAS))
 		t.Row("pause", output.Milliseconds(p.PauseMs))
 		t.Row("bytes", output.Bytes(p.Bytes))
+		if p.DiskBytes > 0 {
+			t.Row("of the disk", output.Bytes(p.DiskBytes)+" at most")
+		}
+		if p.ImageBytes > 0 {
+			t.Row("of the image", output.Bytes(p.ImageBytes)+", later, from the store")
+		}
 		if p.CostUSD > 0 {
 			t.Row("costs", fmt.Sprintf("%.4f USD", p.CostUSD))
 		}

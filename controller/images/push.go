@@ -24,6 +24,7 @@ type Host struct {
 	Site   heliotrope.SiteID
 	Agent  Puller                // nil: it is not connected
 	Images *agentapi.ImageStatus // nil: it has no image store
+	Link   heliotrope.Link       // from the store's site; zero where there is none, or it is the same site
 }
 
 // Hosts are those of the topology, and the term under which they may be given orders; 0: another
@@ -45,12 +46,15 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if r.DryRun {
+		return m.foresee(ctx, i, hosts)
+	}
 	places := make([]api.ImagePlace, len(hosts))
 	var all sync.WaitGroup
 	slots := make(chan struct{}, pullsAtOnce)
 	for k, h := range hosts {
 		places[k] = place(h, i)
-		if r.DryRun || h.Agent == nil || places[k].State == api.PlaceHere {
+		if h.Agent == nil || places[k].State == api.PlaceHere {
 			continue
 		}
 		all.Go(func() {
@@ -68,7 +72,7 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 		})
 	}
 	all.Wait()
-	if !r.DryRun && len(hosts) > 0 {
+	if len(hosts) > 0 {
 		m.cfg.Tell(i.Image, fmt.Sprintf("version %d is pushed to %d hosts", i.Version, len(hosts)))
 	}
 	return places, nil

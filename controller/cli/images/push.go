@@ -46,6 +46,9 @@ func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer,
 			return !slices.ContainsFunc(places, func(b api.ImagePlace) bool { return a.Host == b.Host })
 		})
 	}
+	if p.dry {
+		return showForecast(out, places)
+	}
 	if err := showPlaces(out, places); err != nil {
 		return err
 	}
@@ -72,6 +75,28 @@ func showPlaces(out *output.Printer, places []api.ImagePlace) error {
 			t.Row(p.Site, p.Host, p.State, output.Bytes(uint64(p.HereBytes)), output.Bytes(uint64(p.ContentBytes)), p.Disks, p.Note)
 		}
 	})
+}
+
+// showForecast shows what would come.
+func showForecast(out *output.Printer, places []api.ImagePlace) error {
+	return out.Show(places, func(t *output.Table) {
+		var crosses int64
+		var usd float64
+		t.Head("SITE", "HOST", "STATE", "MISSING", "CROSSES", "TAKES", "COSTS", "NOTE")
+		for _, p := range places {
+			t.Row(p.Site, p.Host, p.State, output.Bytes(uint64(p.MissingBytes)), output.Bytes(uint64(p.WireBytes)), output.Seconds(p.ETAS), dollars(p.CostUSD), p.Note)
+			crosses, usd = crosses+p.WireBytes, usd+p.CostUSD
+		}
+		t.Line("")
+		t.Line("in all %s would cross, for %.4f USD", output.Bytes(uint64(crosses)), usd)
+	})
+}
+
+func dollars(usd float64) string {
+	if usd == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.4f USD", usd)
 }
 
 // siteBar tells how far an image has come, a line for each site.

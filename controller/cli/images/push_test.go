@@ -1,0 +1,34 @@
+package images
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"heliotrope/controller/api"
+	"heliotrope/controller/cli/output"
+)
+
+// What would come is said for each host and in all, for people and for programs.
+func TestForecastIsShown(t *testing.T) {
+	places := []api.ImagePlace{
+		{Host: "asia-1", Site: "asia", State: api.PlaceAbsent, ContentBytes: 16 << 20, MissingBytes: 16 << 20, WireBytes: 9_000_000, ETAS: 1.5, CostUSD: 0.0125},
+		{Host: "us-1", Site: "us", State: api.PlaceHere, HereBytes: 16 << 20, ContentBytes: 16 << 20},
+	}
+	var said bytes.Buffer
+	if err := showForecast(output.New("table", &said, &said), places); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(said.String()), " ")
+	for _, want := range []string{"asia asia-1 absent 16.8 MB 9.0 MB 1.5 s 0.0125 USD -", "us us-1 here - - - - -", "in all 9.0 MB would cross, for 0.0125 USD"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
+	}
+	said.Reset()
+	var got []api.ImagePlace
+	if err := showForecast(output.New("json", &said, &said), places); err != nil || json.Unmarshal(said.Bytes(), &got) != nil || len(got) != 2 || got[0] != places[0] {
+		t.Errorf("got %s, %v", &said, err)
+	}
+}
