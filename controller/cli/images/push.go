@@ -82,13 +82,17 @@ func showForecast(out *output.Printer, places []api.ImagePlace) error {
 	return out.Show(places, func(t *output.Table) {
 		var crosses int64
 		var usd float64
-		t.Head("SITE", "HOST", "STATE", "MISSING", "CROSSES", "TAKES", "COSTS", "NOTE")
+		t.Head("SITE", "HOST", "STATE", "MISSING", "COMES", "TAKES", "COSTS", "NOTE")
 		for _, p := range places {
 			t.Row(p.Site, p.Host, p.State, output.Bytes(uint64(p.MissingBytes)), output.Bytes(uint64(p.WireBytes)), output.Seconds(p.ETAS), dollars(p.CostUSD), p.Note)
 			crosses, usd = crosses+p.WireBytes, usd+p.CostUSD
 		}
 		t.Line("")
-		t.Line("in all %s would cross, for %.4f USD", output.Bytes(uint64(crosses)), usd)
+		if crosses == 0 {
+			t.Line("nothing would come")
+			return
+		}
+		t.Line("in all %s would come from the store, for %.4f USD", output.Bytes(uint64(crosses)), usd)
 	})
 }
 

@@ -21,7 +21,7 @@ func TestForecastIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(said.String()), " ")
-	for _, want := range []string{"asia asia-1 absent 16.8 MB 9.0 MB 1.5 s 0.0125 USD -", "us us-1 here - - - - -", "in all 9.0 MB would cross, for 0.0125 USD"} {
+	for _, want := range []string{"asia asia-1 absent 16.8 MB 9.0 MB 1.5 s 0.0125 USD -", "us us-1 here - - - - -", "in all 9.0 MB would come from the store, for 0.0125 USD"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in %q", want, text)
 		}
