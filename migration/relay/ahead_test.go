@@ -29,6 +29,7 @@ func TestAhead(t *testing.T) {
 	if got := g.connections(); got != 3 {
 		t.Fatalf("%d connections were opened ahead, want 3", got)
 	}
+	second := client.ahead[1]
 	_, connect := source(t, client, memory)
 	echo := func(what string, want int) {
 		t.Helper()
@@ -43,7 +44,7 @@ func TestAhead(t *testing.T) {
 		}
 	}
 	echo("ahead", 3)
-	client.ahead[0].conn.NetConn().Close()
+	second.conn.NetConn().Close()
 	echo("died", 4)
 	echo("none left", 5)
 }
