@@ -123,7 +123,7 @@ func (c operations) predictImage(ctx context.Context, v *world.View, p *api.Migr
 	if on == "" || c.images == nil {
 		return
 	}
-	host := counted{c.Controller}.imageHost(v, p.To)
+	host := counted(c).imageHost(v, p.To)
 	l, err := c.images.Lacks(ctx, host, on)
 	if err != nil { // the move does not need to know
 		c.log.Warn("what a host lacks of an image is not known", "host", p.To, "image", on, "err", err)
