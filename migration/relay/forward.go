@@ -142,7 +142,7 @@ func (s *stream) toDisk(ctx context.Context, n int) error {
 	stop := context.AfterFunc(ctx, func() { s.conn.NetConn().Close() })
 	defer stop()
 	var err error
-	s.export, err = disk.Open(s.way, n)
+	s.export, err = disk.Open(s.way, n, false)
 	return err
 }
 

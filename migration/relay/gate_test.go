@@ -130,15 +130,17 @@ func qemuNBD(t *testing.T, name string, size int64) (socket, file string) {
 // QEMU opens a disk, and the way to it carries nothing: a hypervisor's main loop, and with it
 // its guest, does not wait for a round trip.
 func TestDiskOpensWithoutTheWay(t *testing.T) {
-	for name, old := range map[string]bool{"a destination of today": false, "an older destination": true} {
+	for name, c := range map[string]struct{ old, blank bool }{
+		"a destination of today": {false, true}, "an older destination": {true, true}, "a disk that may have something": {false, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPKI(t)
 			s, addr := destination(t, p)
-			if old {
+			if c.old {
 				s.tls.NextProtos = []string{alpnV2, ALPN}
 			}
 			sock, file := qemuNBD(t, "drive-virtio-disk0", 1<<20)
-			s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Disk: sock}})
+			s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Disk: sock}, BlankDisks: c.blank})
 			g := newGate(t, addr)
 			client := &Client{Addr: g.addr, TLS: p.config(t, "src")}
 			path := filepath.Join(t.TempDir(), "fwd.sock")
@@ -150,8 +152,8 @@ func TestDiskOpensWithoutTheWay(t *testing.T) {
 			if err := f.Open(t.Context(), 1); err != nil {
 				t.Fatal(err)
 			}
-			if !firstIsZeros(f) {
-				t.Error("the disk is zeros, and nobody says so")
+			if said, want := firstIsZeros(f), c.blank && !c.old; said != want {
+				t.Errorf("that the disk is zeros is said: %t, want %t", said, want)
 			}
 			open := g.shut()
 			defer open()

@@ -26,6 +26,9 @@ type Expectation struct {
 	VM      heliotrope.VMID
 	From    heliotrope.HostID // the only host that may send it
 	Sockets map[Kind]string   // Memory, Disk: the unix socket that a stream is joined to
+	// BlankDisks is that the disks were made for the move. Of others their server is not asked what they hold:
+	// QEMU remembers the answer, and takes it for true when it sends the disk on, whatever a volume says then.
+	BlankDisks bool
 	// Packets takes the frames of one NIC and returns how many it took. A batch is
 	// given to it once, even if it was sent twice.
 	Packets func(ctx context.Context, nic int, frames [][]byte) (int, error)
@@ -220,7 +223,7 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 	var export disk.Export
 	if h.Disk > 0 {
 		local.SetDeadline(time.Now().Add(handshakeTimeout))
-		if export, err = disk.Open(local, h.Disk); err != nil {
+		if export, err = disk.Open(local, h.Disk, e.BlankDisks); err != nil {
 			return errors.Join(err, writeAnswer(conn, Offer{}, err))
 		}
 		local.SetDeadline(time.Time{})

@@ -83,10 +83,11 @@ func openExport(server io.ReadWriter, n int) (e Export, err error) {
 	return e, err
 }
 
-// Open opens the n-th of a server's exports, counted from 1. What follows on the connection are requests.
-func Open(server io.ReadWriter, n int) (Export, error) {
+// Open opens the n-th of a server's exports, counted from 1, and asks whether it is still zeros where it was
+// made blank. What follows on the connection are requests.
+func Open(server io.ReadWriter, n int, blank bool) (Export, error) {
 	e, err := openExport(server, n)
-	if err == nil && e.Allocation {
+	if err == nil && blank && e.Allocation {
 		e.Zeros, err = e.zeros(server)
 	}
 	return e, err

@@ -110,7 +110,7 @@ func FuzzOpen(f *testing.F) {
 	status = append(binary.BigEndian.AppendUint32(status, 12), 0, 0, 0, 5, 0, 0, 0, 9, 0, 0, 0, nbdStateZero)
 	f.Add(append(append(server.Bytes()[:nbdGreeting:nbdGreeting], h.out...), status...))
 	f.Fuzz(func(t *testing.T, server []byte) {
-		e, err := Open(wire{bytes.NewReader(server), io.Discard}, 1)
+		e, err := Open(wire{bytes.NewReader(server), io.Discard}, 1, true)
 		if err == nil && len(e.Name) > len(server) {
 			t.Errorf("%d bytes tell of %+v", len(server), e)
 		}
