@@ -33,6 +33,7 @@ type Topology struct {
 	Clients    map[ClientID]Client   `yaml:"clients,omitempty" json:"clients,omitempty"`
 	Capture    Capture               `yaml:"capture,omitempty" json:"capture,omitzero"`
 	Pools      map[PoolID]Pool       `yaml:"pools,omitempty" json:"pools,omitempty"`
+	Policies   map[PolicyID]Policy   `yaml:"policies,omitempty" json:"policies,omitempty"`
 	Rules      map[RuleID]Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
 	Stubs      map[StubID]Stub       `yaml:"stubs,omitempty" json:"stubs,omitempty"`
 	Demand     map[RegionID]Demand   `yaml:"demand,omitempty" json:"demand,omitempty"`
@@ -57,6 +58,9 @@ type Site struct {
 	PricePerVCPUHour float64 `yaml:"price_per_vcpu_hour,omitempty" json:"price_per_vcpu_hour,omitempty"` // USD that a VM's vCPU costs here
 	PricePerGiBHour  float64 `yaml:"price_per_gib_hour,omitempty" json:"price_per_gib_hour,omitempty"`   // USD that a GiB of its memory costs
 	PricePerGB       float64 `yaml:"price_per_gb,omitempty" json:"price_per_gb,omitempty"`               // USD per 10^9 bytes to clients in regions of Topology.Demand
+
+	GramsCO2PerVCPUHour  float64 `yaml:"grams_co2_per_vcpu_hour,omitempty" json:"grams_co2_per_vcpu_hour,omitempty"` // emitted for a VM's vCPU here
+	InterruptionsPerHour float64 `yaml:"interruptions_per_hour,omitempty" json:"interruptions_per_hour,omitempty"`   // of a VM here, expected: revoked spot instances
 
 	Billing Duration `yaml:"billing,omitempty" json:"billing,omitempty"` // vCPUs and memory are paid in whole periods of so long; zero: by the moment
 
@@ -109,6 +113,8 @@ type VM struct {
 	NICs      []NIC             `yaml:"nics" json:"nics"`
 	Licences  map[LicenceID]int `yaml:"licences,omitempty" json:"licences,omitempty"` // seats that it needs where it runs
 	Metadata  map[string]string `yaml:"metadata,omitempty" json:"metadata,omitempty"` // given to the guest
+
+	InterruptionUSD float64 `yaml:"interruption_usd,omitempty" json:"interruption_usd,omitempty"` // what it costs that its host is taken from it
 }
 
 // NIC is one network card of a VM. Public is its own /32, mapped one to one onto

@@ -8,10 +8,12 @@ import (
 	_ "time/tzdata" // a time zone is the same on a machine that has no data of them
 )
 
-// PoolID names a pool, RuleID a rule.
+// PoolID names a pool, PolicyID a policy, WeightID a number of one, RuleID a rule.
 type (
-	PoolID string
-	RuleID string
+	PoolID   string
+	PolicyID string
+	WeightID string
+	RuleID   string
 )
 
 // What the autopilot of a pool does with what it would move.
@@ -26,7 +28,7 @@ const (
 type Pool struct {
 	VMs       []VMID   `yaml:"vms,omitempty" json:"vms,omitempty"`                                         // empty: all that are in no other pool
 	Autopilot string   `yaml:"autopilot,omitempty" json:"autopilot,omitempty"`                             // off, advise, confirm or auto; empty: off
-	Policy    string   `yaml:"policy,omitempty" json:"policy,omitempty"`                                   // what matters; empty: balanced
+	Policy    PolicyID `yaml:"policy,omitempty" json:"policy,omitempty"`                                   // what matters; empty: balanced
 	Window    Duration `yaml:"window,omitempty" json:"window,omitempty"`                                   // of traffic that decides; zero: 10m
 	Interval  Duration `yaml:"interval,omitempty" json:"interval,omitempty"`                               // from one plan to the next; zero: a tenth of Window
 	MinGain   float64  `yaml:"min_gain_usd_per_hour,omitempty" json:"min_gain_usd_per_hour,omitempty"`     // of a plan; zero: as the policy has it
@@ -40,6 +42,20 @@ type Pool struct {
 	// that may cost more than without, in any 24 hours.
 	Forecast     Duration `yaml:"forecast,omitempty" json:"forecast,omitempty"`
 	ForecastLoss float64  `yaml:"forecast_loss_usd_per_day,omitempty" json:"forecast_loss_usd_per_day,omitempty"`
+}
+
+// What a policy does with the hosts of a site.
+const (
+	HostsSpread = "spread" // the emptiest first
+	HostsFill   = "fill"   // the fullest first
+)
+
+// Policy is what matters where VMs are placed: one of the scheduler's policies, with other
+// weights. What it does not say is as Base has it.
+type Policy struct {
+	Base    PolicyID             `yaml:"base,omitempty" json:"base,omitempty"`       // one of the scheduler's; empty: balanced
+	Weights map[WeightID]float64 `yaml:"weights,omitempty" json:"weights,omitempty"` // prices and least gains, by the scheduler's names of them
+	Hosts   string               `yaml:"hosts,omitempty" json:"hosts,omitempty"`     // spread or fill; empty: as Base does
 }
 
 // Pace says how much may be on the move, and when. It is for moves that are made because

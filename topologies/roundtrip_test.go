@@ -19,6 +19,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 // tester is what testing.T and rapid.T have in common.
@@ -69,7 +70,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 	for i := range sites {
 		topo.Sites[heliotrope.SiteID(name("s", i))] = heliotrope.Site{
 			Underlay: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", i)), Description: text.Draw(t, "description"), Provider: text.Draw(t, "provider"),
-			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"), PricePerGB: share.Draw(t, "egress price"),
+			PricePerVCPUHour: share.Draw(t, "vcpu price"), PricePerGiBHour: share.Draw(t, "memory price"), PricePerGB: share.Draw(t, "egress price"), GramsCO2PerVCPUHour: share.Draw(t, "CO2"), InterruptionsPerHour: share.Draw(t, "interruptions"),
 			Billing: heliotrope.Duration(rapid.SampledFrom([]int64{0, 1e9, 3600e9, 1e15}).Draw(t, "billing")), Licences: map[heliotrope.LicenceID]int{"oracle": rapid.IntRange(0, 9).Draw(t, "seats")}, PricePerSeat: map[heliotrope.LicenceID]float64{"sap": share.Draw(t, "seat price")},
 			Latitude: rapid.Float64Range(-90, 90).Draw(t, "latitude"), Router: addr("10.0.%d.%d", i, rapid.SampledFrom([]int{1, 254}).Draw(t, "router")),
 		}
@@ -128,10 +129,15 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 	if rapid.Bool().Draw(t, "pool") {
 		mapSet(&topo.Pools, "rest", heliotrope.Pool{Autopilot: rapid.SampledFrom(autopilots).Draw(t, "autopilot"), Window: 10e9 + span("window")})
 	}
+	own := heliotrope.Policy{Base: heliotrope.PolicyID(rapid.SampledFrom(append([]string{""}, scheduler.Presets()...)).Draw(t, "base")), Hosts: rapid.SampledFrom([]string{"", heliotrope.HostsFill}).Draw(t, "order")}
+	for _, w := range survey.Weights()[:draw(len(survey.Weights()), "weights")] {
+		mapSet(&own.Weights, w, 1+float64(draw(100, "weight"))/8)
+	}
+	mapSet(&topo.Policies, "own", own)
 	if len(ids) == 0 {
 		return
 	}
-	mapSet(&topo.Pools, "p", heliotrope.Pool{VMs: ids[:1+draw(len(ids)-1, "pooled")], Policy: rapid.SampledFrom(scheduler.Presets()).Draw(t, "policy"),
+	mapSet(&topo.Pools, "p", heliotrope.Pool{VMs: ids[:1+draw(len(ids)-1, "pooled")], Policy: heliotrope.PolicyID(rapid.SampledFrom(survey.Policies(*topo)).Draw(t, "policy")),
 		Interval: span("interval"), Forecast: 1 + span("forecast"), ForecastLoss: 0.5, Budget: float64(draw(100, "budget")) / 8, MoveUSD: float64(draw(100, "move budget")) / 8, MinGain: float64(draw(100, "gain")) / 8, MaxPause: span("pause"), Pace: heliotrope.Pace{
 			CoolDownPerVM: span("cool-down"), MaxMovesPerHour: draw(9, "hour"), MaxMovesPerDay: draw(9, "day"),
 			Quiet: []heliotrope.Quiet{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
@@ -161,7 +167,9 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 
 func withVM(t *rapid.T, topo heliotrope.Topology, i, networks int) map[heliotrope.VMID]heliotrope.VM {
 	vm := heliotrope.VM{
-		Host:     heliotrope.HostID("h" + strconv.Itoa(rapid.IntRange(0, len(topo.Hosts)-1).Draw(t, "host"))),
+		Host:            heliotrope.HostID("h" + strconv.Itoa(rapid.IntRange(0, len(topo.Hosts)-1).Draw(t, "host"))),
+		InterruptionUSD: float64(i) / 8,
+
 		Image:    rapid.SampledFrom([]string{"", "guest", "Debian_12.qcow2"}).Draw(t, "image"),
 		Metadata: rapid.MapOfN(rapid.StringMatching(`[a-z0-9_.-]{1,10}`), rapid.StringMatching(`[ -!#-~]{0,20}`), 0, 3).Draw(t, "metadata"),
 	}

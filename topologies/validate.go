@@ -64,6 +64,7 @@ func (c *checker) check() {
 	c.peers()
 	c.clients()
 	c.capture()
+	c.policies()
 	c.pools()
 	c.rules()
 	c.demand()

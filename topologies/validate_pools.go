@@ -7,6 +7,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 const (
@@ -16,12 +17,47 @@ const (
 	maxMoves    = 1_000_000
 	maxPause    = heliotrope.Duration(time.Hour)
 	maxForecast = heliotrope.Duration(24 * time.Hour)
+
+	minAmortisation = 0.01 // hours: what a move costs is divided by it
 )
 
 var (
 	autopilots = []string{heliotrope.AutopilotOff, heliotrope.AutopilotAdvise, heliotrope.AutopilotConfirm, heliotrope.AutopilotAuto}
 	scopes     = []string{heliotrope.AtHost, heliotrope.AtSite}
 )
+
+func (c *checker) policies() {
+	builtin := scheduler.Presets()
+	for id, p := range sorted(c.t.Policies) {
+		at := (*path)(nil).key("policies").key(string(id))
+		c.name(at, string(id))
+		if slices.Contains(builtin, string(id)) {
+			c.say(at, "give it another name, and this one as its base", "is the name of one that is there already")
+		}
+		c.word(at.key("base"), string(p.Base), "policies that others can be made of", builtin)
+		c.word(at.key("hosts"), p.Hosts, "ways", []string{heliotrope.HostsSpread, heliotrope.HostsFill})
+		for weight, x := range sorted(p.Weights) {
+			c.weight(at.key("weights").key(string(weight)), weight, x)
+		}
+	}
+}
+
+func (c *checker) weight(at *path, id heliotrope.WeightID, x float64) {
+	known := survey.Weights()
+	if !slices.Contains(known, id) {
+		names := make([]string, len(known))
+		for i, k := range known {
+			names[i] = string(k)
+		}
+		c.say(at, didYouMean(string(id), "weights", names), "is no weight")
+		return
+	}
+	low := 0.0
+	if id == "amortisation_hours" {
+		low = minAmortisation
+	}
+	number(c, at, x, low, 1e6)
+}
 
 func (c *checker) pools() {
 	owner := map[heliotrope.VMID]*path{}
@@ -43,7 +79,7 @@ func (c *checker) pools() {
 			}
 		}
 		c.word(at.key("autopilot"), p.Autopilot, "autopilots", autopilots)
-		c.word(at.key("policy"), p.Policy, "policies", scheduler.Presets())
+		c.word(at.key("policy"), string(p.Policy), "policies", survey.Policies(c.t))
 		if p.Window != 0 {
 			number(c, at.key("window"), p.Window, minWindow, maxWindow)
 		}

@@ -27,6 +27,8 @@ func (c *checker) sites() {
 		number(c, at.key("price_per_vcpu_hour"), s.PricePerVCPUHour, 0, 1e6)
 		number(c, at.key("price_per_gib_hour"), s.PricePerGiBHour, 0, 1e6)
 		number(c, at.key("price_per_gb"), s.PricePerGB, 0, 1e6)
+		number(c, at.key("grams_co2_per_vcpu_hour"), s.GramsCO2PerVCPUHour, 0, 1e6)
+		number(c, at.key("interruptions_per_hour"), s.InterruptionsPerHour, 0, 3600)
 		if s.Billing != 0 {
 			number(c, at.key("billing"), s.Billing, minBilling, maxBilling)
 		}

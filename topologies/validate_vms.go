@@ -71,6 +71,7 @@ func (c *checker) vms() {
 		for id := range sorted(vm.Licences) {
 			refer(c, at.key("licences").key(string(id)), id, "licences", known)
 		}
+		number(c, at.key("interruption_usd"), vm.InterruptionUSD, 0, 1e6)
 		c.metadata(at.key("metadata"), vm.Metadata)
 	}
 }

@@ -14,11 +14,11 @@ import (
 
 // PlanRequest says what a plan is to rest on. Without a pool it is about all VMs.
 type PlanRequest struct {
-	Pool     heliotrope.PoolID `json:"pool,omitempty" doc:"Only this pool's VMs move, by its policy and window, at its pace."`
-	Policy   string            `json:"policy,omitempty" doc:"What matters; default: the pool's, or balanced." example:"cheapest"`
-	WindowS  float64           `json:"window_s,omitempty" minimum:"0" maximum:"86400" doc:"Seconds of traffic that count, from 1; default: the pool's, or 600."`
-	MaxMoves int               `json:"max_moves,omitempty" minimum:"0" maximum:"10000" doc:"No more moves than that; 0: any number."`
-	Seed     uint64            `json:"seed,omitempty" doc:"Of the search. The same state of the world and the same seed give the same plan."`
+	Pool     heliotrope.PoolID   `json:"pool,omitempty" doc:"Only this pool's VMs move, by its policy and window, at its pace."`
+	Policy   heliotrope.PolicyID `json:"policy,omitempty" doc:"What matters, of those that GET /v1/policies lists; default: the pool's, or balanced." example:"cheapest"`
+	WindowS  float64             `json:"window_s,omitempty" minimum:"0" maximum:"86400" doc:"Seconds of traffic that count, from 1; default: the pool's, or 600."`
+	MaxMoves int                 `json:"max_moves,omitempty" minimum:"0" maximum:"10000" doc:"No more moves than that; 0: any number."`
+	Seed     uint64              `json:"seed,omitempty" doc:"Of the search. The same state of the world and the same seed give the same plan."`
 
 	DryRun bool `json:"dry_run,omitempty" doc:"Answer the plan, and keep nothing."`
 
@@ -30,9 +30,6 @@ type PlanRequest struct {
 
 // Window is the length of traffic that counts, or 0 for the default.
 func (r PlanRequest) Window() time.Duration { return time.Duration(r.WindowS * float64(time.Second)) }
-
-// DefaultPolicy is that of a plan that nobody asked anything special of.
-const DefaultPolicy = "balanced"
 
 // States of a plan. Those of PlanEnded are the last.
 const (
@@ -98,16 +95,26 @@ type PlanGain struct {
 
 // Pool is a pool of the topology, and what its autopilot thinks.
 type Pool struct {
-	Name         heliotrope.PoolID `json:"name"`
-	VMs          []heliotrope.VMID `json:"vms" nullable:"false"`
-	Autopilot    string            `json:"autopilot" doc:"off, advise, confirm or auto."`
-	Policy       string            `json:"policy"`
-	ConsideredAt time.Time         `json:"considered_at,omitzero" doc:"When it last looked."`
-	Says         string            `json:"says,omitempty" doc:"What it found."`
-	Plan         heliotrope.PlanID `json:"plan,omitempty" doc:"The one that waits or runs."`
-	Pace         pace.Allowance    `json:"pace" doc:"What may move now."`
-	Newest       *scheduler.Plan   `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
-	History      []Look            `json:"history,omitempty" doc:"What its autopilot saw, oldest first, when asked for one pool."`
+	Name         heliotrope.PoolID   `json:"name"`
+	VMs          []heliotrope.VMID   `json:"vms" nullable:"false"`
+	Autopilot    string              `json:"autopilot" doc:"off, advise, confirm or auto."`
+	Policy       heliotrope.PolicyID `json:"policy"`
+	ConsideredAt time.Time           `json:"considered_at,omitzero" doc:"When it last looked."`
+	Says         string              `json:"says,omitempty" doc:"What it found."`
+	Plan         heliotrope.PlanID   `json:"plan,omitempty" doc:"The one that waits or runs."`
+	Pace         pace.Allowance      `json:"pace" doc:"What may move now."`
+	Newest       *scheduler.Plan     `json:"newest,omitempty" doc:"What it would do, when asked for one pool."`
+	History      []Look              `json:"history,omitempty" doc:"What its autopilot saw, oldest first, when asked for one pool."`
+}
+
+// Policy says what matters in a plan: a policy of the scheduler, or one of the topology's.
+type Policy struct {
+	Name    heliotrope.PolicyID             `json:"name"`
+	Base    heliotrope.PolicyID             `json:"base,omitempty" doc:"Of one that the topology has: whose weights count where it says nothing. Empty: it is the scheduler's."`
+	Weights map[heliotrope.WeightID]float64 `json:"weights" doc:"Prices, and least gains; the names say the units."`
+	Hosts   string                          `json:"hosts" enum:"spread,fill" doc:"Which of a site's hosts comes first: the emptiest, or the fullest."`
+	Forced  bool                            `json:"only_forced,omitempty" doc:"Only VMs that must leave where they are move."`
+	Pools   []heliotrope.PoolID             `json:"pools" nullable:"false" doc:"Pools whose VMs are placed by it."`
 }
 
 // Look is what a pool's autopilot saw at one moment: what all VMs cost by its policy, and
@@ -154,6 +161,16 @@ func (c *Client) ApplyPlan(ctx context.Context, id heliotrope.PlanID) (Plan, err
 // AbortPlan begins no more of its moves, and rolls back those that can be.
 func (c *Client) AbortPlan(ctx context.Context, id heliotrope.PlanID) (Plan, error) {
 	return post[Plan](ctx, c, "", struct{}{}, "/v1/plans/%s/abort", id)
+}
+
+// Policies are all that plans can be made by, by name.
+func (c *Client) Policies(ctx context.Context) ([]Policy, error) {
+	return list[Policy](ctx, c, nil, "/v1/policies")
+}
+
+// Policy is one of them.
+func (c *Client) Policy(ctx context.Context, name heliotrope.PolicyID) (Policy, error) {
+	return get[Policy](ctx, c, nil, "/v1/policies/%s", name)
 }
 
 // Pools are those of the topology, by name.

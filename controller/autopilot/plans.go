@@ -35,7 +35,7 @@ func (a *Autopilot) answer(ctx context.Context, r api.PlanRequest) (scheduler.Pl
 	window := cmp.Or(r.Window(), windowOf(t.Pools[r.Pool]))
 	if err == nil && r.Policy != "" {
 		var named scheduler.Policy
-		named, err = scheduler.Preset(r.Policy)
+		named, err = survey.Named(t, r.Policy)
 		named.RTTLimits, named.MaxPauseMs = policy.RTTLimits, policy.MaxPauseMs
 		policy = named
 	}

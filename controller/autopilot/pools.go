@@ -342,7 +342,7 @@ func (a *Autopilot) poolView(ctx context.Context, t heliotrope.Topology, id heli
 	spec := t.Pools[id]
 	allowed, err := a.allowance(ctx, spec, time.Now())
 	p := api.Pool{Name: id, VMs: survey.Members(t, id), Autopilot: cmp.Or(spec.Autopilot, heliotrope.AutopilotOff),
-		Policy: cmp.Or(spec.Policy, api.DefaultPolicy), Pace: allowed}
+		Policy: cmp.Or(spec.Policy, survey.DefaultPolicy), Pace: allowed}
 	for _, q := range a.all(func(q api.Plan) bool {
 		return q.Pool == id && (q.State == api.PlanProposed || q.State == api.PlanRunning)
 	}) {

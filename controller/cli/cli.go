@@ -130,7 +130,7 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 	f.StringVar(&a.place.TokenFile, "token-file", "", "file with the bearer token, for https")
 	f.StringVar(&a.place.CAFile, "ca-file", "", "file with the CA's certificate, for https")
 	root.AddCommand(a.topology(), a.site(), a.demand(), a.host(), a.network(), a.vm(), a.migration(), a.route(), a.mesh(), a.flows(),
-		a.traffic(), a.plan(), a.pool(), a.stub(), a.leader(), a.events(), a.status(), a.versionCommand())
+		a.traffic(), a.plan(), a.policy(), a.pool(), a.stub(), a.leader(), a.events(), a.status(), a.versionCommand())
 	complete(root, "output", "table", "json", "yaml", "csv", "html")
 	return root
 }

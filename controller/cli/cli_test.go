@@ -110,6 +110,9 @@ flows diff us-1
 plan simulate
 plan simulate --policy cheapest --max-moves 1 -o json
 plan simulate --policy dearest
+policy list
+policy show evacuate
+policy show dearest
 plan simulate --window 10ms
 plan simulate --price eu
 plan simulate --down mars

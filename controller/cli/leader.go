@@ -34,7 +34,7 @@ type follower struct {
 	out              *output.Printer
 	replicas         []heliotrope.VMID
 	program          string
-	policy           scheduler.Policy
+	policy           heliotrope.PolicyID
 	pace             pace.Pace
 	window, interval time.Duration
 	dry              bool
@@ -54,7 +54,6 @@ type election struct {
 func (a *app) leaderFollow() *cobra.Command {
 	f := follower{}
 	var replicas []string
-	var policy string
 	var count int
 	cmd := &cobra.Command{
 		Use: "follow", Short: "Have a service led where its clients are, until Ctrl-C", Args: args(),
@@ -73,7 +72,7 @@ leads; and as 'PROGRAM move REPLICA', and returns once that one leads.`,
 	fl := cmd.Flags()
 	fl.StringSliceVar(&replicas, "replicas", nil, "VMs or stubs that can lead, three or more")
 	fl.StringVar(&f.program, "program", "", "what says and changes who leads")
-	fl.StringVar(&policy, "policy", "follow-the-sun", "what matters: "+strings.Join(scheduler.Presets(), ", "))
+	fl.StringVar((*string)(&f.policy), "policy", "follow-the-sun", "what matters: one of the topology's policies, or "+strings.Join(scheduler.Presets(), ", "))
 	fl.DurationVar(&f.window, "window", 10*time.Minute, "of traffic that decides, 10s or more")
 	fl.DurationVar(&f.interval, "interval", 0, "from one look to the next (default: a tenth of the window)")
 	coolDown := fl.Duration("cool-down", 0, "from one change of the leader to the next (default: any)")
@@ -89,9 +88,6 @@ leads; and as 'PROGRAM move REPLICA', and returns once that one leads.`,
 	}
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, out *output.Printer, _ []string) (err error) {
 		f.client, f.out, f.pace.CoolDownPerVM = c, out, heliotrope.Duration(*coolDown)
-		if f.policy, err = scheduler.Preset(policy); err != nil {
-			return usagef("--policy %s: use %s", policy, strings.Join(scheduler.Presets(), ", "))
-		}
 		if len(replicas) < 3 {
 			return usagef("--replicas %s: fewer than three have no majority without any of them", strings.Join(replicas, ","))
 		}
@@ -183,7 +179,7 @@ func (f *follower) look(ctx context.Context) (election, error) {
 	if err != nil {
 		return e, err
 	}
-	held, paced := f.pace.Allow(f.moved, e.At).Hold(s, f.policy)
+	held, paced := f.pace.Allow(f.moved, e.At).Hold(s, w.policy)
 	plan, err := scheduler.Solve(held, paced, scheduler.Options{Iterations: 1000})
 	if err != nil {
 		return e, fmt.Errorf("plan: %w", err)
@@ -214,7 +210,7 @@ func (f *follower) look(ctx context.Context) (election, error) {
 
 // steady says whether a plan would have gained in each part of its window by itself.
 func (f *follower) steady(ctx context.Context, w *sight, leads heliotrope.VMID, s scheduler.Snapshot, plan scheduler.Plan) (bool, error) {
-	policy := f.policy
+	policy := w.policy
 	policy.MoveUSD, policy.PauseUSDPerSecond = 0, 0
 	before := s.Placement()
 	var parts trial.Trial
@@ -247,6 +243,7 @@ func (f *follower) run(ctx context.Context, verb ...string) (string, error) {
 type sight struct {
 	f        *follower
 	topology heliotrope.Topology
+	policy   scheduler.Policy
 	facts    survey.Facts
 	now      scheduler.Snapshot
 }
@@ -256,6 +253,9 @@ func (f *follower) see(ctx context.Context) (*sight, error) {
 	var err error
 	if w.topology, _, err = f.client.Topology(ctx); err != nil {
 		return nil, err
+	}
+	if w.policy, err = survey.Named(w.topology, f.policy); err != nil {
+		return nil, usagef("--policy: %w", err)
 	}
 	vms, err := f.client.VMs(ctx)
 	for _, vm := range vms {

@@ -102,7 +102,7 @@ func TestLeaderFollowRefused(t *testing.T) {
 		{"replicas", []string{"--program", path}},
 		{"fewer than three", []string{"--program", path, "--replicas", "kv-tokyo,kv-london"}},
 		{"use 10s to 24h", []string{"--program", path, "--replicas", "kv-tokyo,kv-london,kv-virginia", "--window", "1s"}},
-		{"use balanced", []string{"--program", path, "--replicas", "kv-tokyo,kv-london,kv-virginia", "--policy", "dearest"}},
+		{"there are balanced", []string{"--program", path, "--replicas", "kv-tokyo,kv-london,kv-virginia", "--policy", "dearest"}},
 		{"kv-mars is no VM or stub", []string{"--program", path, "--replicas", "kv-mars,kv-london,kv-virginia"}},
 		{"none of the replicas", []string{"--program", path, "--replicas", "kv-tokyo,staff-london,kv-virginia"}},
 		{"no such file", []string{"--program", path + "x", "--replicas", "kv-tokyo,kv-london,kv-virginia"}},

@@ -32,14 +32,15 @@ func (a *app) plan() *cobra.Command {
 // planFlags say what a plan is to rest on.
 type planFlags struct {
 	r            api.PlanRequest
-	pool, window string
+	pool, policy string
+	window       string
 }
 
 func (a *app) planFlags(cmd *cobra.Command) *planFlags {
 	var f planFlags
 	fl := cmd.Flags()
 	fl.StringVar(&f.pool, "pool", "", "only this pool's VMs move, by its policy and window (default: all VMs)")
-	fl.StringVar(&f.r.Policy, "policy", "", "what matters: "+strings.Join(scheduler.Presets(), ", ")+" (default: the pool's, or balanced)")
+	fl.StringVar(&f.policy, "policy", "", "what matters: one of the topology's policies, or "+strings.Join(scheduler.Presets(), ", ")+" (default: the pool's, or balanced)")
 	fl.StringVar(&f.window, "window", "", "length of the time whose traffic counts, 1s to 24h (default: the pool's, or 10m)")
 	fl.IntVar(&f.r.MaxMoves, "max-moves", 0, "no more moves than that (default: any number)")
 	fl.Uint64Var(&f.r.Seed, "seed", 0, "of the search: the same seed gives the same plan")
@@ -49,10 +50,7 @@ func (a *app) planFlags(cmd *cobra.Command) *planFlags {
 
 func (f *planFlags) request() (api.PlanRequest, error) {
 	r := f.r
-	r.Pool = heliotrope.PoolID(f.pool)
-	if _, err := scheduler.Preset(r.Policy); r.Policy != "" && err != nil {
-		return r, usagef("--policy %s: use %s", r.Policy, strings.Join(scheduler.Presets(), ", "))
-	}
+	r.Pool, r.Policy = heliotrope.PoolID(f.pool), heliotrope.PolicyID(f.policy)
 	if f.window != "" {
 		w, err := time.ParseDuration(f.window)
 		if err != nil || w < api.MinWindow || w > api.MaxWindow {

@@ -42,7 +42,7 @@ func (f *fake) SimulatePlan(ctx context.Context, r api.PlanRequest) (scheduler.P
 	}
 	policy, err := survey.Policy(f.topology, r.Pool)
 	if r.Policy != "" {
-		policy, err = scheduler.Preset(r.Policy)
+		policy, err = survey.Named(f.topology, r.Policy)
 	}
 	if err != nil {
 		return scheduler.Plan{}, err

@@ -1,8 +1,10 @@
 // Package prices follows what sites cost, where somebody else keeps that up to date: a
 // feed (package feed) in JSON, read every minute:
 //
-//	{"sites": {"us": {"usd_per_vcpu_hour": 0.031, "usd_per_gib_hour": 0.0042}}}
+//	{"sites": {"us": {"usd_per_vcpu_hour": 0.031, "usd_per_gib_hour": 0.0042,
+//	                  "grams_co2_per_vcpu_hour": 18, "interruptions_per_hour": 0.002}}}
 //
+// CO2 and interruptions are among them since both are what a place costs by a policy.
 // What it does not say is as the topology has it. A feed that cannot be read, or says what
 // cannot be, changes nothing: the last prices stay, for a day at most, since old ones are
 // better than none and worse than what an engineer wrote down.
@@ -27,14 +29,16 @@ import (
 const (
 	every    = time.Minute
 	goodFor  = 24 * time.Hour
-	mostUSD  = 1e6
+	most     = 1e6 // USD, grams, interruptions
 	mostSite = 10_000
 )
 
 // Price is what a site costs; nil is as the topology has it.
 type Price struct {
-	USDPerVCPUHour *float64 `json:"usd_per_vcpu_hour,omitempty"`
-	USDPerGiBHour  *float64 `json:"usd_per_gib_hour,omitempty"`
+	USDPerVCPUHour       *float64 `json:"usd_per_vcpu_hour,omitempty"`
+	USDPerGiBHour        *float64 `json:"usd_per_gib_hour,omitempty"`
+	GramsCO2PerVCPUHour  *float64 `json:"grams_co2_per_vcpu_hour,omitempty"`
+	InterruptionsPerHour *float64 `json:"interruptions_per_hour,omitempty"`
 }
 
 // Feed is prices that somebody else keeps. Its zero value knows none.
@@ -116,14 +120,20 @@ func (f *Feed) Apply(t *heliotrope.Topology) {
 		if !ok {
 			continue
 		}
-		if p.USDPerVCPUHour != nil {
-			s.PricePerVCPUHour = *p.USDPerVCPUHour
-		}
-		if p.USDPerGiBHour != nil {
-			s.PricePerGiBHour = *p.USDPerGiBHour
-		}
+		s.PricePerVCPUHour = told(p.USDPerVCPUHour, s.PricePerVCPUHour)
+		s.PricePerGiBHour = told(p.USDPerGiBHour, s.PricePerGiBHour)
+		s.GramsCO2PerVCPUHour = told(p.GramsCO2PerVCPUHour, s.GramsCO2PerVCPUHour)
+		s.InterruptionsPerHour = told(p.InterruptionsPerHour, s.InterruptionsPerHour)
 		t.Sites[id] = s
 	}
+}
+
+// told is what the feed says, or else the topology.
+func told(feed *float64, topology float64) float64 {
+	if feed != nil {
+		return *feed
+	}
+	return topology
 }
 
 // String is a price for people.
@@ -134,7 +144,14 @@ func (p Price) String() string {
 		}
 		return fmt.Sprintf("USD %.4g for a %s", *usd, of)
 	}
-	return say(p.USDPerVCPUHour, "vCPU-hour") + ", " + say(p.USDPerGiBHour, "GiB-hour")
+	s := say(p.USDPerVCPUHour, "vCPU-hour") + ", " + say(p.USDPerGiBHour, "GiB-hour")
+	if p.GramsCO2PerVCPUHour != nil {
+		s += fmt.Sprintf(", emits %.4g g of CO₂ for a vCPU-hour", *p.GramsCO2PerVCPUHour)
+	}
+	if p.InterruptionsPerHour != nil {
+		s += fmt.Sprintf(", interrupts a VM %.4g times an hour", *p.InterruptionsPerHour)
+	}
+	return s
 }
 
 // parse reads a feed; nothing is no prices. All of it is right, or none is taken.
@@ -157,9 +174,10 @@ func parse(text []byte) (map[heliotrope.SiteID]Price, error) {
 		return nil, fmt.Errorf("read prices: of %d sites, at most %d may be", len(doc.Sites), mostSite)
 	}
 	for id, p := range doc.Sites {
-		for _, usd := range []*float64{p.USDPerVCPUHour, p.USDPerGiBHour} {
-			if usd != nil && !(*usd >= 0 && *usd <= mostUSD) {
-				return nil, fmt.Errorf("read prices: site %q: USD %v is out of range", id, *usd)
+		for name, x := range map[string]*float64{"usd_per_vcpu_hour": p.USDPerVCPUHour, "usd_per_gib_hour": p.USDPerGiBHour,
+			"grams_co2_per_vcpu_hour": p.GramsCO2PerVCPUHour, "interruptions_per_hour": p.InterruptionsPerHour} {
+			if x != nil && !(*x >= 0 && *x <= most) {
+				return nil, fmt.Errorf("read prices: site %q: %s %v is out of range: use 0 to %g", id, name, *x, float64(most))
 			}
 		}
 	}

@@ -17,7 +17,7 @@ func sites(t *heliotrope.Topology) string {
 	var b strings.Builder
 	for _, id := range []heliotrope.SiteID{"eu", "us"} {
 		s := t.Sites[id]
-		b.WriteString(strings.TrimSpace(string(id)) + " " + Price{&s.PricePerVCPUHour, &s.PricePerGiBHour}.String() + "\n")
+		b.WriteString(strings.TrimSpace(string(id)) + " " + Price{USDPerVCPUHour: &s.PricePerVCPUHour, USDPerGiBHour: &s.PricePerGiBHour}.String() + "\n")
 	}
 	return b.String()
 }
@@ -48,18 +48,26 @@ func TestFeed(t *testing.T) {
 		text = `{"sites": {"us": {"usd_per_vcpu_hour": 1}, "mars": {"usd_per_gib_hour": 2}}}`
 		const cheaper = "USD 1 for a vCPU-hour, USD 0.3 for a GiB-hour"
 		want("cheaper", cheaper)
-		for _, text = range []string{`{"sites": {"us": {"usd_per_vcpu_hour": -1}}}`, `{"sites": {"us": {"usd_per_vcpu": 9}}}`, `{"sites": `, `{} {}`} {
+		for _, text = range []string{`{"sites": {"us": {"usd_per_vcpu_hour": -1}}}`, `{"sites": {"us": {"usd_per_vcpu": 9}}}`, `{"sites": {"us": {"grams_co2_per_vcpu_hour": -1}}}`, `{"sites": `, `{} {}`} {
 			want(text, cheaper)
 		}
 		fails = errors.New("away")
 		want("away", cheaper)
 		time.Sleep(25 * time.Hour)
 		want("away for a day", asWritten)
-		text, fails = "", nil
+		fails = nil
+		text = `{"sites": {"us": {"grams_co2_per_vcpu_hour": 18, "interruptions_per_hour": 0.002}}}`
+		want("what is no price", asWritten)
+		top := base
+		if f.Apply(&top); top.Sites["us"].GramsCO2PerVCPUHour != 18 || top.Sites["us"].InterruptionsPerHour != 0.002 || top.Sites["eu"].GramsCO2PerVCPUHour != 0 {
+			t.Errorf("%+v", top.Sites)
+		}
+		text = ""
 		want("nothing", asWritten)
 		cancel()
 		<-ended
-		if !slices.Equal(told, []string{"mars costs as the topology says for a vCPU-hour, USD 2 for a GiB-hour", "us costs USD 1 for a vCPU-hour, as the topology says for a GiB-hour"}) {
+		if !slices.Equal(told, []string{"mars costs as the topology says for a vCPU-hour, USD 2 for a GiB-hour", "us costs USD 1 for a vCPU-hour, as the topology says for a GiB-hour",
+			"us costs as the topology says for a vCPU-hour, as the topology says for a GiB-hour, emits 18 g of CO₂ for a vCPU-hour, interrupts a VM 0.002 times an hour"}) {
 			t.Errorf("told %q", told)
 		}
 		if base.Sites["us"].PricePerVCPUHour != 3 {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/webreport"
 	"heliotrope/scheduler"
+	"heliotrope/scheduler/survey"
 )
 
 type (
@@ -38,6 +40,9 @@ type (
 		Wait  bool              `query:"wait" doc:"Answer when its revision is above after, or after 30 s."`
 		After int64             `query:"after" minimum:"0" doc:"Revision that the caller has seen."`
 		AsPage
+	}
+	policyRef struct {
+		Policy heliotrope.PolicyID `path:"policy"`
 	}
 	stubRef struct {
 		Stub heliotrope.StubID `path:"stub"`
@@ -85,6 +90,17 @@ func (h *handler) registerPlans(routes huma.API) {
 			return &body[api.Plan]{p}, err
 		})
 	}
+	handle(h, routes, operation("GET", "/v1/policies", "list-policies", "What plans can be made by: the scheduler's policies, and the topology's"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Policy]], error) {
+		all, err := h.policies(ctx)
+		return listOf(all), err
+	})
+	handle(h, routes, operation("GET", "/v1/policies/{policy}", "get-policy", "One policy, with all its weights", 404), func(ctx context.Context, in *policyRef) (*body[api.Policy], error) {
+		all, err := h.policies(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return one(all, "policy", string(in.Policy), func(p api.Policy) bool { return p.Name == in.Policy })
+	})
 	handle(h, routes, operation("GET", "/v1/pools", "list-pools", "Pools, and what their autopilots think"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Pool]], error) {
 		if err := h.planned(); err != nil {
 			return nil, err
@@ -130,6 +146,35 @@ func (p AsPage) answer(v any, page func(io.Writer) error) (*content, error) {
 	return &content{ContentType: api.MediaJSON, Body: data}, err
 }
 
+func (h *handler) policies(ctx context.Context) ([]api.Policy, error) {
+	t, _, err := h.Topologies.Topology(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []api.Policy
+	for _, name := range survey.Policies(t) {
+		id := heliotrope.PolicyID(name)
+		p, err := survey.Named(t, id)
+		if err != nil {
+			return nil, err
+		}
+		shown := api.Policy{Name: id, Weights: survey.WeightsOf(p), Hosts: heliotrope.HostsFill, Forced: p.OnlyForced, Pools: []heliotrope.PoolID{}}
+		if own, ok := t.Policies[id]; ok {
+			shown.Base = cmp.Or(own.Base, survey.DefaultPolicy)
+		}
+		if p.Spread {
+			shown.Hosts = heliotrope.HostsSpread
+		}
+		for _, pool := range slices.Sorted(maps.Keys(t.Pools)) {
+			if cmp.Or(t.Pools[pool].Policy, survey.DefaultPolicy) == id {
+				shown.Pools = append(shown.Pools, pool)
+			}
+		}
+		all = append(all, shown)
+	}
+	return all, nil
+}
+
 // planned says that plans are not made, where they are not.
 func (h *handler) planned() error {
 	if h.Plans == nil {
@@ -169,8 +214,8 @@ func (h *handler) checkPlan(ctx context.Context, r api.PlanRequest) error {
 	if _, ok := t.Pools[r.Pool]; r.Pool != "" && !ok {
 		say("/pool", fmt.Sprintf("there is no pool %q", r.Pool), "heliotrope pool list shows what there is")
 	}
-	if _, err := scheduler.Preset(r.Policy); r.Policy != "" && err != nil {
-		say("/policy", fmt.Sprintf("%q is not known", r.Policy), "use "+strings.Join(scheduler.Presets(), ", "))
+	if known := survey.Policies(t); r.Policy != "" && !slices.Contains(known, string(r.Policy)) {
+		say("/policy", fmt.Sprintf("%q is not known", r.Policy), "use "+strings.Join(known, ", "))
 	}
 	if w := r.Window(); w != 0 && (w < api.MinWindow || w > api.MaxWindow) {
 		say("/window_s", "is out of range", "use 1 to 86400")

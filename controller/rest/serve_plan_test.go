@@ -15,7 +15,7 @@ import (
 
 // SimulatePlan tells what it was asked by what it answers.
 func (m *memory) SimulatePlan(_ context.Context, r api.PlanRequest) (scheduler.Plan, error) {
-	return scheduler.Plan{At: noon, Policy: r.Policy, Seed: r.Seed, Moves: make([]scheduler.Move, r.MaxMoves), Reason: fmt.Sprintf("%v %s %v %v", r.Window(), r.Pool, r.Down, r.Prices)}, nil
+	return scheduler.Plan{At: noon, Policy: string(r.Policy), Seed: r.Seed, Moves: make([]scheduler.Move, r.MaxMoves), Reason: fmt.Sprintf("%v %s %v %v", r.Window(), r.Pool, r.Down, r.Prices)}, nil
 }
 
 func (m *memory) CreatePlan(ctx context.Context, id heliotrope.PlanID, r api.PlanRequest) (api.Plan, error) {
@@ -112,10 +112,16 @@ func TestPlans(t *testing.T) {
 	if list, err := c.Plans(ctx); err != nil || len(list) != 1 {
 		t.Errorf("%+v, %v", list, err)
 	}
+	if all, err := c.Policies(ctx); err != nil || len(all) != len(scheduler.Presets()) || all[0].Name != "balanced" || all[0].Hosts != heliotrope.HostsSpread || all[0].Weights["move_usd"] != 0.01 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if p, err := c.Policy(ctx, "evacuate"); err != nil || !p.Forced || p.Base != "" {
+		t.Errorf("%+v, %v", p, err)
+	}
 	if pools, err := c.Pools(ctx); err != nil || len(pools) != 1 || pools[0].Autopilot != "confirm" {
 		t.Errorf("%+v, %v", pools, err)
 	}
-	for path, status := range map[string]int{"/v1/plans/p-none": 404, "/v1/pools/none": 404, "/v1/stubs/none": 404, "/v1/plans/" + string(first.ID) + "/apply": 409} {
+	for path, status := range map[string]int{"/v1/plans/p-none": 404, "/v1/pools/none": 404, "/v1/policies/none": 404, "/v1/stubs/none": 404, "/v1/plans/" + string(first.ID) + "/apply": 409} {
 		method := "GET"
 		if status == 409 {
 			method = "POST"

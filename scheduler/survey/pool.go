@@ -82,7 +82,7 @@ func PoolOf(t heliotrope.Topology, vm heliotrope.VMID) heliotrope.PoolID {
 // Policy is the policy of a pool of a topology, its limits of distance included.
 func Policy(t heliotrope.Topology, id heliotrope.PoolID) (scheduler.Policy, error) {
 	pool := t.Pools[id]
-	p, err := scheduler.Preset(cmp.Or(pool.Policy, "balanced"))
+	p, err := Named(t, cmp.Or(pool.Policy, DefaultPolicy))
 	if err != nil {
 		return p, err
 	}

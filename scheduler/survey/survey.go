@@ -50,7 +50,7 @@ type Facts struct {
 // A vCPU of the snapshot is a reference vCPU, so that it means the same everywhere: speeds
 // say how many of them a vCPU of a host is worth; where they say nothing it is one. A VM of
 // n vCPUs asks for n reference vCPUs. A host of 8 vCPUs at 0.75 has room for 6, and a site
-// whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price.
+// whose vCPUs are worth 0.75 gives a reference vCPU for 1 1/3 of its price, and of its CO2.
 func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 	s := snapshot{scheduler.Snapshot{At: at}}
 	hosted := map[heliotrope.SiteID]bool{}
@@ -84,7 +84,9 @@ func Take(at time.Time, t heliotrope.Topology, f Facts) scheduler.Snapshot {
 	s.demand(t)
 	s.places(t, hosted, f.RTTMs)
 	for i, site := range s.Sites {
-		s.Sites[i].USDPerVCPUHour /= siteSpeed(t, site.ID, f.Speeds)
+		speed := siteSpeed(t, site.ID, f.Speeds)
+		s.Sites[i].USDPerVCPUHour /= speed
+		s.Sites[i].GramsCO2PerVCPUHour /= speed
 	}
 	return s.Snapshot
 }
@@ -105,7 +107,8 @@ func siteSpeed(t heliotrope.Topology, site heliotrope.SiteID, speeds map[heliotr
 }
 
 func surveyVM(id heliotrope.VMID, vm heliotrope.VM, f Facts) scheduler.VM {
-	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs, Licences: vm.Licences, PaidSince: f.Since[id]}
+	v := scheduler.VM{ID: id, VCPUs: float64(vm.CPUs), MemoryMiB: float64(vm.MemoryMiB), CopyBytes: float64(vm.MemoryMiB) * (1 << 20), PauseMs: usualPauseMs, Licences: vm.Licences, PaidSince: f.Since[id],
+		InterruptionUSD: vm.InterruptionUSD}
 	p := f.Placements[id]
 	v.Host = p.Host
 	if p.Incoming != "" {
@@ -177,6 +180,7 @@ func (s *snapshot) places(t heliotrope.Topology, hosted map[heliotrope.SiteID]bo
 	}
 	for _, id := range slices.Sorted(maps.Keys(hosted)) {
 		site := scheduler.Site{ID: id, USDPerVCPUHour: t.Sites[id].PricePerVCPUHour, USDPerGiBHour: t.Sites[id].PricePerGiBHour, LANRTTMs: lanRTTMs,
+			GramsCO2PerVCPUHour: t.Sites[id].GramsCO2PerVCPUHour, InterruptionsPerHour: t.Sites[id].InterruptionsPerHour,
 			BillingSeconds: time.Duration(t.Sites[id].Billing).Seconds(),
 			Licences:       t.Sites[id].Licences, SeatUSDPerHour: t.Sites[id].PricePerSeat}
 		for _, r := range slices.Sorted(maps.Keys(asked)) {

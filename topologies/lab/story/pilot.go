@@ -57,7 +57,9 @@ func (d *Demo) fly(ctx context.Context, t heliotrope.Topology) (p pilot, err err
 
 // follow turns an autopilot on, and waits until it has told what it gained.
 func (d *Demo) follow(ctx context.Context, t heliotrope.Topology) (api.Plan, error) {
-	t.Pools = map[heliotrope.PoolID]heliotrope.Pool{"all": {Autopilot: heliotrope.AutopilotAuto, Policy: "closest",
+	const near = "near"
+	t.Policies = map[heliotrope.PolicyID]heliotrope.Policy{near: {Base: "closest", Weights: map[heliotrope.WeightID]float64{"usd_per_tonne_co2": 90}}}
+	t.Pools = map[heliotrope.PoolID]heliotrope.Pool{"all": {Autopilot: heliotrope.AutopilotAuto, Policy: near,
 		Window: heliotrope.Duration(pilotWindow), Interval: heliotrope.Duration(time.Second)}}
 	text, err := topologies.Marshal(t)
 	if err != nil {
@@ -66,7 +68,8 @@ func (d *Demo) follow(ctx context.Context, t heliotrope.Topology) (api.Plan, err
 	if _, err := d.client.ApplyTopology(ctx, text, -1); err != nil {
 		return api.Plan{}, err
 	}
-	d.say("a pool of all VMs, autopilot: auto, policy: closest, by the traffic of the last %v", pilotWindow)
+	d.say("a policy of its own: distance first, as closest, and USD 90 for a tonne of CO₂")
+	d.say("a pool of all VMs, autopilot: auto, policy: %s, by the traffic of the last %v", near, pilotWindow)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	p, err := d.plan(ctx, "autopilot")

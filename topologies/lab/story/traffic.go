@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/traffic"
@@ -82,7 +83,7 @@ func (d *Demo) census(ctx context.Context, since time.Time) (c census, err error
 		return c, err
 	}
 	for _, policy := range []string{"cheapest", "closest"} {
-		p, err := d.client.SimulatePlan(ctx, api.PlanRequest{Policy: policy, WindowS: time.Since(c.From).Truncate(time.Second).Seconds()})
+		p, err := d.client.SimulatePlan(ctx, api.PlanRequest{Policy: heliotrope.PolicyID(policy), WindowS: time.Since(c.From).Truncate(time.Second).Seconds()})
 		if err != nil {
 			return c, err
 		}
