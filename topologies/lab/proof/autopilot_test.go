@@ -28,7 +28,7 @@ const (
 )
 
 // steer puts the topology in force with a pool of web alone, and other changes.
-func steer(t *testing.T, mode, policy string, edit func(*heliotrope.Topology)) {
+func steer(t *testing.T, mode string, policy heliotrope.PolicyID, edit func(*heliotrope.Topology)) {
 	t.Helper()
 	file, err := os.ReadFile(topologyFile)
 	if err != nil {
