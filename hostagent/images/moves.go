@@ -95,8 +95,11 @@ func (s *server) tell(w http.ResponseWriter, r *http.Request) {
 	end := func() {}
 	err := readJSON(w, r, &what)
 	if err == nil {
-		err = s.with(r.Context(), r.PathValue("vm"), func(d *served) (err error) {
-			t.Spared, end, err = d.Tell(what.Move, what.Has, what.QEMU)
+		err = s.with(r.Context(), r.PathValue("vm"), func(d *served) error {
+			spared, stop, err := d.Tell(what.Move, what.Has, what.QEMU)
+			if err == nil {
+				t.Spared, end = spared, stop
+			}
 			return err
 		})
 	}
