@@ -32,6 +32,7 @@ const (
 type Counters struct {
 	Bytes  atomic.Int64 // of content that came from stores
 	Near   atomic.Int64 // of content that other versions had
+	Hosts  atomic.Int64 // of content that other hosts passed on
 	Failed atomic.Int64 // chunks that were asked for and did not come
 }
 

@@ -25,15 +25,12 @@ type workingSet struct {
 // does not boot from it.
 const leastBoot = 16
 
-// How long after an error everything that is not here is asked for again, and after there was
-// no room for it.
-const (
-	retry     = 10 * time.Second
-	roomRetry = time.Minute
-)
+// How long after an error everything that is not here is asked for again, or after nothing was to
+// come.
+const retry = 10 * time.Second
 
-// errNoRoom ends a fill for which there is no room.
-var errNoRoom = errors.New("the caches have what they may have")
+// errNoRoom ends a fill of which nothing may come now (Options.Room).
+var errNoRoom = errors.New("nothing may come that nobody waits for")
 
 // Background lets the image come, unless it is not to, and lets the store hear that it is in
 // use, until ctx ends.
@@ -58,7 +55,7 @@ func (s *Site) Fill(ctx context.Context) {
 		s.o.Log.Warn("cannot read what a boot reads", "error", err)
 	}
 	for {
-		began, wait := time.Now(), retry
+		began := time.Now()
 		err := errNoRoom
 		if s.o.Room == nil || s.o.Room() {
 			err = s.cache.Fill(ctx, boot.Chunks, nil)
@@ -70,12 +67,10 @@ func (s *Site) Fill(ctx context.Context) {
 		case err == nil:
 			s.o.Log.Info("all of the image is here", "image", s.Version.Ref(), "seconds", time.Since(began).Seconds())
 			return
-		case errors.Is(err, errNoRoom):
-			wait = roomRetry
-		default:
+		case !errors.Is(err, errNoRoom):
 			s.o.Log.Warn("the image does not come; trying again", "image", s.Version.Ref(), "error", err)
 		}
-		if !sleep(ctx, wait) {
+		if !sleep(ctx, retry) {
 			return
 		}
 	}

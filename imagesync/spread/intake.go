@@ -14,12 +14,13 @@ func (r *receiver) session(ctx context.Context, l *link, better <-chan struct{})
 	defer stop()
 	s := r.share
 	s.update(func() { s.feeder, s.upstream = r.from[l.feeder].Host, status{}; s.session++ })
-	in := &intake{receiver: r, link: l, lived: time.Now(), fed: time.Now()}
+	in := &intake{receiver: r, link: l, asked: newSet(s.outline.Len()), lived: time.Now(), fed: time.Now()}
 	defer s.update(func() { s.feeder, s.upstream = "", status{} })
 	defer in.abandon()
 	var wants []byte
 	for _, w := range s.missing() {
 		wants = appendWant(wants, w)
+		in.asked.addRun(w.from, w.n)
 	}
 	if err := l.write(wants); err != nil {
 		return err
@@ -46,6 +47,7 @@ func (r *receiver) session(ctx context.Context, l *link, better <-chan struct{})
 type intake struct {
 	*receiver
 	link    *link
+	asked   set // pieces that are to come
 	coming  *attempt
 	fill    int // bytes of coming
 	strikes int
@@ -68,6 +70,7 @@ func (in *intake) next() error {
 		if in.coming == nil || in.coming.piece != f.piece {
 			return fmt.Errorf("forget piece %d: it is not coming", f.piece)
 		}
+		in.asked.add(f.piece)
 		in.abandon()
 		return nil
 	case kindStatus:
@@ -90,6 +93,10 @@ func (in *intake) abandon() {
 // data takes a fragment, and the piece when it is its last.
 func (in *intake) data(f frame) error {
 	if in.coming == nil {
+		if f.piece >= in.share.outline.Len() || !in.asked.has(f.piece) {
+			return fmt.Errorf("take piece %d: it was not asked for", f.piece)
+		}
+		in.asked.remove(f.piece)
 		a, err := in.share.begin(f.piece)
 		if err != nil {
 			return err
@@ -106,6 +113,9 @@ func (in *intake) data(f frame) error {
 		return fmt.Errorf("read piece %d: %w", f.piece, noEOF(err))
 	}
 	in.fed = time.Now()
+	in.share.mu.Lock()
+	in.share.fed = in.fed
+	in.share.mu.Unlock()
 	in.hash.Write(part) // it never fails
 	in.fill += f.length
 	if in.fill < len(a.buf) {
@@ -137,13 +147,19 @@ func (in *intake) wrongPiece(a *attempt) error {
 	if in.strikes >= strikes && len(in.from) > 1 {
 		return errWrong
 	}
+	in.asked.add(a.piece)
 	return in.link.write(appendWant(nil, run{a.piece, 1}))
 }
 
 // status hears how the feeder stands, and says that this host lives.
 func (in *intake) status(st status) error {
 	now := time.Now()
-	in.share.update(func() { in.share.upstream = st })
+	in.share.update(func() {
+		in.share.upstream = st
+		if st.live {
+			in.share.heard = now
+		}
+	})
 	if st.live {
 		in.lived = now
 	} else if now.Sub(in.lived) >= in.node.orphaned() {

@@ -92,6 +92,7 @@ func (s *Share) start() error {
 		return fmt.Errorf("receive %v: it is being received already", s.outline.ID())
 	}
 	s.receiving = true
+	s.heard, s.fed = time.Now(), time.Now()
 	s.pace.start(time.Now(), s.bytes)
 	return nil
 }

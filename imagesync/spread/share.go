@@ -35,7 +35,10 @@ type Share struct {
 	lastError error
 	pace      pace
 	storing   storing
-	lame      bool // other feeders did not help
+	lame      bool      // other feeders did not help
+	source    bool      // it comes otherwise than from a feeder
+	heard     time.Time // when a feeder last said that it is live, or the host began to ask
+	fed       time.Time // when one last sent something, or the same
 }
 
 // attempt is a piece that comes in.
@@ -45,10 +48,12 @@ type attempt struct {
 	// Guarded by Share.mu. Bytes before ready do not change any more.
 	ready int
 	void  bool
+	twice bool // it has come otherwise since it was asked for
 }
 
 func newShare(n *Node, o *Outline, st Store) *Share {
-	s := &Share{node: n, outline: o, store: st, changed: make(chan struct{}), have: newSet(o.Len()), clients: map[*client]context.CancelCauseFunc{}}
+	s := &Share{node: n, outline: o, store: st, changed: make(chan struct{}), have: newSet(o.Len()), clients: map[*client]context.CancelCauseFunc{},
+		heard: time.Now(), fed: time.Now()}
 	for i := range o.Len() {
 		if st.Has(i) {
 			s.have.add(i)
@@ -103,8 +108,11 @@ func (s *Share) begin(piece int) (*attempt, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.have.has(piece) || s.coming != nil {
-		return nil, fmt.Errorf("take piece %d: it was not asked for", piece)
+	if s.coming != nil {
+		return nil, fmt.Errorf("take piece %d: another is coming", piece)
+	}
+	if s.have.has(piece) {
+		return &attempt{piece: piece, buf: make([]byte, s.outline.Piece(piece).Length), twice: true}, nil
 	}
 	s.coming = &attempt{piece: piece, buf: make([]byte, s.outline.Piece(piece).Length)}
 	return s.coming, nil
@@ -114,11 +122,21 @@ func (s *Share) begin(piece int) (*attempt, error) {
 func (s *Share) pass(a *attempt, ready int) { s.update(func() { a.ready = ready }) }
 
 // drop forgets the attempt.
-func (s *Share) drop(a *attempt) { s.update(func() { a.void, s.coming = true, nil }) }
+func (s *Share) drop(a *attempt) {
+	s.update(func() {
+		a.void = true
+		if !a.twice {
+			s.coming = nil
+		}
+	})
+}
 
 // keep stores an attempt that has been checked. It is passed on before it is stored, so that
 // disks do not add up along the chain.
 func (s *Share) keep(a *attempt) error {
+	if a.twice {
+		return nil
+	}
 	s.pass(a, len(a.buf))
 	began := time.Now()
 	err := s.store.Put(a.piece, a.buf)
@@ -128,9 +146,7 @@ func (s *Share) keep(a *attempt) error {
 		if err != nil {
 			return
 		}
-		s.have.add(a.piece)
-		s.pieces++
-		s.bytes += int64(len(a.buf))
+		s.add(a.piece)
 		s.pace.add(time.Now(), s.bytes)
 	})
 	if err != nil {
@@ -144,7 +160,7 @@ func (s *Share) status() status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := status{
-		live: s.whole() || s.feeder != "", lame: s.lame || s.storing.share > 0.5,
+		live: s.whole() || s.feeder != "" || s.source, lame: s.lame || s.storing.share > 0.5,
 		have: uint64(s.bytes), feeds: uint16(min(len(s.clients), math.MaxUint16)), session: s.session,
 	}
 	if s.feeder != "" {

@@ -41,6 +41,11 @@
 // fragment per hop. A tree of degree k takes k times as long on the same links. A swarm comes
 // close to the chain and needs to know who has what.
 //
+// The source need not be a host of a plan. A host whose list is empty gets the content otherwise,
+// as does one that is Alone, because none of its list lives; both say so (Share.Source) and tell of what
+// came (Share.Refresh). Then a list goes up the chain and ends, and whoever stands first of those that
+// live brings the content to all behind it.
+//
 // # Pieces in passing
 //
 // A host sends a piece on while it still comes in, in fragments of 128 KiB. Waiting for whole
@@ -126,6 +131,7 @@ func NewNode(c Config) *Node {
 // The times that follow from Silence.
 
 func (n *Node) beat() time.Duration       { return n.silence / 4 }  // between words on how a feeder stands
+func (n *Node) alone() time.Duration      { return 2 * n.silence }  // without a live feeder, before it is to come otherwise
 func (n *Node) orphaned() time.Duration   { return 5 * n.silence }  // how long a feeder may be without one of its own
 func (n *Node) lookBack() time.Duration   { return 4 * n.silence }  // between looks at feeders that are better placed
 func (n *Node) slowWindow() time.Duration { return 3 * n.silence }  // over which a feeder is held against its own

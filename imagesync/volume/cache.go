@@ -345,6 +345,13 @@ func (c *Cache) Size() int64 { return c.size }
 // Used is how many bytes the cache takes of the disk.
 func (c *Cache) Used() (int64, error) { return c.dir.Used() }
 
+// Here are the chunks that are here.
+func (c *Cache) Here() bitmap.Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.here.Clone()
+}
+
 // Present is how many chunks are here.
 func (c *Cache) Present() int {
 	c.mu.Lock()
