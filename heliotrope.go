@@ -21,22 +21,23 @@ type (
 
 // Topology is what an engineer wants to exist: the content of one topology file.
 type Topology struct {
-	Version    int                   `yaml:"version" json:"version"`
-	Name       string                `yaml:"name" json:"name"`
-	Controller Controller            `yaml:"controller" json:"controller"`
-	Sites      map[SiteID]Site       `yaml:"sites" json:"sites"`
-	Links      map[LinkID]Link       `yaml:"links,omitempty" json:"links,omitempty"`
-	Hosts      map[HostID]Host       `yaml:"hosts" json:"hosts"`
-	Networks   map[NetworkID]Network `yaml:"networks,omitempty" json:"networks,omitempty"`
-	VMs        map[VMID]VM           `yaml:"vms,omitempty" json:"vms,omitempty"`
-	Peers      map[PeerID]Peer       `yaml:"peers,omitempty" json:"peers,omitempty"`
-	Clients    map[ClientID]Client   `yaml:"clients,omitempty" json:"clients,omitempty"`
-	Capture    Capture               `yaml:"capture,omitempty" json:"capture,omitzero"`
-	Pools      map[PoolID]Pool       `yaml:"pools,omitempty" json:"pools,omitempty"`
-	Policies   map[PolicyID]Policy   `yaml:"policies,omitempty" json:"policies,omitempty"`
-	Rules      map[RuleID]Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
-	Stubs      map[StubID]Stub       `yaml:"stubs,omitempty" json:"stubs,omitempty"`
-	Demand     map[RegionID]Demand   `yaml:"demand,omitempty" json:"demand,omitempty"`
+	Version    int                     `yaml:"version" json:"version"`
+	Name       string                  `yaml:"name" json:"name"`
+	Controller Controller              `yaml:"controller" json:"controller"`
+	Sites      map[SiteID]Site         `yaml:"sites" json:"sites"`
+	Links      map[LinkID]Link         `yaml:"links,omitempty" json:"links,omitempty"`
+	Hosts      map[HostID]Host         `yaml:"hosts" json:"hosts"`
+	Networks   map[NetworkID]Network   `yaml:"networks,omitempty" json:"networks,omitempty"`
+	VMs        map[VMID]VM             `yaml:"vms,omitempty" json:"vms,omitempty"`
+	Peers      map[PeerID]Peer         `yaml:"peers,omitempty" json:"peers,omitempty"`
+	Clients    map[ClientID]Client     `yaml:"clients,omitempty" json:"clients,omitempty"`
+	Capture    Capture                 `yaml:"capture,omitempty" json:"capture,omitzero"`
+	Pools      map[PoolID]Pool         `yaml:"pools,omitempty" json:"pools,omitempty"`
+	Policies   map[PolicyID]Policy     `yaml:"policies,omitempty" json:"policies,omitempty"`
+	Rules      map[RuleID]Rule         `yaml:"rules,omitempty" json:"rules,omitempty"`
+	Stubs      map[StubID]Stub         `yaml:"stubs,omitempty" json:"stubs,omitempty"`
+	Demand     map[RegionID]Demand     `yaml:"demand,omitempty" json:"demand,omitempty"`
+	Images     map[ImageID]ImagePolicy `yaml:"images,omitempty" json:"images,omitempty"`
 }
 
 // Controller says where the controller stands and as whom it speaks BGP.

@@ -64,32 +64,56 @@ type Pace struct {
 	CoolDownPerVM   Duration `yaml:"cool_down,omitempty" json:"cool_down,omitempty"`                   // from one move of a VM to its next
 	MaxMovesPerHour int      `yaml:"max_moves_per_hour,omitempty" json:"max_moves_per_hour,omitempty"` // in any 60 minutes; zero: any number
 	MaxMovesPerDay  int      `yaml:"max_moves_per_day,omitempty" json:"max_moves_per_day,omitempty"`   // in any 24 hours; zero: any number
-	Quiet           []Quiet  `yaml:"quiet,omitempty" json:"quiet,omitempty"`                           // times in which no move begins
+	Quiet           []Hours  `yaml:"quiet,omitempty" json:"quiet,omitempty"`                           // times in which no move begins
 }
 
-// Quiet is a time of the week in which no move begins. One whose end is not after its
-// beginning ends on the next day.
-type Quiet struct {
+// Hours are a time of the week: one in which no move begins (Pace.Quiet), or in which images
+// may come (ImagePolicy.Windows). One whose end is not after its beginning ends on the next day.
+type Hours struct {
 	Days []Weekday `yaml:"days,omitempty" json:"days,omitempty"` // on which it begins; empty: each
 	From DayTime   `yaml:"from" json:"from"`
 	To   DayTime   `yaml:"to" json:"to"` // no longer in it
 	Zone Zone      `yaml:"zone,omitempty" json:"zone,omitempty"`
 }
 
-// Window is the quiet time that begins on the day of t, if one does.
-func (q Quiet) Window(t time.Time) (from, to time.Time, ok bool) {
-	t = t.In(q.Zone.location())
-	if len(q.Days) > 0 && !slices.Contains(q.Days, Weekday(t.Weekday())) {
+// Window is the time that begins on the day of t, if one does.
+func (h Hours) Window(t time.Time) (from, to time.Time, ok bool) {
+	t = t.In(h.Zone.location())
+	if len(h.Days) > 0 && !slices.Contains(h.Days, Weekday(t.Weekday())) {
 		return from, to, false
 	}
 	at := func(d DayTime, days int) time.Time {
 		return time.Date(t.Year(), t.Month(), t.Day()+days, 0, int(d), 0, 0, t.Location())
 	}
-	from, to = at(q.From, 0), at(q.To, 0)
-	if q.To <= q.From {
-		to = at(q.To, 1)
+	from, to = at(h.From, 0), at(h.To, 0)
+	if h.To <= h.From {
+		to = at(h.To, 1)
 	}
 	return from, to, true
+}
+
+// dayStride, and not a day, leads from one day of the calendar to the next: a day on which
+// clocks change has 23 hours, and a day's step from late on one ends after it.
+const dayStride = 12 * time.Hour
+
+// Holds says whether t is in it.
+func (h Hours) Holds(t time.Time) bool {
+	for d := -24 * time.Hour; d <= 0; d += dayStride {
+		if from, to, ok := h.Window(t.Add(d)); ok && !t.Before(from) && t.Before(to) {
+			return true
+		}
+	}
+	return false
+}
+
+// Changes are the times at which it begins or ends in the week after t and a day more, in no order.
+func (h Hours) Changes(t time.Time) (all []time.Time) {
+	for d := -24 * time.Hour; d <= 8*24*time.Hour; d += dayStride {
+		if from, to, ok := h.Window(t.Add(d)); ok {
+			all = append(all, from, to)
+		}
+	}
+	return all
 }
 
 // What VMs share, or must not: Rule.Together, Rule.Apart.

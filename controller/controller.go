@@ -142,6 +142,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.store.Lead(ctx, c.lead) })
 	if c.images != nil {
 		g.Go(func() error { return c.images.Run(ctx) })
+		g.Go(func() error { return c.images.Distribute(ctx) })
 	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err

@@ -73,7 +73,7 @@ func (c desired) ApplyTopology(ctx context.Context, t heliotrope.Topology, ifMat
 // objectChanges groups the fields that differ by the object that they belong to.
 func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 	kinds := map[string]string{"sites": "site", "links": "link", "hosts": "host", "networks": "network", "vms": "vm", "peers": "peer", "clients": "client",
-		"pools": "pool", "rules": "rule", "demand": "demand", "stubs": "stub"}
+		"pools": "pool", "rules": "rule", "demand": "demand", "stubs": "stub", "images": "image policy"}
 	ops := map[topologies.Op]string{topologies.Add: "create", topologies.Remove: "delete", topologies.Replace: "update"}
 	out := []api.ObjectChange{}
 	index := make(map[string]int)

@@ -141,7 +141,7 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, g := range v.c.speeds.Gauges() {
 		gauge(prometheus.NewDesc(g.Name, g.Help, g.Labels, nil), g.Value, g.Values...)
 	}
-	collectImages(ch, now)
+	v.c.collectImages(ch, now)
 	gauge(descRev, float64(now.Revision))
 	gauge(descLeader, map[bool]float64{true: 1}[v.c.leading() != nil])
 }

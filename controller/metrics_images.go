@@ -19,12 +19,22 @@ var (
 	descImageKept    = prometheus.NewDesc("heliotrope_image_kept_bytes", "What is kept of disks that moved away, in case they come back.", []string{"host"}, nil)
 	descImageSpared  = prometheus.NewDesc("heliotrope_image_spared_bytes_total", "Of disks that moved away: what their destinations had.", []string{"host"}, nil)
 	descImageCache   = prometheus.NewDesc("heliotrope_image_cache_bytes", "What is kept of images of the store.", []string{"host"}, nil)
+	descImagePolicy  = prometheus.NewDesc("heliotrope_image_policy_hosts", "Hosts that are to have the newest version of an image by its policy, for each image, by what they have of it.", []string{"state"}, nil)
+	descImageOrders  = prometheus.NewDesc("heliotrope_image_policy_orders_total", "Orders that policies had hosts given, by whether the host took it.", []string{"result"}, nil)
 )
 
 var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageNear, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
-	descImageKept, descImageSpared}
+	descImageKept, descImageSpared, descImagePolicy, descImageOrders}
 
-func collectImages(ch chan<- prometheus.Metric, now *world.View) {
+func (c *Controller) collectImages(ch chan<- prometheus.Metric, now *world.View) {
+	if c.images != nil {
+		hosts, given, failed := c.images.Distribution()
+		for state, n := range hosts {
+			ch <- prometheus.MustNewConstMetric(descImagePolicy, prometheus.GaugeValue, float64(n), state)
+		}
+		ch <- prometheus.MustNewConstMetric(descImageOrders, prometheus.CounterValue, float64(given-failed), "ok")
+		ch <- prometheus.MustNewConstMetric(descImageOrders, prometheus.CounterValue, float64(failed), "error")
+	}
 	for id, h := range now.Hosts {
 		s := h.Status.Images
 		if s == nil {

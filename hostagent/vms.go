@@ -163,7 +163,7 @@ func (v *vms) PullImage(ctx context.Context, o agentapi.PullOrder) (agentapi.Ima
 	if err := v.ledger.fence(o.Term); err != nil {
 		return agentapi.ImageCache{}, err
 	}
-	return v.disks.Pull(ctx, o.Image)
+	return v.disks.Pull(ctx, o)
 }
 
 // Status says how the host is. It is an error, not an empty list, if libvirt does not

@@ -33,7 +33,7 @@ func TestManual(t *testing.T) {
 	if _, err := Parse([]byte(wrong), "wrong.yaml", Options{}); err == nil || err.Error()+"\n" != said {
 		t.Errorf("got\n%v\nthe page says\n%s", err, said)
 	}
-	for f := range strings.SplitSeq("version name controller sites links hosts networks vms peers clients capture pools policies rules demand defaults", " ") {
+	for f := range strings.SplitSeq("version name controller sites links hosts networks vms peers clients capture pools policies rules demand images defaults", " ") {
 		if !strings.Contains(string(page), "`"+f+"`") {
 			t.Errorf("nothing about %s", f)
 		}

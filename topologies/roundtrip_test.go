@@ -134,13 +134,16 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 		mapSet(&own.Weights, w, 1+float64(draw(100, "weight"))/8)
 	}
 	mapSet(&topo.Policies, "own", own)
+	mapSet(&topo.Images, "Debian_12.qcow2", heliotrope.ImagePolicy{Policy: heliotrope.ImageFollow, Sites: slices.Sorted(maps.Keys(topo.Sites))[:1],
+		Windows: []heliotrope.Hours{{From: heliotrope.DayTime(draw(1440, "opens")), To: heliotrope.DayTime(draw(1440, "closes"))}}})
+	mapSet(&topo.Images, "web", heliotrope.ImagePolicy{Policy: rapid.SampledFrom(append([]string{""}, imagePolicies...)).Draw(t, "image policy")})
 	if len(ids) == 0 {
 		return
 	}
 	mapSet(&topo.Pools, "p", heliotrope.Pool{VMs: ids[:1+draw(len(ids)-1, "pooled")], Policy: heliotrope.PolicyID(rapid.SampledFrom(survey.Policies(*topo)).Draw(t, "policy")),
 		Interval: span("interval"), Forecast: 1 + span("forecast"), ForecastLoss: 0.5, Budget: float64(draw(100, "budget")) / 8, MoveUSD: float64(draw(100, "move budget")) / 8, MinGain: float64(draw(100, "gain")) / 8, MaxPause: span("pause"), Pace: heliotrope.Pace{
 			CoolDownPerVM: span("cool-down"), MaxMovesPerHour: draw(9, "hour"), MaxMovesPerDay: draw(9, "day"),
-			Quiet: []heliotrope.Quiet{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
+			Quiet: []heliotrope.Hours{{Days: []heliotrope.Weekday{heliotrope.Weekday(draw(6, "weekday"))}, From: heliotrope.DayTime(draw(1440, "from")),
 				To: heliotrope.DayTime(draw(1440, "to")), Zone: rapid.SampledFrom([]heliotrope.Zone{"", "UTC", "Asia/Tokyo"}).Draw(t, "zone")}},
 		}})
 	demand := heliotrope.Demand{Zone: "Asia/Tokyo", RTT: map[heliotrope.SiteID]heliotrope.Duration{}, Prefixes: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},

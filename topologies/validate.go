@@ -69,6 +69,7 @@ func (c *checker) check() {
 	c.rules()
 	c.demand()
 	c.stubs()
+	c.images()
 }
 
 // say reports a problem with the value at a path.

@@ -74,6 +74,8 @@ const (
 type PushRequest struct {
 	Sites  []heliotrope.SiteID `json:"sites,omitempty" doc:"Default: all."`
 	DryRun bool                `json:"dry_run,omitempty" doc:"Only say what would come, how long it would take and what it would cost."`
+	// InWindow keeps the push to times in which a policy's would go.
+	InWindow bool `json:"in_window,omitempty" doc:"Hosts let it cross a WAN only in the windows of the image's policy; default: at once."`
 }
 
 // States of a place.
@@ -84,13 +86,14 @@ const (
 	PlaceAway    = "away"     // the host is not connected
 	PlaceNoStore = "no-store" // it has no image store
 	PlaceFailed  = "failed"   // it did not take the order
+	PlaceFull    = "full"     // what it may keep of images (--image-cache) has no room for it
 )
 
 // ImagePlace is what a host has of a version.
 type ImagePlace struct {
 	Host         heliotrope.HostID `json:"host"`
 	Site         heliotrope.SiteID `json:"site"`
-	State        string            `json:"state" doc:"absent, coming, here, away, no-store or failed."`
+	State        string            `json:"state" doc:"absent, coming, here, away, no-store, failed or full."`
 	HereBytes    int64             `json:"here_bytes" doc:"Of its content, by what the host told lately."`
 	ContentBytes int64             `json:"content_bytes"`
 	Disks        int               `json:"disks,omitempty" doc:"VMs' disks that stand on it there."`
@@ -101,6 +104,42 @@ type ImagePlace struct {
 	WireBytes    int64   `json:"wire_bytes,omitempty" doc:"Dry run: the same as the store has it, compressed: what crosses."`
 	ETAS         float64 `json:"eta_s,omitempty" doc:"Dry run: seconds until all hosts of the site have it, if the link from the store's site has nothing else to carry; 0 where there is no such link, or none with a rate."`
 	CostUSD      float64 `json:"cost_usd,omitempty" doc:"Dry run: what those bytes cost by that link's price."`
+}
+
+// ImagePolicyQuery picks images that have a policy, or tries another one.
+type ImagePolicyQuery struct {
+	Image  heliotrope.ImageID  // only this one
+	Policy string              // as if Image had this policy; empty: as the topology says
+	Sites  []heliotrope.SiteID // with Policy, at these sites only
+}
+
+// ImagePolicy is a policy of the topology, and what it would have come where.
+type ImagePolicy struct {
+	Image   heliotrope.ImageID  `json:"image"`
+	Policy  string              `json:"policy" doc:"everywhere, follow or on-demand."`
+	Sites   []heliotrope.SiteID `json:"sites,omitempty" doc:"Nowhere else."`
+	Version int                 `json:"version,omitempty" doc:"The newest in the store."`
+	Note    string              `json:"note,omitempty" doc:"Why nothing comes."`
+	Open    bool                `json:"open" doc:"It may cross a WAN now."`
+	Until   time.Time           `json:"until,omitzero" doc:"When that is otherwise; absent: never."`
+	Comes   []ImageComes        `json:"comes" doc:"By site."`
+}
+
+// ImageComes is what a policy has come to a site.
+type ImageComes struct {
+	Site   heliotrope.SiteID `json:"site"`
+	Why    string            `json:"why" doc:"That it is to be there."`
+	Hosts  int               `json:"hosts" doc:"That are to have it."`
+	Here   int               `json:"here" doc:"Hosts that have all of it."`
+	Coming int               `json:"coming" doc:"Hosts that were told to get it."`
+	Away   int               `json:"away,omitempty" doc:"Hosts that are not connected, or have no image store."`
+	Full   int               `json:"full,omitempty" doc:"Hosts whose --image-cache has no room for it."`
+	At     time.Time         `json:"at,omitzero" doc:"When the hosts that lack it, and were not told, are told; absent: there are none, or no window opens."`
+
+	MissingBytes int64   `json:"missing_bytes" doc:"Of its content, what those hosts and those that were told lack."`
+	WireBytes    int64   `json:"wire_bytes" doc:"The same as it crosses from the store."`
+	ETAS         float64 `json:"eta_s" doc:"Seconds that it takes, if the link from the store's site has nothing else to carry; 0 where there is none with a rate."`
+	CostUSD      float64 `json:"cost_usd" doc:"By that link's price."`
 }
 
 // Images keeps VM images. Where the controller has no store every method fails with Unavailable.
@@ -118,6 +157,9 @@ type Images interface {
 	PushImage(ctx context.Context, ref string, r PushRequest) ([]ImagePlace, error)
 	// ImagePlaces says how much of a version each host has, by site and host.
 	ImagePlaces(ctx context.Context, ref string) ([]ImagePlace, error)
+
+	// ImagePolicies are those of the topology, and what they would have come now or when a window opens.
+	ImagePolicies(ctx context.Context, q ImagePolicyQuery) ([]ImagePolicy, error)
 
 	// CreateUpload begins an upload under id; if there is one under id already it returns that.
 	CreateUpload(ctx context.Context, id string, r UploadRequest) (Upload, error)
@@ -170,6 +212,20 @@ func (c *Client) PushImage(ctx context.Context, ref string, r PushRequest) ([]Im
 // ImagePlaces says how much of a version each host has.
 func (c *Client) ImagePlaces(ctx context.Context, ref string) ([]ImagePlace, error) {
 	return list[ImagePlace](ctx, c, nil, "/v1/images/%s/places", ref)
+}
+
+// ImagePolicies are those of the topology, and what they would have come.
+func (c *Client) ImagePolicies(ctx context.Context, q ImagePolicyQuery) ([]ImagePolicy, error) {
+	v := url.Values{}
+	for name, value := range map[string]string{"image": string(q.Image), "policy": q.Policy} {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	for _, s := range q.Sites {
+		v.Add("site", string(s))
+	}
+	return list[ImagePolicy](ctx, c, v, "/v1/image-policies")
 }
 
 // Uploads are those that are under way or ended lately.

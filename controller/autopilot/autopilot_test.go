@@ -311,7 +311,7 @@ func TestDrain(t *testing.T) {
 		vms = append(vms, heliotrope.VMID(fmt.Sprint("vm-", i)))
 	}
 	p := newPlanet(vms...)
-	p.pool(heliotrope.AutopilotOff, heliotrope.Pace{Quiet: []heliotrope.Quiet{{}}})
+	p.pool(heliotrope.AutopilotOff, heliotrope.Pace{Quiet: []heliotrope.Hours{{}}})
 	p.topology.Rules = map[heliotrope.RuleID]heliotrope.Rule{"in": {VMs: vms[:1], Sites: []heliotrope.SiteID{"us"}}}
 	fly(t, p, func(t *testing.T, a *Autopilot) {
 		p.drained["us-1"] = true

@@ -52,11 +52,15 @@ type Images struct {
 
 	mu      sync.Mutex // guards uploads and what they point at
 	uploads map[string]*upload
+
+	made    chan struct{} // of size 1: there may be a new version
+	spreads distribution
 }
 
 // Open takes up the uploads that there are. The caller calls Close after Run has ended.
 func Open(cfg Config) (*Images, error) {
-	m := &Images{cfg: cfg, whole: make(chan struct{}, 1), uploads: map[string]*upload{}}
+	m := &Images{cfg: cfg, whole: make(chan struct{}, 1), uploads: map[string]*upload{}, made: make(chan struct{}, 1),
+		spreads: distribution{ordered: map[order]time.Time{}}}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("take up uploads: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -47,10 +48,18 @@ type rig struct {
 	news  chan struct{} // something was told since it was last read
 	hosts []Host
 	term  uint64
+
+	policies Policies
 }
 
 // ImageHosts makes the rig a world.
 func (r *rig) ImageHosts() ([]Host, uint64) { return slices.Clone(r.hosts), r.term }
+
+func (r *rig) ImagePolicies() Policies {
+	p := Policies{Images: map[heliotrope.ImageID]heliotrope.ImagePolicy{}, Uses: r.policies.Uses}
+	maps.Copy(p.Images, r.policies.Images)
+	return p
+}
 
 func newRig(t *testing.T) *rig {
 	r := &rig{t: t, dir: t.TempDir(), news: make(chan struct{}, 1)}

@@ -1,12 +1,12 @@
 package images
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"sync"
+	"strconv"
+	"strings"
+	"time"
 
 	"heliotrope"
 	"heliotrope/controller/api"
@@ -25,16 +25,16 @@ type Host struct {
 	Agent  Puller                // nil: it is not connected
 	Images *agentapi.ImageStatus // nil: it has no image store
 	Link   heliotrope.Link       // from the store's site; zero where there is none, or it is the same site
+	Local  bool                  // it is at the store's site: nothing that comes crosses a WAN
 }
 
 // Hosts are those of the topology, and the term under which they may be given orders; 0: another
 // controller leads.
 type Hosts interface {
 	ImageHosts() (hosts []Host, term uint64)
+	// ImagePolicies are the topology's. They are the caller's own.
+	ImagePolicies() Policies
 }
-
-// pullsAtOnce bounds the orders that are under way; each is answered before anything has come.
-const pullsAtOnce = 32
 
 // PushImage lets a version come to all hosts of some sites, or of all; api.Images says more.
 func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) ([]api.ImagePlace, error) {
@@ -42,40 +42,40 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 	if err != nil {
 		return nil, err
 	}
-	hosts, term, err := m.hosts(r.Sites)
+	hosts, term, err := m.hosts(r.Sites, "/sites/%d")
 	if err != nil {
 		return nil, err
+	}
+	var windows []heliotrope.Hours
+	if r.InWindow {
+		if windows = m.cfg.Hosts.ImagePolicies().Images[heliotrope.ImageID(i.Image)].Windows; len(windows) == 0 {
+			return nil, api.Invalid("the image cannot be pushed", api.FieldProblem{Pointer: "/in_window", Detail: "the topology has no windows for " + i.Image,
+				Hint: "leave it out to push at once, or give the topology's images." + i.Image + " windows"})
+		}
 	}
 	if r.DryRun {
 		return m.foresee(ctx, i, hosts)
 	}
-	places := make([]api.ImagePlace, len(hosts))
-	var all sync.WaitGroup
-	slots := make(chan struct{}, pullsAtOnce)
-	for k, h := range hosts {
-		places[k] = place(h, i)
-		if h.Agent == nil || places[k].State == api.PlaceHere {
-			continue
-		}
-		all.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			c, err := h.Agent.PullImage(ctx, agentapi.PullOrder{Term: term, Image: i.Ref()})
-			switch {
-			case err == nil:
-				places[k] = told(places[k], c)
-			case errors.Is(err, agentapi.ErrInvalid) && h.Images == nil:
-				places[k].State = api.PlaceNoStore
-			default:
-				places[k].State, places[k].Note = api.PlaceFailed, err.Error()
+	places := m.order(ctx, i, hosts, term, windows)
+	if open, until := heliotrope.InHours(windows, time.Now()); !open {
+		for k, p := range places {
+			if p.State == api.PlaceComing && !hosts[k].Local {
+				places[k].Note = opens(until)
 			}
-		})
+		}
 	}
-	all.Wait()
 	if len(hosts) > 0 {
 		m.cfg.Tell(i.Image, fmt.Sprintf("version %d is pushed to %d hosts", i.Version, len(hosts)))
 	}
 	return places, nil
+}
+
+// opens says when a window does.
+func opens(at time.Time) string {
+	if at.IsZero() {
+		return "its window never opens"
+	}
+	return "its window opens " + at.UTC().Format("Mon 15:04") + " UTC"
 }
 
 // ImagePlaces says where a version is, and how much of it.
@@ -84,7 +84,7 @@ func (m *Images) ImagePlaces(ctx context.Context, ref string) ([]api.ImagePlace,
 	if err != nil {
 		return nil, err
 	}
-	hosts, _, err := m.hosts(nil)
+	hosts, _, err := m.hosts(nil, "")
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +95,8 @@ func (m *Images) ImagePlaces(ctx context.Context, ref string) ([]api.ImagePlace,
 	return places, nil
 }
 
-// hosts are those of the sites, by site and name; none: of all sites.
-func (m *Images) hosts(sites []heliotrope.SiteID) ([]Host, uint64, error) {
+// hosts are those of the sites, by site and name; none: of all sites. pointer is where a site stands.
+func (m *Images) hosts(sites []heliotrope.SiteID, pointer string) ([]Host, uint64, error) {
 	all, term := m.cfg.Hosts.ImageHosts()
 	if term == 0 {
 		return nil, 0, api.Unavailable("another controller leads, and knows the hosts")
@@ -104,16 +104,16 @@ func (m *Images) hosts(sites []heliotrope.SiteID) ([]Host, uint64, error) {
 	var wrong []api.FieldProblem
 	for k, site := range sites {
 		if !slices.ContainsFunc(all, func(h Host) bool { return h.Site == site }) {
-			wrong = append(wrong, api.FieldProblem{Pointer: fmt.Sprintf("/sites/%d", k), Detail: fmt.Sprintf("there is no site %q with hosts", site), Hint: "heliotrope site list shows what there is"})
+			wrong = append(wrong, api.FieldProblem{Pointer: strings.ReplaceAll(pointer, "%d", strconv.Itoa(k)), Detail: fmt.Sprintf("there is no site %q with hosts", site), Hint: "heliotrope site list shows what there is"})
 		}
 	}
 	if len(wrong) > 0 {
-		return nil, 0, api.Invalid("the image cannot be pushed", wrong...)
+		return nil, 0, api.Invalid("no such site", wrong...)
 	}
 	if len(sites) > 0 {
 		all = slices.DeleteFunc(all, func(h Host) bool { return !slices.Contains(sites, h.Site) })
 	}
-	slices.SortFunc(all, func(a, b Host) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(all, bySite)
 	return all, term, nil
 }
 

@@ -6,12 +6,18 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"heliotrope"
 	"heliotrope/controller/api"
 )
 
 type (
 	imageQuery struct {
 		Image string `query:"image" maxLength:"63" doc:"Only versions of this image."`
+	}
+	policyQuery struct {
+		Image  string   `query:"image" maxLength:"63" doc:"Only of this image."`
+		Policy string   `query:"policy" enum:"everywhere,follow,on-demand," doc:"What if the image had this policy?"`
+		Site   []string `query:"site,explode" doc:"With policy: at this site only. May stand there several times."`
 	}
 	imageRef struct {
 		Ref string `path:"ref" doc:"IMAGE is its newest version, IMAGE@2 the second."`
@@ -80,6 +86,18 @@ func (h *handler) registerImages(routes huma.API) {
 		all, err := h.Images.ImagePlaces(ctx, in.Ref)
 		return listOf(all), err
 	})
+	handle(h, routes, operation("GET", "/v1/image-policies", "image-policies", "Policies of images, and what they would have come: where, when, how many bytes, for how much", 404, 422),
+		func(ctx context.Context, in *policyQuery) (*body[api.List[api.ImagePolicy]], error) {
+			if err := h.stored(); err != nil {
+				return nil, err
+			}
+			q := api.ImagePolicyQuery{Image: heliotrope.ImageID(in.Image), Policy: in.Policy}
+			for _, s := range in.Site {
+				q.Sites = append(q.Sites, heliotrope.SiteID(s))
+			}
+			all, err := h.Images.ImagePolicies(ctx, q)
+			return listOf(all), err
+		})
 	h.registerUploads(routes)
 }
 

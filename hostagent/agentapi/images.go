@@ -55,6 +55,8 @@ type ImageCache struct {
 type PullOrder struct {
 	Term  uint64 `json:"term"`
 	Image string `json:"image"` // IMAGE, or IMAGE@VERSION
+	// Windows are times in which it may cross a WAN; none: always. What a VM's disk needs comes at any.
+	Windows []heliotrope.Hours `json:"windows,omitempty"`
 }
 
 // PullImage gives a PullOrder and returns what the host has of the version now; HostStatus.Images

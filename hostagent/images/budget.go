@@ -143,7 +143,7 @@ func (s *server) unpull(all []cacheDir) (err error) {
 	for _, on := range s.sites {
 		if full && on.pulled {
 			on.pulled = false
-			err = errors.Join(err, site.SetPulled(s.c.Dir, on.Version.Root, false), s.closeIfIdle(on))
+			err = errors.Join(err, site.SetPulled(s.c.Dir, on.Version.Root, nil), s.closeIfIdle(on))
 		}
 	}
 	return err

@@ -187,14 +187,15 @@ func (d *Disks) moves(vm heliotrope.VMID) (site.Moves, error) {
 
 // Pull lets a version of an image come before a VM needs it, and returns what there is of it now.
 // ErrInvalid: the host has no image store, or that has no such image.
-func (d *Disks) Pull(ctx context.Context, ref string) (agentapi.ImageCache, error) {
+func (d *Disks) Pull(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageCache, error) {
+	ref := o.Image
 	if d.c.Store == "" {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w: this host has no image store (--image-store)", ref, agentapi.ErrInvalid)
 	}
 	if err := d.wait(ctx); err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
-	c, err := d.client.pull(ctx, ref)
+	c, err := d.client.pull(ctx, ref, site.Pull{Windows: o.Windows})
 	if errors.Is(err, ErrNoImage) {
 		err = fmt.Errorf("%w: %w", agentapi.ErrInvalid, err)
 	}

@@ -28,7 +28,7 @@ import (
 //	PUT    /v1/volumes/VM/telling  a telling, which holds until the request ends; the answer is a told
 //	PUT    /v1/volumes/VM/arrived  a move has brought all of it
 //	PUT    /v1/volumes/VM/left     a move has taken it away
-//	PUT    /v1/images/REF     lets a version come; the answer is an agentapi.ImageCache
+//	PUT    /v1/images/REF     a site.Pull: lets a version come; the answer is an agentapi.ImageCache
 //	POST   /v1/stop
 const answerLimit = 4 << 20 // bytes
 
@@ -176,8 +176,8 @@ func (c *client) tell(ctx context.Context, vm string, what telling) (t told, end
 
 func volumePath(vm string) string { return "/v1/volumes/" + url.PathEscape(vm) }
 
-func (c *client) pull(ctx context.Context, ref string) (out agentapi.ImageCache, err error) {
-	err = c.call(ctx, http.MethodPut, "/v1/images/"+url.PathEscape(ref), nil, &out)
+func (c *client) pull(ctx context.Context, ref string, p site.Pull) (out agentapi.ImageCache, err error) {
+	err = c.call(ctx, http.MethodPut, "/v1/images/"+url.PathEscape(ref), p, &out)
 	return out, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/site"
@@ -20,10 +21,10 @@ func TestPull(t *testing.T) {
 	h := newHost(t)
 	content := h.image("debian", 1, 4)
 	c, stop := h.serve()
-	if _, err := c.pull(t.Context(), "nix"); !errors.Is(err, ErrNoImage) {
+	if _, err := c.pull(t.Context(), "nix", site.Pull{}); !errors.Is(err, ErrNoImage) {
 		t.Errorf("an image that is not there: %v", err)
 	}
-	got, err := c.pull(t.Context(), "debian")
+	got, err := c.pull(t.Context(), "debian", site.Pull{})
 	if err != nil || got.Image != "debian@1" || got.Bytes == 0 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
@@ -58,7 +59,7 @@ func TestPull(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s.background = ctx
-	if _, err := s.pull(ctx, "debian"); err != nil {
+	if _, err := s.pull(ctx, "debian", site.Pull{}); err != nil {
 		t.Fatal(err)
 	}
 	h.must(s.evict(map[manifest.ID]volume.CacheStats{}))
@@ -74,7 +75,7 @@ func TestPullGoesOn(t *testing.T) {
 	h := newHost(t)
 	content := h.image("debian", 1, 8)
 	c, stop := h.serve()
-	if _, err := c.pull(t.Context(), "debian"); err != nil {
+	if _, err := c.pull(t.Context(), "debian", site.Pull{}); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -96,6 +97,42 @@ func TestPullGoesOn(t *testing.T) {
 	}
 }
 
+// What is to come in a window does not before, unless a disk needs it.
+func TestPullInWindow(t *testing.T) {
+	h := newHost(t)
+	content := h.image("debian", 1, 4)
+	h.image("other", 2, 1)
+	c, stop := h.serve()
+	now := time.Now().UTC()
+	later := heliotrope.DayTime((now.Hour()*60 + now.Minute() + 120) % 1440)
+	closed := site.Pull{Windows: []heliotrope.Hours{{From: later, To: later + 1}}}
+	_, err := c.pull(t.Context(), "debian", closed)
+	h.must(err)
+	for _, again := range []bool{false, true} {
+		if again { // the next server knows of it
+			stop()
+			c, _ = h.serve()
+		}
+		_, err := c.pull(t.Context(), "other", site.Pull{})
+		h.must(err)
+		for {
+			s, err := c.status(t.Context())
+			h.must(err)
+			if len(s.Caches) != 2 || s.Caches[0].Image != "debian@1" || s.Caches[0].Here != 0 {
+				t.Fatalf("again %v: got %+v", again, s.Caches)
+			}
+			if s.Caches[1].Here == s.Caches[1].Bytes { // it had the time that another one took
+				break
+			}
+			pause(t.Context(), time.Millisecond)
+		}
+	}
+	h.put(c, "web", wanted{Image: "debian"})
+	if !bytes.Equal(h.read("web", 0, len(content)), content) {
+		t.Error("the disk is not what the image is")
+	}
+}
+
 // Of a new version only what no other one here has at the same place comes from the store.
 func TestNewVersionTakesWhatIsHere(t *testing.T) {
 	h := newHost(t)
@@ -103,7 +140,7 @@ func TestNewVersionTakesWhatIsHere(t *testing.T) {
 	c, stop := h.serve()
 	pull := func() agentapi.ImageStatus {
 		t.Helper()
-		got, err := c.pull(t.Context(), "debian")
+		got, err := c.pull(t.Context(), "debian", site.Pull{})
 		h.must(err)
 		for {
 			s, err := c.status(t.Context())

@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"heliotrope"
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
@@ -62,6 +64,18 @@ type opened struct {
 	fills bool // a volume reads it, or it was pulled: all of it is to come
 	// pulled is that it stays open though no volume needs it: it was asked for, or lends what it has.
 	pulled bool
+	pull   atomic.Pointer[site.Pull] // how it is to come, where it was asked for
+	needed atomic.Bool               // a volume reads it: it may come at any time
+}
+
+// mayCome says whether something of it that nobody waits for may come now.
+func (on *opened) mayCome() bool {
+	p := on.pull.Load()
+	if p == nil || on.needed.Load() {
+		return true
+	}
+	open, _ := heliotrope.InHours(p.Windows, time.Now())
+	return open
 }
 
 // served is a volume that is open.
@@ -185,7 +199,12 @@ func (s *server) handler() http.Handler {
 		answer(w, struct{}{}, s.remove(r.Context(), r.PathValue("vm")))
 	})
 	mux.HandleFunc("PUT /v1/images/{ref}", func(w http.ResponseWriter, r *http.Request) {
-		c, err := s.pull(r.Context(), r.PathValue("ref"))
+		var p site.Pull
+		err := readJSON(w, r, &p)
+		var c agentapi.ImageCache
+		if err == nil {
+			c, err = s.pull(r.Context(), r.PathValue("ref"), p)
+		}
 		answer(w, c, err)
 	})
 	s.moveHandlers(mux)

@@ -48,7 +48,8 @@ func (s *server) openAll(ctx context.Context) error {
 func (s *server) openPulled(ctx context.Context) error {
 	all, err := listCaches(s.c.Dir)
 	for _, c := range all {
-		if !site.Pulled(s.c.Dir, c.root) {
+		p, pulled := site.Pulled(s.c.Dir, c.root)
+		if !pulled {
 			continue
 		}
 		v, err := site.Cached(s.c.Dir, c.root)
@@ -61,6 +62,7 @@ func (s *server) openPulled(ctx context.Context) error {
 			continue
 		}
 		on.pulled = true
+		on.pull.Store(&p)
 		on.fill()
 	}
 	return err
@@ -110,6 +112,7 @@ func (s *server) openOn(ctx context.Context, v manifest.Version, name string, co
 		return nil, errors.Join(err, s.closeIfIdle(on))
 	}
 	if !d.Origin.Copied {
+		on.needed.Store(true)
 		on.fill()
 	}
 	out := &served{Disk: d, on: on}
@@ -138,7 +141,8 @@ func (s *server) openVersion(ctx context.Context, v manifest.Version) (*opened, 
 		return nil, err
 	}
 	on := &opened{}
-	if on.Site, err = site.Open(s.c.Dir, v, base, site.Options{Record: bootTime, Log: s.log, Room: s.budget.room}); err != nil {
+	room := func() bool { return on.mayCome() && s.budget.room() }
+	if on.Site, err = site.Open(s.c.Dir, v, base, site.Options{Record: bootTime, Log: s.log, Room: room}); err != nil {
 		return nil, err
 	}
 	on.life, on.end = context.WithCancel(s.background)
@@ -182,7 +186,7 @@ func (on *opened) fill() {
 
 // pull lets a version come that no volume needs yet, and says what there is of it. It stays open,
 // to be told of, until the caches need its room.
-func (s *server) pull(ctx context.Context, ref string) (agentapi.ImageCache, error) {
+func (s *server) pull(ctx context.Context, ref string, p site.Pull) (agentapi.ImageCache, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	store, err := s.source.Store(ctx)
@@ -197,10 +201,11 @@ func (s *server) pull(ctx context.Context, ref string) (agentapi.ImageCache, err
 	if err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
-	if err := site.SetPulled(s.c.Dir, v.Root, true); err != nil {
+	if err := site.SetPulled(s.c.Dir, v.Root, &p); err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
 	on.pulled = true
+	on.pull.Store(&p)
 	on.fill()
 	return on.seen(), nil
 }
@@ -238,6 +243,11 @@ func (s *server) release(name string) error {
 	delete(s.disks, name)
 	d.end()
 	_, err := d.on.Release(name)
+	needed := false
+	for _, other := range s.disks {
+		needed = needed || other.on == d.on && !other.Origin.Copied
+	}
+	d.on.needed.Store(needed)
 	return errors.Join(err, s.closeIfIdle(d.on))
 }
 

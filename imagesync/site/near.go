@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"heliotrope"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/volume"
 )
@@ -70,16 +71,24 @@ func pulledFile(dir string, root manifest.ID) string {
 	return filepath.Join(cacheDir(dir, root), "pulled")
 }
 
-// Pulled says whether all of a version is to be in dir though no volume needs it.
-func Pulled(dir string, root manifest.ID) bool {
-	_, err := os.Stat(pulledFile(dir, root))
-	return err == nil
+// Pull is how a version is to come of which all is to be here though no volume needs it.
+type Pull struct {
+	Windows []heliotrope.Hours `json:"windows,omitempty"` // times in which it may cross a WAN; none: always
 }
 
-// SetPulled remembers that, or forgets it.
-func SetPulled(dir string, root manifest.ID, pulled bool) error {
-	if pulled {
-		return writeFile(pulledFile(dir, root), nil)
+// Pulled says whether all of a version is to be in dir though no volume needs it, and how it is to come.
+func Pulled(dir string, root manifest.ID) (p Pull, pulled bool) {
+	b, err := os.ReadFile(pulledFile(dir, root))
+	if err == nil && len(b) > 0 {
+		err = json.Unmarshal(b, &p)
+	}
+	return p, err == nil
+}
+
+// SetPulled remembers that, or forgets it: nil.
+func SetPulled(dir string, root manifest.ID, p *Pull) error {
+	if p != nil {
+		return writeJSON(pulledFile(dir, root), p)
 	}
 	if err := os.Remove(pulledFile(dir, root)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget that a version is to be here: %w", err)

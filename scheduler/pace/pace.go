@@ -37,11 +37,6 @@ type Allowance struct {
 const (
 	hour = time.Hour
 	day  = 24 * time.Hour
-	week = 7 * day
-
-	// stride, and not a day, leads from one day of the calendar to the next: a day on which
-	// clocks change has 23 hours, and a day's step from late on one ends after it.
-	stride = 12 * hour
 )
 
 // Allow tells what may move now, given all moves of the last day and the last cool-down,
@@ -76,7 +71,7 @@ func (p Pace) allow(moves []Moved, now time.Time) Allowance {
 	limit(p.MaxMovesPerHour, hour)
 	limit(p.MaxMovesPerDay, day)
 	for _, q := range p.Quiet {
-		a.Quiet = a.Quiet || holds(q, now)
+		a.Quiet = a.Quiet || q.Holds(now)
 	}
 	if a.Quiet {
 		a.Moves = 0
@@ -98,24 +93,11 @@ func (p Pace) changes(moves []Moved, now time.Time) []time.Time {
 		list = append(list, m.At.Add(hour), m.At.Add(day), m.At.Add(time.Duration(p.CoolDownPerVM)))
 	}
 	for _, q := range p.Quiet {
-		for d := -day; d <= week+day; d += stride {
-			if from, to, ok := q.Window(now.Add(d)); ok {
-				list = append(list, from, to)
-			}
-		}
+		list = append(list, q.Changes(now)...)
 	}
 	list = slices.DeleteFunc(list, func(t time.Time) bool { return !t.After(now) })
 	slices.SortFunc(list, time.Time.Compare)
 	return list
-}
-
-func holds(q heliotrope.Quiet, now time.Time) bool {
-	for d := -day; d <= 0; d += stride {
-		if from, to, ok := q.Window(now.Add(d)); ok && !now.Before(from) && now.Before(to) {
-			return true
-		}
-	}
-	return false
 }
 
 // Hold pins the VMs that must stay and bounds the moves of a plan. A VM on a drained host

@@ -31,8 +31,8 @@ func moment(t tester, text string) time.Time {
 
 func TestPaceAllows(t *testing.T) {
 	const vienna = "Europe/Vienna"
-	night := heliotrope.Quiet{From: 22 * 60, To: 6 * 60, Zone: vienna}
-	weekend := heliotrope.Quiet{Days: []heliotrope.Weekday{heliotrope.Weekday(time.Saturday), heliotrope.Weekday(time.Sunday)}, From: 0, To: 24 * 60, Zone: vienna}
+	night := heliotrope.Hours{From: 22 * 60, To: 6 * 60, Zone: vienna}
+	weekend := heliotrope.Hours{Days: []heliotrope.Weekday{heliotrope.Weekday(time.Saturday), heliotrope.Weekday(time.Sunday)}, From: 0, To: 24 * 60, Zone: vienna}
 	at := func(text string) time.Time { return moment(t, text) }
 	// 2026-03-29 is the Sunday on which Vienna's clocks go from 2:00 to 3:00.
 	for _, c := range []struct {
@@ -51,14 +51,14 @@ func TestPaceAllows(t *testing.T) {
 			Allowance{Moves: 0, Next: at("2026-03-03 01:00 +0000")}},
 		{"cools down", Pace{CoolDownPerVM: heliotrope.Duration(6 * time.Hour)}, []Moved{{"b", at("2026-03-02 11:00 +0000")}, {"a", at("2026-03-02 09:00 +0000")}, {"b", at("2026-03-02 07:00 +0000")}, {"c", at("2026-03-02 01:00 +0000")}}, at("2026-03-02 12:00 +0000"),
 			Allowance{Moves: AnyMoves, Stay: []heliotrope.VMID{"a", "b"}, Next: at("2026-03-02 15:00 +0000")}},
-		{"before the night", Pace{Quiet: []heliotrope.Quiet{night}}, nil, at("2026-03-02 20:59 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-02 21:00 +0000")}},
-		{"in the night", Pace{Quiet: []heliotrope.Quiet{night}}, nil, at("2026-03-03 01:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-03 05:00 +0000")}},
-		{"the night of the change", Pace{Quiet: []heliotrope.Quiet{night}}, nil, at("2026-03-28 23:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-29 04:00 +0000")}},
-		{"the midnight after the change", Pace{Quiet: []heliotrope.Quiet{night}}, nil, at("2026-03-29 22:10 +0000"), Allowance{Quiet: true, Next: at("2026-03-30 04:00 +0000")}},
-		{"the evening before the change", Pace{Quiet: []heliotrope.Quiet{{From: 3 * 60, To: 4 * 60, Zone: vienna}}}, nil, at("2026-03-28 22:00 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-29 01:00 +0000")}},
-		{"two quiet times in a row", Pace{Quiet: []heliotrope.Quiet{night, weekend}}, nil, at("2026-03-06 22:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-09 05:00 +0000")}},
-		{"a weekend is far", Pace{Quiet: []heliotrope.Quiet{weekend}}, nil, at("2026-03-09 12:00 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-13 23:00 +0000")}},
-		{"always", Pace{Quiet: []heliotrope.Quiet{{}}}, nil, at("2026-03-09 12:00 +0000"), Allowance{Quiet: true}},
+		{"before the night", Pace{Quiet: []heliotrope.Hours{night}}, nil, at("2026-03-02 20:59 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-02 21:00 +0000")}},
+		{"in the night", Pace{Quiet: []heliotrope.Hours{night}}, nil, at("2026-03-03 01:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-03 05:00 +0000")}},
+		{"the night of the change", Pace{Quiet: []heliotrope.Hours{night}}, nil, at("2026-03-28 23:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-29 04:00 +0000")}},
+		{"the midnight after the change", Pace{Quiet: []heliotrope.Hours{night}}, nil, at("2026-03-29 22:10 +0000"), Allowance{Quiet: true, Next: at("2026-03-30 04:00 +0000")}},
+		{"the evening before the change", Pace{Quiet: []heliotrope.Hours{{From: 3 * 60, To: 4 * 60, Zone: vienna}}}, nil, at("2026-03-28 22:00 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-29 01:00 +0000")}},
+		{"two quiet times in a row", Pace{Quiet: []heliotrope.Hours{night, weekend}}, nil, at("2026-03-06 22:00 +0000"), Allowance{Quiet: true, Next: at("2026-03-09 05:00 +0000")}},
+		{"a weekend is far", Pace{Quiet: []heliotrope.Hours{weekend}}, nil, at("2026-03-09 12:00 +0000"), Allowance{Moves: AnyMoves, Next: at("2026-03-13 23:00 +0000")}},
+		{"always", Pace{Quiet: []heliotrope.Hours{{}}}, nil, at("2026-03-09 12:00 +0000"), Allowance{Quiet: true}},
 	} {
 		got := c.pace.Allow(c.moves, c.now)
 		if !got.Next.Equal(c.want.Next) {
@@ -75,7 +75,7 @@ func drawPace(t *rapid.T) Pace {
 	p := Pace{MaxMovesPerHour: rapid.IntRange(0, 3).Draw(t, "hour"), MaxMovesPerDay: rapid.IntRange(0, 9).Draw(t, "day"),
 		CoolDownPerVM: heliotrope.Duration(rapid.IntRange(0, 30*60).Draw(t, "cool")) * heliotrope.Duration(time.Minute)}
 	for range rapid.IntRange(0, 2).Draw(t, "quiet") {
-		q := heliotrope.Quiet{From: heliotrope.DayTime(rapid.IntRange(0, 24*60-1).Draw(t, "from")), To: heliotrope.DayTime(rapid.IntRange(0, 24*60).Draw(t, "to"))}
+		q := heliotrope.Hours{From: heliotrope.DayTime(rapid.IntRange(0, 24*60-1).Draw(t, "from")), To: heliotrope.DayTime(rapid.IntRange(0, 24*60).Draw(t, "to"))}
 		q.Zone = rapid.SampledFrom([]heliotrope.Zone{"Europe/Vienna", "America/New_York", "Asia/Kolkata", "UTC", ""}).Draw(t, "zone")
 		for range rapid.IntRange(0, 3).Draw(t, "days") {
 			q.Days = append(q.Days, heliotrope.Weekday(rapid.IntRange(0, 6).Draw(t, "weekday")))

@@ -16,12 +16,12 @@ import (
 const lookAgain = 2 * time.Second
 
 type pushFlags struct {
-	sites     []string
-	wait, dry bool
+	sites               []string
+	wait, dry, inWindow bool
 }
 
 func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer, ref string) error {
-	r := api.PushRequest{DryRun: p.dry}
+	r := api.PushRequest{DryRun: p.dry, InWindow: p.inWindow}
 	if !slices.Contains(p.sites, "all") {
 		for _, s := range p.sites {
 			r.Sites = append(r.Sites, heliotrope.SiteID(s))

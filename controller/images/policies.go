@@ -1,0 +1,142 @@
+package images
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"heliotrope"
+	"heliotrope/controller/api"
+)
+
+// orderAgain is how long a host is left alone that was told to get a version, and lacks some of it.
+// An order that it has already costs nothing.
+const orderAgain = 10 * time.Minute
+
+// Policies are those of the topology, and what they rest on.
+type Policies struct {
+	Images map[heliotrope.ImageID]heliotrope.ImagePolicy
+	Uses   []Use
+}
+
+// Use is why an image that follows its VMs is to be at a site.
+type Use struct {
+	Image heliotrope.ImageID
+	Site  heliotrope.SiteID
+	Why   string // for people: "web runs there"
+}
+
+// snapshot is what is decided on.
+type snapshot struct {
+	now time.Time
+	Policies
+	newest  map[heliotrope.ImageID]api.Image // a policy's image that is not in it is not in the store
+	hosts   []Host                           // by site and name
+	ordered map[order]time.Time              // lately
+}
+
+// order is that a host gets a version.
+type order struct {
+	host heliotrope.HostID
+	ref  string
+}
+
+// need is a host that is to have the newest version of an image.
+type need struct {
+	image heliotrope.ImageID
+	host  Host
+	place api.ImagePlace // what it has of the version
+	why   string
+	told  bool // lately
+	// at is when the host is to be told; zero: never, since it lacks nothing or cannot have it, or no
+	// window opens. What was told is told again.
+	at time.Time
+}
+
+// due says whether the host is to be told now.
+func (n need) due(now time.Time) bool { return !n.at.IsZero() && !n.at.After(now) }
+
+// lacks says whether something is to come.
+func (n need) lacks() bool {
+	return n.place.State == api.PlaceAbsent || n.place.State == api.PlaceComing
+}
+
+// needs are the hosts that policies give an image, by image, site and host. It is a function of the
+// snapshot alone: a host is told again what was forgotten, and never to get what it would
+// have to drop something for that another policy gives it.
+func (s snapshot) needs() (all []need) {
+	used := map[heliotrope.HostID]int64{} // bytes that policies' images take of a host's cache
+	for _, id := range slices.Sorted(maps.Keys(s.Images)) {
+		i, there := s.newest[id]
+		if !there {
+			continue
+		}
+		for _, h := range s.hosts {
+			if why := s.why(id, h.Site); why != "" {
+				all = append(all, s.need(id, i, h, why, used))
+			}
+		}
+	}
+	return all
+}
+
+// why an image is to be at a site; empty: it is not.
+func (s snapshot) why(id heliotrope.ImageID, site heliotrope.SiteID) string {
+	p := s.Images[id]
+	if len(p.Sites) > 0 && !slices.Contains(p.Sites, site) {
+		return ""
+	}
+	switch p.Policy {
+	case heliotrope.ImageEverywhere:
+		return "everywhere"
+	case heliotrope.ImageFollow:
+		for _, u := range s.Uses {
+			if u.Image == id && u.Site == site {
+				return u.Why
+			}
+		}
+	}
+	return ""
+}
+
+func (s snapshot) need(id heliotrope.ImageID, i api.Image, h Host, why string, used map[heliotrope.HostID]int64) need {
+	n := need{image: id, host: h, place: place(h, i), why: why}
+	if h.Images != nil && h.Agent != nil {
+		if used[h.ID] += i.ContentBytes; n.lacks() && !fits(h, i, used[h.ID]) {
+			n.place.State = api.PlaceFull
+		}
+	}
+	if !n.lacks() {
+		return n
+	}
+	open, until := s.Images[id].Open(s.now)
+	last, told := s.ordered[order{h.ID, i.Ref()}]
+	n.told = told
+	switch {
+	case told && s.now.Sub(last) < orderAgain:
+		n.at = last.Add(orderAgain)
+	case open || h.Local:
+		n.at = s.now
+	default:
+		n.at = until
+	}
+	return n
+}
+
+// fits says whether a host may keep a version, and so many bytes of policies' images with it, beside
+// what its VMs' disks stand on.
+func fits(h Host, i api.Image, bytes int64) bool {
+	if h.Images.Budget == 0 {
+		return true
+	}
+	for _, c := range h.Images.Caches {
+		if c.Volumes > 0 && c.Image != i.Ref() {
+			bytes += c.Here
+		}
+	}
+	return bytes <= h.Images.Budget
+}
+
+// bySite orders hosts by site and name.
+func bySite(a, b Host) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.ID, b.ID)) }

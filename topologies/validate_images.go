@@ -1,0 +1,36 @@
+package topologies
+
+import (
+	"slices"
+	"strings"
+
+	"heliotrope"
+)
+
+// maxWindows bounds the times of an image: they are looked through again and again.
+const maxWindows = 50
+
+var imagePolicies = []string{heliotrope.ImageEverywhere, heliotrope.ImageFollow, heliotrope.ImageOnDemand}
+
+func (c *checker) images() {
+	for id, p := range sorted(c.t.Images) {
+		at := (*path)(nil).key("images").key(string(id))
+		if image, version, exact := strings.Cut(string(id), "@"); exact {
+			c.say(at, "write "+image, "a policy is about an image's newest version, and not about version %s", quote(version))
+			continue
+		}
+		c.image(at, string(id))
+		c.word(at.key("policy"), p.Policy, "policies", imagePolicies)
+		for i, s := range p.Sites {
+			if refer(c, at.key("sites").at(i), s, "sites", c.t.Sites) && slices.Contains(p.Sites[:i], s) {
+				c.say(at.key("sites").at(i), "", "%s stands here twice", s)
+			}
+		}
+		if len(p.Windows) > maxWindows {
+			c.say(at.key("windows"), "", "has %d times: at most %d", len(p.Windows), maxWindows)
+		}
+		if demand := p.Policy == "" || p.Policy == heliotrope.ImageOnDemand; demand && len(p.Sites) > 0 {
+			c.say(at.key("sites"), "write policy: everywhere, or policy: follow", "says where, of an image that comes as VMs read it")
+		}
+	}
+}
