@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"time"
 
 	"heliotrope"
@@ -68,7 +69,8 @@ func (c counted) ImageHosts() (all []images.Host, term uint64) {
 func (c counted) imageHost(v *world.View, id heliotrope.HostID) images.Host {
 	site := v.Topology.Hosts[id].Site
 	store := cmp.Or(heliotrope.SiteID(c.cfg.ImageSite), v.Topology.Controller.Site)
-	h := images.Host{ID: id, Site: site, Images: v.Hosts[id].Status.Images, Link: linkBetween(v.Topology, store, site), Local: site == store}
+	h := images.Host{ID: id, Site: site, Images: v.Hosts[id].Status.Images, Link: linkBetween(v.Topology, store, site), Local: site == store,
+		Relay: netip.AddrPortFrom(v.Topology.Hosts[id].Address, agentapi.RelayPort)}
 	if agent := v.Hosts[id].Agent; agent != nil {
 		h.Agent = agent
 	}

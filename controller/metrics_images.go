@@ -13,6 +13,7 @@ var (
 	descImageChunks  = prometheus.NewDesc("heliotrope_image_chunks_total", "Chunks that came: a guest waited for one on demand.", []string{"host", "kind"}, nil)
 	descImageFetched = prometheus.NewDesc("heliotrope_image_fetched_bytes_total", "Content that came from the store.", []string{"host"}, nil)
 	descImageNear    = prometheus.NewDesc("heliotrope_image_near_bytes_total", "Content of a version that another one had which was here, and that did not come from the store.", []string{"host"}, nil)
+	descImagePassed  = prometheus.NewDesc("heliotrope_image_passed_bytes_total", "Content that other hosts passed on to it.", []string{"host"}, nil)
 	descImageFailed  = prometheus.NewDesc("heliotrope_image_fetches_failed_total", "Chunks that did not come.", []string{"host"}, nil)
 	descImageEvicted = prometheus.NewDesc("heliotrope_image_caches_evicted_total", "Caches of images that were dropped for room.", []string{"host"}, nil)
 	descImageVolumes = prometheus.NewDesc("heliotrope_image_volumes", "Disks over images of the store.", []string{"host"}, nil)
@@ -23,7 +24,7 @@ var (
 	descImageOrders  = prometheus.NewDesc("heliotrope_image_policy_orders_total", "Orders that policies had hosts given, by whether the host took it.", []string{"result"}, nil)
 )
 
-var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageNear, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
+var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageNear, descImagePassed, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
 	descImageKept, descImageSpared, descImagePolicy, descImageOrders}
 
 func (c *Controller) collectImages(ch chan<- prometheus.Metric, now *world.View) {
@@ -48,6 +49,7 @@ func (c *Controller) collectImages(ch chan<- prometheus.Metric, now *world.View)
 		tell(descImageChunks, prometheus.CounterValue, s.Background, "background")
 		tell(descImageFetched, prometheus.CounterValue, s.Fetched)
 		tell(descImageNear, prometheus.CounterValue, s.Near)
+		tell(descImagePassed, prometheus.CounterValue, s.FromHosts)
 		tell(descImageFailed, prometheus.CounterValue, s.Failed)
 		tell(descImageEvicted, prometheus.CounterValue, s.Evicted)
 		tell(descImageVolumes, prometheus.GaugeValue, int64(len(s.Volumes)))

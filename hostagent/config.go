@@ -98,7 +98,7 @@ func (c Config) ovsdbSock() string { return filepath.Join(c.OVSDir, "db.sock") }
 // images is how the host has images of a store.
 func (c Config) images(host heliotrope.HostID) images.Config {
 	return images.Config{Store: c.ImageStore, Keys: filepath.Join(c.StateDir, "image-keys"), Dir: filepath.Join(c.StateDir, "vm-volumes"), DiskDir: c.diskDir(),
-		Cache: int64(c.ImageCache), Kept: int64(c.KeptDisks), User: c.QEMUUser, Host: string(host), Version: Version, Log: c.Log}
+		Cache: int64(c.ImageCache), Kept: int64(c.KeptDisks), User: c.QEMUUser, Host: string(host), Version: Version, Log: c.Log, Identity: c.identity}
 }
 
 // diskServer is the server of disks as a process of its own.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -29,33 +28,15 @@ func stored(t *testing.T, image string, content []byte) string {
 
 // The agent's program serves disks over images of a store, in a process that outlives the agent.
 func TestDiskOverImageOfAStore(t *testing.T) {
-	agent := filepath.Join(t.TempDir(), "heliotrope-agent")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", agent, "heliotrope/cmd/heliotrope-agent").CombinedOutput(); err != nil {
-		t.Fatalf("build agent: %v: %s", err, out)
-	}
+	agent := program(t)
 	content := make([]byte, 1<<20+4096)
 	rand.NewChaCha8([32]byte{4}).Read(content)
 	w := newWorld(t)
 	h := w.hosts["a"]
-	h.life.Lock()
-	h.config.ImageStore = stored(t, "debian", content)
-	h.config.ImageCache = 1 << 30
-	h.config.disks = func() *exec.Cmd {
-		cmd := h.config.diskServer()
-		cmd.Path, cmd.Stderr = agent, nil
-		log, err := os.OpenFile(filepath.Join(h.config.RunDir, "disks.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err == nil {
-			cmd.Stderr = log
-		}
-		return cmd
-	}
-	dead := h.dead
-	h.life.Unlock()
-	h.kill() // it begins anew with the store
-	<-dead
+	h.store(agent, stored(t, "debian", content)) // it begins anew with the store
 
 	w.image(vm, "debian", "")
-	first := w.images()
+	first := w.images("a")
 	t.Cleanup(func() { _ = syscall.Kill(first.PID, syscall.SIGTERM) })
 	if len(first.Volumes) != 1 || first.Volumes[0].Base != "debian@1" || first.Volumes[0].Bytes != int64(len(content)) || first.Budget != 1<<30 {
 		t.Fatalf("the host's images are %+v", first)
@@ -69,7 +50,7 @@ func TestDiskOverImageOfAStore(t *testing.T) {
 	if got := readDisk(t, diskDir, 0, len(content)); !bytes.Equal(got, content) {
 		t.Error("the disk is not the image")
 	}
-	if now := w.images(); now.Demand+now.Background == 0 || now.Fetched == 0 {
+	if now := w.images("a"); now.Demand+now.Background == 0 || now.Fetched == 0 {
 		t.Errorf("counted is %+v", now)
 	}
 
@@ -79,7 +60,7 @@ func TestDiskOverImageOfAStore(t *testing.T) {
 		t.Error("the disk has gone with the agent")
 	}
 	w.image(vm, "debian", "")
-	if now := w.images(); now.PID != first.PID {
+	if now := w.images("a"); now.PID != first.PID {
 		t.Errorf("the server of disks was process %d, and is %d after the agent's end", first.PID, now.PID)
 	}
 
@@ -87,10 +68,10 @@ func TestDiskOverImageOfAStore(t *testing.T) {
 	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for now := w.images(); now.PID == first.PID; now = w.images() {
+	for now := w.images("a"); now.PID == first.PID; now = w.images("a") {
 		pause(t.Context(), 10*time.Millisecond)
 	}
-	again := w.images()
+	again := w.images("a")
 	t.Cleanup(func() { _ = syscall.Kill(again.PID, syscall.SIGTERM) })
 	if len(again.Volumes) != 1 || again.Volumes[0].Error != "" {
 		t.Errorf("after a restart the disks are %+v", again.Volumes)
@@ -106,7 +87,7 @@ func TestDiskOverImageOfAStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if now := w.images(); len(now.Volumes) != 0 {
+	if now := w.images("a"); len(now.Volumes) != 0 {
 		t.Errorf("disks of a removed VM: %+v", now.Volumes)
 	}
 }
@@ -129,10 +110,10 @@ func (w *world) image(vm heliotrope.VMID, image, wrong string) {
 	}
 }
 
-// images is what host a tells of its images.
-func (w *world) images() (s agentapi.ImageStatus) {
+// images is what a host tells of its images.
+func (w *world) images(h heliotrope.HostID) (s agentapi.ImageStatus) {
 	w.t.Helper()
-	err := w.insist("a", func(ctx context.Context, a *agentapi.Agent) error {
+	err := w.insist(h, func(ctx context.Context, a *agentapi.Agent) error {
 		all, err := a.Status(ctx)
 		if err != nil {
 			return err

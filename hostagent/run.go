@@ -56,7 +56,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	server := relay.NewServer(id.HostServer(relay.ALPN), agentapi.PeerHost, c.Log)
+	server := relay.NewServer(id.HostServer(relay.ALPN, images.ALPN), agentapi.PeerHost, c.Log)
 	server.Encoding = encoding
 	port, err := relay.Listen(ctx, c.Relay)
 	if err != nil {
@@ -66,6 +66,7 @@ func Run(ctx context.Context, c Config) error {
 		c.disks = c.diskServer
 	}
 	disks := images.New(c.images(id.Host()), c.disks)
+	server.Others = map[string]relay.Other{images.ALPN: disks.Pass}
 	conn := newConnection(func(ctx context.Context) (hypervisor, error) {
 		hv, err := c.dial(ctx)
 		if err != nil || !disks.Used() {

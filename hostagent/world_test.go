@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// world is a controller's port and two hosts, with real connections between them.
+// world is a controller's port and two hosts, or more, with real connections between them.
 type world struct {
 	t     *testing.T
 	ctx   context.Context
@@ -56,7 +56,7 @@ func (w *world) runs(machine string, vm heliotrope.VMID, yes bool) {
 	}
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, more ...heliotrope.HostID) *world {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &world{t: t, ctx: ctx, log: slog.New(slog.NewTextHandler(t.Output(), nil)), hosts: map[heliotrope.HostID]*testHost{},
 		running: map[heliotrope.VMID]string{}, agents: map[heliotrope.HostID]*agentapi.Agent{}, news: make(chan struct{})}
@@ -87,7 +87,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.wait.Go(func() { l.Serve(ctx) })
-	for _, h := range []heliotrope.HostID{"a", "b"} {
+	for _, h := range append([]heliotrope.HostID{"a", "b"}, more...) {
 		token, record, err := ca.NewToken(h, time.Hour)
 		if err != nil {
 			t.Fatal(err)

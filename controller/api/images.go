@@ -101,7 +101,7 @@ type ImagePlace struct {
 
 	// Of a dry run, for hosts that it would come to.
 	MissingBytes int64   `json:"missing_bytes,omitempty" doc:"Dry run: of its content, what the host has neither of it nor, at the same place, of another version."`
-	WireBytes    int64   `json:"wire_bytes,omitempty" doc:"Dry run: the same as the store has it, compressed: what crosses."`
+	WireBytes    int64   `json:"wire_bytes,omitempty" doc:"Dry run: the same as the store has it, compressed: what crosses from there; 0 where a host of the site passes it on, which note names."`
 	ETAS         float64 `json:"eta_s,omitempty" doc:"Dry run: seconds until all hosts of the site have it, if the link from the store's site has nothing else to carry; 0 where there is no such link, or none with a rate."`
 	CostUSD      float64 `json:"cost_usd,omitempty" doc:"Dry run: what those bytes cost by that link's price."`
 }

@@ -47,9 +47,8 @@ func (m *Images) Distribute(ctx context.Context) error {
 
 // look is what policies rest on now, with an error for each image that is not known.
 func (m *Images) look(ctx context.Context, p Policies, now time.Time) (s snapshot, term uint64, unknown map[heliotrope.ImageID]error) {
-	s = snapshot{now: now, Policies: p, newest: map[heliotrope.ImageID]api.Image{}}
-	s.hosts, term = m.cfg.Hosts.ImageHosts()
-	slices.SortFunc(s.hosts, bySite)
+	s, term = m.state(now)
+	s.Policies, s.newest = p, map[heliotrope.ImageID]api.Image{}
 	unknown = map[heliotrope.ImageID]error{}
 	for id := range p.Images {
 		i, err := m.Image(ctx, string(id))
@@ -59,11 +58,19 @@ func (m *Images) look(ctx context.Context, p Policies, now time.Time) (s snapsho
 		}
 		s.newest[id] = i
 	}
+	return s, term, unknown
+}
+
+// state is what is known of hosts.
+func (m *Images) state(now time.Time) (s snapshot, term uint64) {
+	s.now = now
+	s.hosts, term = m.cfg.Hosts.ImageHosts()
+	slices.SortFunc(s.hosts, bySite)
 	m.spreads.mu.Lock()
 	defer m.spreads.mu.Unlock()
 	maps.DeleteFunc(m.spreads.ordered, func(_ order, at time.Time) bool { return now.Sub(at) >= 2*orderAgain })
 	s.ordered = maps.Clone(m.spreads.ordered)
-	return s, term, unknown
+	return s, term
 }
 
 // round tells hosts what they are to be told now.
@@ -135,17 +142,16 @@ func (m *Images) tell(ctx context.Context, s snapshot, id heliotrope.ImageID, du
 	}
 	costs := ""
 	if fresh > 0 {
-		places, err := m.foresee(ctx, i, hosts)
+		places, err := m.foresee(ctx, s, i, hosts)
 		if err != nil {
 			return err
 		}
 		costs = sumOf(places)
 	}
-	places := m.order(ctx, i, hosts, term, s.Images[id].Windows)
+	places := m.order(ctx, s, i, hosts, term, s.Images[id].Windows, orderAgain)
 	var errs []error
 	m.spreads.mu.Lock()
 	for _, p := range places {
-		m.spreads.ordered[order{p.Host, i.Ref()}] = s.now
 		m.spreads.given++
 		if p.State == api.PlaceFailed {
 			m.spreads.failed++
@@ -173,36 +179,65 @@ func sumOf(places []api.ImagePlace) string {
 // pullsAtOnce bounds the orders that are under way; each is answered before anything has come.
 const pullsAtOnce = 32
 
-// order has a version come to hosts that can have it and lack something of it, and says how all are.
-func (m *Images) order(ctx context.Context, i api.Image, hosts []Host, term uint64, windows []heliotrope.Hours) []api.ImagePlace {
-	places := make([]api.ImagePlace, len(hosts))
+// order has a version come to hosts that can have it and lack something of it, along a chain at each site
+// (chains), and says how all are. Policies let them be for so long.
+func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Host, term uint64, windows []heliotrope.Hours, letBe time.Duration) []api.ImagePlace {
+	chains := s.chains(i, hosts)
+	asked, places := slices.Clone(hosts), make([]api.ImagePlace, len(hosts))
+	for _, chain := range chains {
+		for _, h := range chain {
+			if !slices.ContainsFunc(hosts, h.is) {
+				asked = append(asked, h)
+			}
+		}
+	}
 	var all sync.WaitGroup
 	slots := make(chan struct{}, pullsAtOnce)
-	for k, h := range hosts {
-		places[k] = place(h, i)
-		if h.Agent == nil || places[k].State == api.PlaceHere {
+	for k, h := range asked {
+		at, chain := place(h, i), chains[h.Site]
+		if k < len(places) {
+			places[k] = at
+		}
+		if !slices.ContainsFunc(chain, h.is) {
+			chain = nil
+		}
+		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: windows, Chain: peersOf(chain), Lend: k >= len(hosts) || at.State == api.PlaceHere}
+		if h.Agent == nil || o.Lend && chain == nil {
 			continue
 		}
-		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: windows}
-		if h.Local {
+		if h.Local || o.Lend {
 			o.Windows = nil
+		}
+		if !o.Lend {
+			m.spreads.note(order{h.ID, i.Ref()}, s.now.Add(letBe-orderAgain))
 		}
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			c, err := h.Agent.PullImage(ctx, o)
 			switch {
+			case k >= len(places):
+				if err != nil {
+					m.cfg.Log.Warn("a host does not pass an image on", "host", h.ID, "image", i.Ref(), "err", err)
+				}
 			case err == nil:
 				places[k] = told(places[k], c)
 			case errors.Is(err, agentapi.ErrInvalid) && h.Images == nil:
 				places[k].State = api.PlaceNoStore
 			default:
 				places[k].State, places[k].Note = api.PlaceFailed, err.Error()
+				m.spreads.note(order{h.ID, i.Ref()}, s.now) // and is told again before long
 			}
 		})
 	}
 	all.Wait()
 	return places
+}
+
+func (d *distribution) note(o order, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ordered[o] = at
 }
 
 // Distribution is what the last round found, by a place's state, and how many orders were given and
@@ -256,7 +291,7 @@ func (m *Images) asked(q api.ImagePolicyQuery, p Policies) ([]heliotrope.ImageID
 		return nil, api.Invalid(cannot, api.FieldProblem{Pointer: "query.policy", Detail: "is missing: sites go with a policy that is tried"})
 	}
 	if q.Policy != "" {
-		if _, _, err := m.hosts(q.Sites, "query.site"); err != nil {
+		if _, _, _, err := m.hosts(q.Sites, "query.site"); err != nil {
 			return nil, err
 		}
 		p.Images[q.Image] = heliotrope.ImagePolicy{Policy: q.Policy, Sites: q.Sites, Windows: p.Images[q.Image].Windows}
@@ -301,7 +336,7 @@ func (m *Images) comes(ctx context.Context, s snapshot, id heliotrope.ImageID, n
 			}
 		}
 	}
-	places, err := m.foresee(ctx, s.newest[id], lacking)
+	places, err := m.foresee(ctx, s, s.newest[id], lacking)
 	if err != nil {
 		return nil, err
 	}

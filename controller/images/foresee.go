@@ -12,14 +12,14 @@ import (
 	"heliotrope/imagesync/manifest"
 )
 
-// foresee says what would come to each host, in what time and for how much.
-func (m *Images) foresee(ctx context.Context, i api.Image, hosts []Host) ([]api.ImagePlace, error) {
+// foresee says what would come to each host, in what time and for how much. What a host of its site passes on costs nothing.
+func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []Host) ([]api.ImagePlace, error) {
 	places := make([]api.ImagePlace, len(hosts))
 	f, err := m.forecast(i)
 	if err != nil {
 		return nil, err
 	}
-	crosses := map[heliotrope.SiteID]int64{}
+	crosses, chains := map[heliotrope.SiteID]int64{}, s.chains(i, hosts)
 	for k, h := range hosts {
 		places[k] = place(h, i)
 		if s := places[k].State; s != api.PlaceAbsent && s != api.PlaceComing {
@@ -29,12 +29,17 @@ func (m *Images) foresee(ctx context.Context, i api.Image, hosts []Host) ([]api.
 		if err != nil {
 			return nil, fmt.Errorf("foresee push of %s: %w", i.Ref(), err)
 		}
-		places[k].MissingBytes, places[k].WireBytes = l.Content, l.Stored
+		places[k].MissingBytes = l.Content
+		if from := carrier(chains, h); from != "" && l.Content > 0 {
+			places[k].Note = "from " + string(from)
+			continue
+		}
+		places[k].WireBytes = l.Stored
 		places[k].CostUSD = float64(l.Stored) / 1e9 * h.Link.PricePerGB
 		crosses[h.Site] += l.Stored
 	}
 	for k, h := range hosts { // those of a site share the link
-		if places[k].WireBytes > 0 && h.Link.Rate > 0 {
+		if places[k].MissingBytes > 0 && h.Link.Rate > 0 {
 			places[k].ETAS = float64(crosses[h.Site]) * 8 / float64(h.Link.Rate)
 		}
 	}

@@ -138,5 +138,8 @@ func fits(h Host, i api.Image, bytes int64) bool {
 	return bytes <= h.Images.Budget
 }
 
+// is says whether it is the same host.
+func (h Host) is(o Host) bool { return o.ID == h.ID }
+
 // bySite orders hosts by site and name.
 func bySite(a, b Host) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.ID, b.ID)) }

@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type Host struct {
 	Agent  Puller                // nil: it is not connected
 	Images *agentapi.ImageStatus // nil: it has no image store
 	Link   heliotrope.Link       // from the store's site; zero where there is none, or it is the same site
+	Relay  netip.AddrPort        // where other hosts ask its agent; zero: they do not
 	Local  bool                  // it is at the store's site: nothing that comes crosses a WAN
 }
 
@@ -42,7 +44,7 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 	if err != nil {
 		return nil, err
 	}
-	hosts, term, err := m.hosts(r.Sites, "/sites/%d")
+	s, hosts, term, err := m.hosts(r.Sites, "/sites/%d")
 	if err != nil {
 		return nil, err
 	}
@@ -54,9 +56,9 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 		}
 	}
 	if r.DryRun {
-		return m.foresee(ctx, i, hosts)
+		return m.foresee(ctx, s, i, hosts)
 	}
-	places := m.order(ctx, i, hosts, term, windows)
+	places := m.order(ctx, s, i, hosts, term, windows, byHand)
 	if open, until := heliotrope.InHours(windows, time.Now()); !open {
 		for k, p := range places {
 			if p.State == api.PlaceComing && !hosts[k].Local {
@@ -84,7 +86,7 @@ func (m *Images) ImagePlaces(ctx context.Context, ref string) ([]api.ImagePlace,
 	if err != nil {
 		return nil, err
 	}
-	hosts, _, err := m.hosts(nil, "")
+	_, hosts, _, err := m.hosts(nil, "")
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +97,13 @@ func (m *Images) ImagePlaces(ctx context.Context, ref string) ([]api.ImagePlace,
 	return places, nil
 }
 
-// hosts are those of the sites, by site and name; none: of all sites. pointer is where a site stands.
-func (m *Images) hosts(sites []heliotrope.SiteID, pointer string) ([]Host, uint64, error) {
-	all, term := m.cfg.Hosts.ImageHosts()
+// hosts are those of the sites, by site and name, and what is known of all; no sites: all of them. pointer is
+// where a site stands.
+func (m *Images) hosts(sites []heliotrope.SiteID, pointer string) (s snapshot, hosts []Host, term uint64, err error) {
+	s, term = m.state(time.Now())
+	all := slices.Clone(s.hosts)
 	if term == 0 {
-		return nil, 0, api.Unavailable("another controller leads, and knows the hosts")
+		return s, nil, 0, api.Unavailable("another controller leads, and knows the hosts")
 	}
 	var wrong []api.FieldProblem
 	for k, site := range sites {
@@ -108,13 +112,12 @@ func (m *Images) hosts(sites []heliotrope.SiteID, pointer string) ([]Host, uint6
 		}
 	}
 	if len(wrong) > 0 {
-		return nil, 0, api.Invalid("no such site", wrong...)
+		return s, nil, 0, api.Invalid("no such site", wrong...)
 	}
 	if len(sites) > 0 {
 		all = slices.DeleteFunc(all, func(h Host) bool { return !slices.Contains(sites, h.Site) })
 	}
-	slices.SortFunc(all, bySite)
-	return all, term, nil
+	return s, all, term, nil
 }
 
 // place is what a host told lately of a version.

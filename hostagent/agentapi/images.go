@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 
 	"heliotrope"
 )
@@ -30,6 +31,7 @@ type ImageStatus struct {
 	Background int64 `json:"chunks_background"` // chunks that came before anybody asked
 	Fetched    int64 `json:"fetched_bytes"`     // of content, from the store
 	Near       int64 `json:"near_bytes"`        // of content, that other versions here had
+	FromHosts  int64 `json:"from_hosts_bytes"`  // of content, that other hosts passed on
 	Failed     int64 `json:"fetches_failed"`    // chunks that did not come
 	Evicted    int64 `json:"caches_evicted"`
 }
@@ -57,6 +59,17 @@ type PullOrder struct {
 	Image string `json:"image"` // IMAGE, or IMAGE@VERSION
 	// Windows are times in which it may cross a WAN; none: always. What a VM's disk needs comes at any.
 	Windows []heliotrope.Hours `json:"windows,omitempty"`
+	// Chain are the hosts of the site along which it comes, in order, this one among them: each gets it from the
+	// one before it, while that gets it, and the first from the store; a host that died is passed over. None: from the store.
+	Chain []ImagePeer `json:"chain,omitempty"`
+	// Lend is that the host was told already when it may come, or has it: it is to pass it on.
+	Lend bool `json:"lend,omitempty"`
+}
+
+// ImagePeer is a host that passes images on, and the port where its agent lets others in.
+type ImagePeer struct {
+	Host  heliotrope.HostID `json:"host"`
+	Relay netip.AddrPort    `json:"relay"`
 }
 
 // PullImage gives a PullOrder and returns what the host has of the version now; HostStatus.Images

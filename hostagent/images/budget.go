@@ -196,7 +196,7 @@ func (s *server) status() agentapi.ImageStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache,
-		Fetched: s.source.Counters.Bytes.Load(), Near: s.source.Counters.Near.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
+		Fetched: s.source.Counters.Bytes.Load(), Near: s.source.Counters.Near.Load(), FromHosts: s.source.Counters.Hosts.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
 	if kept, err := listKept(s.c.Dir); err == nil {
 		out.KeptDisks = len(kept)
 		for _, k := range kept {

@@ -195,7 +195,11 @@ func (d *Disks) Pull(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageC
 	if err := d.wait(ctx); err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
-	c, err := d.client.pull(ctx, ref, site.Pull{Windows: o.Windows})
+	p := pulling{Pull: site.Pull{Windows: o.Windows}, Lend: o.Lend}
+	for _, h := range o.Chain {
+		p.Chain = append(p.Chain, site.Peer(h))
+	}
+	c, err := d.client.pull(ctx, ref, p)
 	if errors.Is(err, ErrNoImage) {
 		err = fmt.Errorf("%w: %w", agentapi.ErrInvalid, err)
 	}

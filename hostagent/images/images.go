@@ -25,6 +25,13 @@
 // itself, from its boot sector, unless the host has a kernel for it: a directory IMAGE with a
 // kernel, and in place of disk.img a file disk.store.
 //
+// # Along a chain of hosts
+//
+// A version that is pushed to several hosts of a site comes from the store to the first of them, and from
+// each to the next while it comes (packages site and spread, peers.go). The controller says in what order. Who finds
+// no host before it alive gets it from the store, so it comes as long as there is a way; a host that
+// was away goes on where it was. Each chunk is checked against the signed manifest, which every host has from the store.
+//
 // # Moves
 //
 // The destination makes an empty volume on the same version, of its own store or the same one, and
@@ -55,7 +62,7 @@
 //
 // # What is where
 //
-//	STATE/vm-volumes/        package site; agent.sock, by which agent and server talk
+//	STATE/vm-volumes/        package site; agent.sock, by which agent and server talk; peers.sock, for other hosts
 //	STATE/disks/volumes.sock where QEMU connects
 //	STATE/disks/VM.vol       stands for a VM's volume (package libvirt)
 //	STATE/image-keys/        which key the store had when it was first seen
@@ -70,7 +77,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"heliotrope/hostagent/agentapi"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/site"
 )
@@ -87,6 +96,11 @@ type Config struct {
 	Host    string // the host's name, by which the store knows who needs a version
 	Version string // of this program
 	Log     *slog.Logger
+
+	// Identity proves to other hosts who this one is; it is asked each time, for it is renewed.
+	Identity func() (*agentapi.Identity, error) `json:"-"`
+
+	silence time.Duration // package spread's; 0: its default
 }
 
 func (c Config) controlSocket() string { return filepath.Join(c.Dir, "agent.sock") }

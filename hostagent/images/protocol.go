@@ -28,7 +28,7 @@ import (
 //	PUT    /v1/volumes/VM/telling  a telling, which holds until the request ends; the answer is a told
 //	PUT    /v1/volumes/VM/arrived  a move has brought all of it
 //	PUT    /v1/volumes/VM/left     a move has taken it away
-//	PUT    /v1/images/REF     a site.Pull: lets a version come; the answer is an agentapi.ImageCache
+//	PUT    /v1/images/REF     a pulling: lets a version come; the answer is an agentapi.ImageCache
 //	POST   /v1/stop
 const answerLimit = 4 << 20 // bytes
 
@@ -39,6 +39,12 @@ type wanted struct {
 	Fresh bool   `json:"fresh,omitempty"` // what is there is worth nothing
 	Move  string `json:"move,omitempty"`  // by which it comes; only what differs from what is here
 	Came  string `json:"came,omitempty"`  // what left here by this move would do in place of a fresh one
+}
+
+// pulling is how a version is to come before a volume needs it.
+type pulling struct {
+	site.Pull
+	Lend bool `json:"lend,omitempty"` // when it may come was said before
 }
 
 // made is a volume that is there.
@@ -176,7 +182,7 @@ func (c *client) tell(ctx context.Context, vm string, what telling) (t told, end
 
 func volumePath(vm string) string { return "/v1/volumes/" + url.PathEscape(vm) }
 
-func (c *client) pull(ctx context.Context, ref string, p site.Pull) (out agentapi.ImageCache, err error) {
+func (c *client) pull(ctx context.Context, ref string, p pulling) (out agentapi.ImageCache, err error) {
 	err = c.call(ctx, http.MethodPut, "/v1/images/"+url.PathEscape(ref), p, &out)
 	return out, err
 }

@@ -21,10 +21,10 @@ func TestPull(t *testing.T) {
 	h := newHost(t)
 	content := h.image("debian", 1, 4)
 	c, stop := h.serve()
-	if _, err := c.pull(t.Context(), "nix", site.Pull{}); !errors.Is(err, ErrNoImage) {
+	if _, err := c.pull(t.Context(), "nix", pulling{}); !errors.Is(err, ErrNoImage) {
 		t.Errorf("an image that is not there: %v", err)
 	}
-	got, err := c.pull(t.Context(), "debian", site.Pull{})
+	got, err := c.pull(t.Context(), "debian", pulling{})
 	if err != nil || got.Image != "debian@1" || got.Bytes == 0 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
@@ -59,7 +59,7 @@ func TestPull(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s.background = ctx
-	if _, err := s.pull(ctx, "debian", site.Pull{}); err != nil {
+	if _, err := s.pull(ctx, "debian", pulling{}); err != nil {
 		t.Fatal(err)
 	}
 	h.must(s.evict(map[manifest.ID]volume.CacheStats{}))
@@ -75,7 +75,7 @@ func TestPullGoesOn(t *testing.T) {
 	h := newHost(t)
 	content := h.image("debian", 1, 8)
 	c, stop := h.serve()
-	if _, err := c.pull(t.Context(), "debian", site.Pull{}); err != nil {
+	if _, err := c.pull(t.Context(), "debian", pulling{}); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -105,7 +105,7 @@ func TestPullInWindow(t *testing.T) {
 	c, stop := h.serve()
 	now := time.Now().UTC()
 	later := heliotrope.DayTime((now.Hour()*60 + now.Minute() + 120) % 1440)
-	closed := site.Pull{Windows: []heliotrope.Hours{{From: later, To: later + 1}}}
+	closed := pulling{Pull: site.Pull{Windows: []heliotrope.Hours{{From: later, To: later + 1}}}}
 	_, err := c.pull(t.Context(), "debian", closed)
 	h.must(err)
 	for _, again := range []bool{false, true} {
@@ -113,7 +113,7 @@ func TestPullInWindow(t *testing.T) {
 			stop()
 			c, _ = h.serve()
 		}
-		_, err := c.pull(t.Context(), "other", site.Pull{})
+		_, err := c.pull(t.Context(), "other", pulling{})
 		h.must(err)
 		for {
 			s, err := c.status(t.Context())
@@ -140,7 +140,7 @@ func TestNewVersionTakesWhatIsHere(t *testing.T) {
 	c, stop := h.serve()
 	pull := func() agentapi.ImageStatus {
 		t.Helper()
-		got, err := c.pull(t.Context(), "debian", site.Pull{})
+		got, err := c.pull(t.Context(), "debian", pulling{})
 		h.must(err)
 		for {
 			s, err := c.status(t.Context())

@@ -27,6 +27,7 @@ import (
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/site"
+	"heliotrope/imagesync/spread"
 	"heliotrope/imagesync/volume/disk"
 )
 
@@ -45,6 +46,7 @@ type server struct {
 	source *site.Source
 	stop   context.CancelFunc
 
+	peers      *peers
 	background context.Context // of what goes on while volumes are open
 	budget     budget
 	spared     atomic.Int64 // bytes that moves out of here did not have to copy
@@ -58,14 +60,23 @@ type server struct {
 // opened is a version that volumes stand on.
 type opened struct {
 	*site.Site
-	life  context.Context // of what goes on for it
-	end   context.CancelFunc
-	run   sync.WaitGroup
-	fills bool // a volume reads it, or it was pulled: all of it is to come
+	life context.Context // of what goes on for it
+	end  context.CancelFunc
+	run  sync.WaitGroup
+	// coming is how all of it comes: a volume reads it, or it was pulled. nil: only what is asked for does.
+	coming *coming
 	// pulled is that it stays open though no volume needs it: it was asked for, or lends what it has.
 	pulled bool
 	pull   atomic.Pointer[site.Pull] // how it is to come, where it was asked for
 	needed atomic.Bool               // a volume reads it: it may come at any time
+}
+
+// coming is a way on which all of a version comes.
+type coming struct {
+	along   bool // a chain of hosts
+	feeders []spread.Feeder
+	end     context.CancelFunc
+	done    chan struct{}
 }
 
 // mayCome says whether something of it that nobody waits for may come now.
@@ -103,7 +114,7 @@ func Serve(ctx context.Context, c Config) error {
 	defer stop()
 	s := &server{c: c, boot: rand.Text(), log: c.Log, stop: stop, source: &site.Source{Dial: c.dial},
 		sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, broken: map[string]error{}}
-	s.budget = budget{dir: c.Dir, limit: c.Cache}
+	s.budget, s.peers = budget{dir: c.Dir, limit: c.Cache}, newPeers(c)
 	if s.owner, err = site.Owner(c.Dir, c.Host); err != nil {
 		return fmt.Errorf("serve disks: %w", err)
 	}
@@ -158,7 +169,12 @@ func (s *server) listen(ctx context.Context) error {
 		return err
 	}
 	s.log.Info("disks are served", "store", s.c.Store, "volumes", len(s.disks), "socket", libvirt.VolumeSocket(s.c.DiskDir))
+	others, err := nbd.Listen(ctx, s.c.peerSocket())
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.peers.serve(gctx, others) })
 	g.Go(func() error {
 		n := nbd.NewServer(s, nil, s.log)
 		n.Cut = true
@@ -199,7 +215,7 @@ func (s *server) handler() http.Handler {
 		answer(w, struct{}{}, s.remove(r.Context(), r.PathValue("vm")))
 	})
 	mux.HandleFunc("PUT /v1/images/{ref}", func(w http.ResponseWriter, r *http.Request) {
-		var p site.Pull
+		var p pulling
 		err := readJSON(w, r, &p)
 		var c agentapi.ImageCache
 		if err == nil {

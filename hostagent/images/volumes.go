@@ -17,6 +17,7 @@ import (
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/site"
+	"heliotrope/imagesync/spread"
 	"heliotrope/imagesync/volume"
 )
 
@@ -63,7 +64,7 @@ func (s *server) openPulled(ctx context.Context) error {
 		}
 		on.pulled = true
 		on.pull.Store(&p)
-		on.fill()
+		s.come(on)
 	}
 	return err
 }
@@ -113,7 +114,7 @@ func (s *server) openOn(ctx context.Context, v manifest.Version, name string, co
 	}
 	if !d.Origin.Copied {
 		on.needed.Store(true)
-		on.fill()
+		s.come(on)
 	}
 	out := &served{Disk: d, on: on}
 	var life context.Context
@@ -176,17 +177,45 @@ func (s *server) openNear(ctx context.Context, v manifest.Version) {
 	}
 }
 
-// fill lets all of the version come.
-func (on *opened) fill() {
-	if !on.fills {
-		on.fills = true
-		on.run.Go(func() { on.Fill(on.life) })
+// come lets all of a version come, along the chain of hosts that an order has named, or from the store. If
+// it comes in another way that ends first. The lock is held.
+func (s *server) come(on *opened) {
+	var feeders []spread.Feeder
+	along := false
+	if p := on.pull.Load(); p != nil && len(p.Chain) > 0 {
+		s.peers.know(p.Chain)
+		feeders, along = before(p.Chain, heliotrope.HostID(s.c.Host))
 	}
+	last := on.coming
+	if last != nil && last.along == along && slices.Equal(last.feeders, feeders) {
+		return
+	}
+	now := &coming{along: along, feeders: feeders, done: make(chan struct{})}
+	var life context.Context
+	life, now.end = context.WithCancel(on.life)
+	on.coming = now
+	on.run.Go(func() {
+		defer close(now.done)
+		defer now.end()
+		if last != nil {
+			last.end()
+			<-last.done
+		}
+		if along {
+			err := on.Along(life, s.peers.node, feeders)
+			if life.Err() != nil {
+				return
+			}
+			s.log.Warn("an image is not passed on; it comes from the store", "image", on.Version.Ref(), "error", err)
+		}
+		on.Fill(life)
+	})
 }
 
 // pull lets a version come that no volume needs yet, and says what there is of it. It stays open,
 // to be told of, until the caches need its room.
-func (s *server) pull(ctx context.Context, ref string, p site.Pull) (agentapi.ImageCache, error) {
+func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.ImageCache, error) {
+	p := o.Pull
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	store, err := s.source.Store(ctx)
@@ -201,12 +230,20 @@ func (s *server) pull(ctx context.Context, ref string, p site.Pull) (agentapi.Im
 	if err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
+	if was := on.pull.Load(); was != nil {
+		if len(p.Chain) == 0 {
+			p.Chain = was.Chain // others may be fed from here
+		}
+		if o.Lend {
+			p.Windows = was.Windows
+		}
+	}
 	if err := site.SetPulled(s.c.Dir, v.Root, &p); err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
 	on.pulled = true
 	on.pull.Store(&p)
-	on.fill()
+	s.come(on)
 	return on.seen(), nil
 }
 

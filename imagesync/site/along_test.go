@@ -37,6 +37,7 @@ type fleet struct {
 	*testing.T
 	dir     string
 	silence time.Duration
+	rate    int64      // of what comes from the store
 	mu      sync.Mutex // guards hosts and their ends
 	hosts   map[heliotrope.HostID]*along
 }
@@ -86,7 +87,7 @@ func (f *fleet) start(id heliotrope.HostID, room func() bool, before ...heliotro
 	if err != nil {
 		f.Fatal(err)
 	}
-	if h.site, err = Open(dir, v, base, Options{Room: room, Log: slog.New(slog.NewTextHandler(f.Output(), nil)).With("host", id)}); err != nil {
+	if h.site, err = Open(dir, v, base, Options{Room: room, Rate: f.rate, Log: slog.New(slog.NewTextHandler(f.Output(), nil)).With("host", id)}); err != nil {
 		f.Fatal(err)
 	}
 	f.mu.Lock()
@@ -165,30 +166,29 @@ func TestAlong(t *testing.T) {
 	}
 }
 
-// The host in the middle dies, and the first one, before anything has come: the rest is passed on all the same.
+// The host in the middle dies, or the first one too, when something has come: the rest is passed on all the same,
+// and comes from the store once more only if nobody before is left.
 func TestAlongWhoDies(t *testing.T) {
-	content := image(100)
-	f := newFleet(t, content, 500*time.Millisecond)
-	var mu sync.Mutex
-	open := 20
-	some := func() bool { // what the first host lets come at first
-		mu.Lock()
-		defer mu.Unlock()
-		open--
-		return open > 0
-	}
-	first, second, third := f.start("a", some), f.start("b", nil, "a"), f.start("c", nil, "b", "a")
-	for third.site.Present() == 0 {
-		if !sleep(t.Context(), time.Millisecond) {
-			t.Fatal("nothing comes")
+	const all = 601 * volume.ChunkSize
+	for _, both := range []bool{false, true} {
+		content := image(600)
+		f := newFleet(t, content, 2*time.Second)
+		f.rate = 16 << 20 // so that it takes longer than a death
+		first, second, third := f.start("a", nil), f.start("b", nil, "a"), f.start("c", nil, "b", "a")
+		for third.site.Present() == 0 {
+			if !sleep(t.Context(), time.Millisecond) {
+				t.Fatal("nothing comes")
+			}
 		}
-	}
-	f.kill(second)
-	f.kill(first)
-	f.whole(third, content)
-	had := third.source.Counters.Hosts.Load()
-	if store := third.source.Counters.Bytes.Load(); had == 0 || store == 0 || store+had < 101*volume.ChunkSize || store > 101*volume.ChunkSize-had/2 {
-		t.Errorf("%d bytes are from hosts, %d from the store", had, store)
+		f.kill(second)
+		if both {
+			f.kill(first)
+		}
+		f.whole(third, content)
+		hosts, store := third.source.Counters.Hosts.Load(), third.source.Counters.Bytes.Load()
+		if both && (hosts == 0 || store == 0 || store == all) || !both && (hosts != all || store != 0) {
+			t.Errorf("the first host dies %v: %d bytes are from hosts, %d from the store", both, hosts, store)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,6 +75,13 @@ func pulledFile(dir string, root manifest.ID) string {
 // Pull is how a version is to come of which all is to be here though no volume needs it.
 type Pull struct {
 	Windows []heliotrope.Hours `json:"windows,omitempty"` // times in which it may cross a WAN; none: always
+	Chain   []Peer             `json:"chain,omitempty"`   // hosts along which it comes, in order; none: from the store
+}
+
+// Peer is a host that passes versions on, and where it is asked.
+type Peer struct {
+	Host  heliotrope.HostID `json:"host"`
+	Relay netip.AddrPort    `json:"relay"`
 }
 
 // Pulled says whether all of a version is to be in dir though no volume needs it, and how it is to come.

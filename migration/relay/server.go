@@ -38,6 +38,8 @@ type Expectation struct {
 type Server struct {
 	// Encoding is how memory may be encoded; nil: not at all. It is set before Serve.
 	Encoding *Encoding
+	// Others take connections of other protocols than the relay's, by their ALPN. It is set before Serve.
+	Others map[string]Other
 
 	tls      *tls.Config
 	peer     func(tls.ConnectionState) (heliotrope.HostID, error)
@@ -50,6 +52,9 @@ type Server struct {
 	mu    sync.Mutex
 	moves map[heliotrope.MoveID]*expected
 }
+
+// Other takes a connection of another protocol, of a host that has proved who it is, until that ends. It closes it.
+type Other func(ctx context.Context, from heliotrope.HostID, conn net.Conn) error
 
 type expected struct {
 	Expectation
@@ -149,6 +154,11 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	from, err := s.peer(conn.ConnectionState())
 	if err != nil {
 		return err
+	}
+	if other := s.Others[conn.ConnectionState().NegotiatedProtocol]; other != nil {
+		started()
+		raw.SetDeadline(time.Time{})
+		return other(ctx, from, conn)
 	}
 	h, err := s.header(ctx, conn, started)
 	if errors.Is(err, io.EOF) {
