@@ -27,6 +27,9 @@ func (s snapshot) chains(i api.Image, to []Host) map[heliotrope.SiteID][]Host {
 		if h.Agent == nil || h.Images == nil || !h.Relay.IsValid() {
 			continue
 		}
+		if place(h, i).State != api.PlaceHere && !fits(h, i, i.ContentBytes) {
+			continue
+		}
 		_, told := s.ordered[order{h.ID, i.Ref()}]
 		use := told || slices.ContainsFunc(to, h.is)
 		if place(h, i).State == api.PlaceHere {

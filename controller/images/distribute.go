@@ -23,7 +23,8 @@ const lookEvery = time.Minute
 type distribution struct {
 	mu      sync.Mutex
 	ordered map[order]time.Time
-	trouble string // of the last round
+	full    map[order]string // why there was no room, as of the last round
+	trouble string           // of the last round
 	counts  map[string]int
 	failed  uint64 // orders that a host did not take
 	given   uint64
@@ -78,6 +79,9 @@ func (m *Images) round(ctx context.Context, now time.Time) {
 	p := m.cfg.Hosts.ImagePolicies()
 	maps.DeleteFunc(p.Images, func(_ heliotrope.ImageID, p heliotrope.ImagePolicy) bool { return onDemand(p) })
 	if len(p.Images) == 0 {
+		if s, term := m.state(now); term != 0 {
+			m.tellFull(s.hosts, nil)
+		}
 		m.noted(nil, nil)
 		return
 	}
@@ -86,6 +90,7 @@ func (m *Images) round(ctx context.Context, now time.Time) {
 		return
 	}
 	needs := s.needs()
+	m.tellFull(s.hosts, needs)
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(unknown)) {
 		errs = append(errs, fmt.Errorf("image %s: %w", id, unknown[id]))
@@ -108,6 +113,38 @@ func (m *Images) round(ctx context.Context, now time.Time) {
 
 func onDemand(p heliotrope.ImagePolicy) bool {
 	return p.Policy == "" || p.Policy == heliotrope.ImageOnDemand
+}
+
+// tellFull tells, once, of versions that do not come to a host for lack of room: by what hosts say, and what policies
+// would give them.
+func (m *Images) tellFull(hosts []Host, needs []need) {
+	now := map[order]string{}
+	for _, h := range hosts {
+		if h.Agent == nil || h.Images == nil {
+			continue
+		}
+		for _, c := range h.Images.Caches {
+			if c.Full && c.Here < c.Bytes {
+				now[order{h.ID, c.Image}] = c.Note
+			}
+		}
+	}
+	for _, n := range needs {
+		if n.place.State == api.PlaceFull {
+			now[order{n.host.ID, n.ref}] = n.place.Note
+		}
+	}
+	d := &m.spreads
+	d.mu.Lock()
+	before := d.full
+	d.full = now
+	d.mu.Unlock()
+	for _, o := range slices.SortedFunc(maps.Keys(now), order.compare) {
+		if _, known := before[o]; !known {
+			image, version, _ := strings.Cut(o.ref, "@")
+			m.cfg.Tell(image, fmt.Sprintf("version %s does not come to %s: %s", version, o.host, now[o]))
+		}
+	}
 }
 
 // noted keeps what a round found for who asks, and logs trouble that is new.
@@ -180,7 +217,7 @@ func sumOf(places []api.ImagePlace) string {
 const pullsAtOnce = 32
 
 // order has a version come to hosts that can have it and lack something of it, along a chain at each site
-// (chains), and says how all are. Policies let them be for so long.
+// (chains), and says how all are. Policies let them be for so long. Who could never keep it is not told.
 func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Host, term uint64, windows []heliotrope.Hours, letBe time.Duration) []api.ImagePlace {
 	chains := s.chains(i, hosts)
 	asked, places := slices.Clone(hosts), make([]api.ImagePlace, len(hosts))
@@ -202,6 +239,10 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 			chain = nil
 		}
 		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: windows, Chain: peersOf(chain), Lend: k >= len(hosts) || at.State == api.PlaceHere}
+		if !o.Lend && h.Agent != nil && !fits(h, i, i.ContentBytes) {
+			places[k] = noRoom(at, h)
+			continue
+		}
 		if h.Agent == nil || o.Lend && chain == nil {
 			continue
 		}

@@ -22,7 +22,11 @@ func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []H
 	crosses, chains := map[heliotrope.SiteID]int64{}, s.chains(i, hosts)
 	for k, h := range hosts {
 		places[k] = place(h, i)
-		if s := places[k].State; s != api.PlaceAbsent && s != api.PlaceComing {
+		if s := places[k].State; s == api.PlaceHere || s == api.PlaceAway || s == api.PlaceNoStore {
+			continue
+		}
+		if !fits(h, i, i.ContentBytes) {
+			places[k] = noRoom(places[k], h)
 			continue
 		}
 		l, err := f.lack(ctx, h, i)

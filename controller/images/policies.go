@@ -2,6 +2,7 @@ package images
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -42,9 +43,14 @@ type order struct {
 	ref  string
 }
 
+func (o order) compare(p order) int {
+	return cmp.Or(cmp.Compare(o.ref, p.ref), cmp.Compare(o.host, p.host))
+}
+
 // need is a host that is to have the newest version of an image.
 type need struct {
 	image heliotrope.ImageID
+	ref   string
 	host  Host
 	place api.ImagePlace // what it has of the version
 	why   string
@@ -101,10 +107,14 @@ func (s snapshot) why(id heliotrope.ImageID, site heliotrope.SiteID) string {
 }
 
 func (s snapshot) need(id heliotrope.ImageID, i api.Image, h Host, why string, used map[heliotrope.HostID]int64) need {
-	n := need{image: id, host: h, place: place(h, i), why: why}
+	n := need{image: id, ref: i.Ref(), host: h, place: place(h, i), why: why}
 	if h.Images != nil && h.Agent != nil {
-		if used[h.ID] += i.ContentBytes; n.lacks() && !fits(h, i, used[h.ID]) {
-			n.place.State = api.PlaceFull
+		used[h.ID] += i.ContentBytes
+		if n.place.State == api.PlaceFull { // it may drop something meanwhile
+			n.place.State = api.PlaceComing
+		}
+		if n.lacks() && !fits(h, i, used[h.ID]) {
+			n.place = noRoom(n.place, h)
 		}
 	}
 	if !n.lacks() {
@@ -127,7 +137,7 @@ func (s snapshot) need(id heliotrope.ImageID, i api.Image, h Host, why string, u
 // fits says whether a host may keep a version, and so many bytes of policies' images with it, beside
 // what its VMs' disks stand on.
 func fits(h Host, i api.Image, bytes int64) bool {
-	if h.Images.Budget == 0 {
+	if h.Images == nil || h.Images.Budget == 0 {
 		return true
 	}
 	for _, c := range h.Images.Caches {
@@ -136,6 +146,12 @@ func fits(h Host, i api.Image, bytes int64) bool {
 		}
 	}
 	return bytes <= h.Images.Budget
+}
+
+// noRoom is the place of a host that cannot keep a version.
+func noRoom(p api.ImagePlace, h Host) api.ImagePlace {
+	p.State, p.Note = api.PlaceFull, fmt.Sprintf("the host keeps at most %.1f MB of images (--image-cache), and needs that for others", float64(h.Images.Budget)/1e6)
+	return p
 }
 
 // is says whether it is the same host.

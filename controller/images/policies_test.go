@@ -224,6 +224,36 @@ func TestDistribute(t *testing.T) {
 	}
 }
 
+// That a host has no room for a version is shown, and told once; who could never keep it is not told to get it.
+func TestNoRoom(t *testing.T) {
+	r := newRig(t)
+	r.send(api.UploadRequest{Image: "web"}, random(7, size))
+	small, dropped := near("a-1", has()), near("a-2", has(agentapi.ImageCache{Image: "web@1", Bytes: size, Full: true, Note: "the host keeps at most 9 MB"}))
+	small.Images.Budget = size / 2
+	r.hosts, r.term, r.told = []Host{small, dropped}, 1, nil
+	r.policies.Images = map[heliotrope.ImageID]heliotrope.ImagePolicy{"web": {Policy: "everywhere"}}
+	for range 2 {
+		r.images.round(t.Context(), noon)
+	}
+	want := "web: version 1 does not come to a-1: the host keeps at most 0.5 MB of images (--image-cache), and needs that for others; " +
+		"web: version 1 does not come to a-2: the host keeps at most 9 MB"
+	if got := strings.Join(r.told, "; "); got != want {
+		t.Errorf("told %s\nwant %s", got, want)
+	}
+	if a, b := small.Agent.(*agent), dropped.Agent.(*agent); len(a.orders) != 0 || len(b.orders) != 1 {
+		t.Errorf("orders: %+v, %+v", a.orders, b.orders)
+	}
+	for _, dry := range []bool{true, false} {
+		places, err := r.api.PushImage(t.Context(), "web", api.PushRequest{DryRun: dry})
+		if err != nil || places[0].State != api.PlaceFull || places[0].Note == "" || places[0].WireBytes != 0 {
+			t.Errorf("dry run %v: got %+v, %v", dry, places, err)
+		}
+	}
+	if places, err := r.api.ImagePlaces(t.Context(), "web"); err != nil || places[1].State != api.PlaceFull || places[1].Note != "the host keeps at most 9 MB" {
+		t.Errorf("got %+v, %v", places, err)
+	}
+}
+
 // Over REST policies are shown with what they would have come, and others are tried; what cannot be
 // asked is refused in words.
 func TestPoliciesOverREST(t *testing.T) {

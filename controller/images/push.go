@@ -140,9 +140,14 @@ func place(h Host, i api.Image) api.ImagePlace {
 
 // told is a place of which a host says what it has.
 func told(p api.ImagePlace, c agentapi.ImageCache) api.ImagePlace {
-	p.HereBytes, p.Disks = min(c.Here, c.Bytes), c.Volumes
-	if p.State = api.PlaceComing; c.Here >= c.Bytes {
-		p.State = api.PlaceHere
+	p.HereBytes, p.Disks, p.Note = min(c.Here, c.Bytes), c.Volumes, c.Note
+	switch {
+	case c.Here >= c.Bytes:
+		p.State, p.Note = api.PlaceHere, ""
+	case c.Full:
+		p.State = api.PlaceFull
+	default:
+		p.State = api.PlaceComing
 	}
 	return p
 }

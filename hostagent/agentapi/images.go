@@ -51,6 +51,8 @@ type ImageCache struct {
 	Bytes   int64  `json:"content_bytes"` // of the version, zeros not counted
 	Here    int64  `json:"here_bytes"`
 	Volumes int    `json:"volumes"`
+	Note    string `json:"note,omitempty"` // why the rest of it does not come now, for people
+	Full    bool   `json:"full,omitempty"` // it is for lack of room
 }
 
 // PullOrder has a version of an image come to a host before a VM there needs it.

@@ -25,8 +25,8 @@ import (
 const budgetEvery = 15 * time.Second
 
 // budget bounds what has come of images. Caches that no volume stands on go first, the oldest
-// first. If that is not enough, what guests have not read from goes: it comes again when it is
-// needed.
+// first, and last of those the versions that were pulled. If that is not enough, what guests have not
+// read from goes: it comes again when it is needed.
 type budget struct {
 	dir   string
 	limit int64 // bytes; 0: none
@@ -51,6 +51,11 @@ func (b *budget) room() bool {
 		}
 	}
 	return b.used < b.limit
+}
+
+// says says in words that there is no room.
+func (b *budget) says() string {
+	return fmt.Sprintf("the host keeps at most %.0f MB of images (--image-cache), and has so many", float64(b.limit)/1e6)
 }
 
 // note takes in what the caches have. The lock is held.
@@ -133,44 +138,59 @@ func (s *server) bound(ctx context.Context, seen map[manifest.ID]volume.CacheSta
 	return errors.Join(err, s.boundKept(ctx))
 }
 
-// unpull takes in what the caches have, and closes versions that were only pulled if that is more
-// than there may be: no more of them comes, and they can be freed like others. The lock is held.
-func (s *server) unpull(all []cacheDir) (err error) {
-	s.budget.mu.Lock()
-	s.budget.note(all)
-	full := s.budget.used > s.budget.limit
-	s.budget.mu.Unlock()
-	for _, on := range s.sites {
-		if full && on.pulled {
-			on.pulled = false
-			err = errors.Join(err, site.SetPulled(s.c.Dir, on.Version.Root, nil), s.closeIfIdle(on))
-		}
+// unpull closes a version that was only pulled, so that its cache can be freed like others. The lock is held.
+func (s *server) unpull(on *opened) error {
+	c, root := on.seen(), on.Version.Root
+	on.pulled = false
+	err := errors.Join(site.SetPulled(s.c.Dir, root, nil), s.closeIfIdle(on))
+	if s.sites[root] == nil && on.pull.Load() != nil { // it was to come, and not only to lend
+		c.Here, c.Full, c.Note = 0, true, s.budget.says()
+		s.dropped[root] = c
 	}
 	return err
 }
 
-// evict frees what is beyond the caches' budget. seen is what the open ones had done at the last
-// look. The lock is held.
+// over says whether the caches have more than they may, by so many bytes.
+func (b *budget) over(by int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used > b.limit+by
+}
+
+// evict frees what is beyond the caches' budget: first caches that are not open, then versions that were pulled,
+// then what disks stand on and have not read lately, the oldest of each first. seen is what the open ones had
+// done at the last look. The lock is held.
 func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 	all, err := listCaches(s.c.Dir)
 	if err != nil {
 		return err
 	}
-	err = s.unpull(all)
 	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
+	s.budget.note(all)
+	s.budget.mu.Unlock()
 	free := func(c cacheDir, how func() error) {
 		if failed := how(); failed != nil {
 			err = errors.Join(err, failed)
 			return
 		}
+		s.budget.mu.Lock()
 		s.budget.used -= c.used
 		s.budget.evicted++
+		s.budget.mu.Unlock()
 		s.log.Info("what came of an image was dropped", "root", c.root, "bytes", c.used)
 	}
-	for _, c := range all {
-		if s.budget.used > s.budget.limit && s.sites[c.root] == nil {
-			free(c, func() error { return os.RemoveAll(c.path) })
+	for _, pulled := range []bool{false, true} {
+		for _, c := range all {
+			on := s.sites[c.root]
+			if !s.budget.over(0) || pulled != (on != nil && on.pulled) {
+				continue
+			}
+			if on != nil && pulled {
+				err = errors.Join(err, s.unpull(on))
+			}
+			if s.sites[c.root] == nil {
+				free(c, func() error { return os.RemoveAll(c.path) })
+			}
 		}
 	}
 	idle := func(c cacheDir) bool {
@@ -179,7 +199,7 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 	}
 	for _, quiet := range []bool{true, false} {
 		for _, c := range all {
-			if on := s.sites[c.root]; on != nil && s.budget.used > s.budget.limit+s.budget.limit/8 && idle(c) == quiet {
+			if on := s.sites[c.root]; on != nil && s.budget.over(s.budget.limit/8) && idle(c) == quiet {
 				free(c, on.Cache().Drop)
 			}
 		}
@@ -187,6 +207,11 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 	clear(seen)
 	for root, on := range s.sites {
 		seen[root] = on.Cache().Stats()
+	}
+	for root, c := range s.dropped {
+		if !s.budget.over(-c.Bytes) { // there would be room for it
+			delete(s.dropped, root)
+		}
 	}
 	return err
 }
@@ -220,18 +245,26 @@ func (s *server) status() agentapi.ImageStatus {
 	slices.SortFunc(out.Volumes, func(a, b agentapi.ImageVolume) int { return cmp.Compare(a.VM, b.VM) })
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
+	if all, err := listCaches(s.c.Dir); err == nil {
+		s.budget.note(all)
+	}
 	sum := s.budget.before
 	for root, on := range s.sites {
 		stats := on.Cache().Stats()
 		sum.Demand, sum.Background, sum.Hits = sum.Demand+stats.Demand, sum.Background+stats.Background, sum.Hits+stats.Hits
 		c := on.seen()
 		c.Volumes = volumes[root]
+		if c.Here < c.Bytes && c.Note == "" && s.budget.limit > 0 && s.budget.used >= s.budget.limit {
+			c.Full, c.Note = true, s.budget.says()
+		}
 		out.Caches = append(out.Caches, c)
 	}
-	slices.SortFunc(out.Caches, func(a, b agentapi.ImageCache) int { return cmp.Compare(a.Image, b.Image) })
-	if all, err := listCaches(s.c.Dir); err == nil {
-		s.budget.note(all)
+	for root, c := range s.dropped {
+		if s.sites[root] == nil {
+			out.Caches = append(out.Caches, c)
+		}
 	}
+	slices.SortFunc(out.Caches, func(a, b agentapi.ImageCache) int { return cmp.Compare(a.Image, b.Image) })
 	out.Used, out.Hits, out.Demand, out.Background, out.Evicted = s.budget.used, sum.Hits, sum.Demand, sum.Background, s.budget.evicted
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func TestPull(t *testing.T) {
 	stop()
 
 	h.c.Cache = 1 << 20
-	s := &server{c: h.c, log: h.c.Log, source: &site.Source{Dial: h.c.dial}, sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, budget: budget{dir: h.c.Dir, limit: 1 << 20}}
+	s := &server{c: h.c, log: h.c.Log, source: &site.Source{Dial: h.c.dial}, sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, dropped: map[manifest.ID]agentapi.ImageCache{}, budget: budget{dir: h.c.Dir, limit: 1 << 20}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s.background = ctx
@@ -130,6 +131,37 @@ func TestPullInWindow(t *testing.T) {
 	h.put(c, "web", wanted{Image: "debian"})
 	if !bytes.Equal(h.read("web", 0, len(content)), content) {
 		t.Error("the disk is not what the image is")
+	}
+}
+
+// A host that has no room for a version says so, until there is.
+func TestPullWithoutRoom(t *testing.T) {
+	h := newHost(t)
+	content := h.image("debian", 1, 4)
+	h.image("other", 2, 1)
+	h.c.Cache = 3 << 20
+	c, stop := h.serve()
+	h.put(c, "web", wanted{Image: "debian"})
+	h.read("web", 0, len(content))
+	s, err := c.status(t.Context()) // it has looked at what is here
+	h.must(err)
+	_, err = c.pull(t.Context(), "other", pulling{})
+	h.must(err)
+	s, err = c.status(t.Context())
+	h.must(err)
+	if len(s.Caches) != 2 || !s.Caches[1].Full || !strings.Contains(s.Caches[1].Note, "--image-cache") || s.Caches[0].Full {
+		t.Errorf("got %+v", s.Caches)
+	}
+	h.must(c.remove(t.Context(), "web"))
+	stop() // the next server looks at once
+	c, _ = h.serve()
+	for {
+		s, err := c.status(t.Context())
+		h.must(err)
+		if o := s.Caches[len(s.Caches)-1]; o.Image == "other@1" && o.Here == o.Bytes && !o.Full && o.Note == "" {
+			break
+		}
+		pause(t.Context(), 10*time.Millisecond)
 	}
 }
 

@@ -55,6 +55,8 @@ type server struct {
 	sites  map[manifest.ID]*opened
 	disks  map[string]*served
 	broken map[string]error // why a volume that is there could not be opened
+	// dropped are versions that were pulled and are to come no more, since there was no room for them.
+	dropped map[manifest.ID]agentapi.ImageCache
 }
 
 // opened is a version that volumes stand on.
@@ -113,7 +115,7 @@ func Serve(ctx context.Context, c Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	s := &server{c: c, boot: rand.Text(), log: c.Log, stop: stop, source: &site.Source{Dial: c.dial},
-		sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, broken: map[string]error{}}
+		sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, broken: map[string]error{}, dropped: map[manifest.ID]agentapi.ImageCache{}}
 	s.budget, s.peers = budget{dir: c.Dir, limit: c.Cache}, newPeers(c)
 	if s.owner, err = site.Owner(c.Dir, c.Host); err != nil {
 		return fmt.Errorf("serve disks: %w", err)

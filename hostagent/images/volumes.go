@@ -243,13 +243,22 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 	}
 	on.pulled = true
 	on.pull.Store(&p)
+	delete(s.dropped, v.Root)
 	s.come(on)
 	return on.seen(), nil
 }
 
 // seen is what there is of the version.
 func (on *opened) seen() agentapi.ImageCache {
-	return agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content, Here: int64(on.Present()) * volume.ChunkSize}
+	c := agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content, Here: int64(on.Present()) * volume.ChunkSize}
+	switch {
+	case on.coming == nil || c.Here >= c.Bytes:
+	case !on.mayCome():
+		c.Note = "it waits for its window"
+	default:
+		c.Note = on.Trouble()
+	}
+	return c
 }
 
 // closeIfIdle closes a version that no volume stands on and nobody pulled. What came of it stays.

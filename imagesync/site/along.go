@@ -108,6 +108,7 @@ func (s *Site) Along(ctx context.Context, node *spread.Node, feeders []spread.Fe
 		s.come(ctx, share, p, feeders)
 	}
 	if ctx.Err() == nil {
+		s.failed(nil)
 		s.o.Log.Info("all of the image is here, and passed on", "image", s.Version.Ref(), "sessions", share.Progress().Feeders)
 		<-ctx.Done()
 	}
@@ -181,7 +182,9 @@ func (s *Site) receive(ctx context.Context, share *spread.Share, p *pieces, feed
 			if err == nil || ctx.Err() != nil {
 				return
 			}
+			s.failed(nil)
 			if !errors.Is(err, errNoRoom) {
+				s.failed(err)
 				s.o.Log.Warn("the image does not come from other hosts; trying again", "image", s.Version.Ref(), "error", err)
 			}
 		}

@@ -65,9 +65,13 @@ func (s *Site) Fill(ctx context.Context) {
 		}
 		switch {
 		case err == nil:
+			s.failed(nil)
 			s.o.Log.Info("all of the image is here", "image", s.Version.Ref(), "seconds", time.Since(began).Seconds())
 			return
-		case !errors.Is(err, errNoRoom):
+		case errors.Is(err, errNoRoom):
+			s.failed(nil)
+		default:
+			s.failed(err)
 			s.o.Log.Warn("the image does not come; trying again", "image", s.Version.Ref(), "error", err)
 		}
 		if !sleep(ctx, retry) {

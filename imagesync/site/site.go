@@ -67,8 +67,28 @@ type Site struct {
 	base  volume.Base
 	cache *volume.Cache
 
+	trouble atomic.Pointer[string] // why it does not come
+
 	mu    sync.Mutex
 	disks map[string]*Disk
+}
+
+// Trouble is why the rest of the version did not come when it was last tried, for people; empty: nothing is wrong.
+func (s *Site) Trouble() string {
+	if t := s.trouble.Load(); t != nil {
+		return *t
+	}
+	return ""
+}
+
+// failed keeps why it does not come; nil: it comes.
+func (s *Site) failed(err error) {
+	if err == nil {
+		s.trouble.Store(nil)
+		return
+	}
+	t := err.Error()
+	s.trouble.Store(&t)
 }
 
 // Disk is a volume that is open.

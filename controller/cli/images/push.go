@@ -52,14 +52,15 @@ func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer,
 	if err := showPlaces(out, places); err != nil {
 		return err
 	}
-	failed := 0
+	states := map[string]int{}
 	for _, h := range places {
-		if h.State == api.PlaceFailed {
-			failed++
-		}
+		states[h.State]++
 	}
-	if failed > 0 {
+	switch failed, full := states[api.PlaceFailed], states[api.PlaceFull]; {
+	case failed > 0:
 		return fmt.Errorf("%s did not take the order", output.Plural(failed, "host"))
+	case full > 0:
+		return fmt.Errorf("%s cannot keep it: give their agents more --image-cache, or remove VMs of other images there", output.Plural(full, "host"))
 	}
 	return nil
 }
@@ -119,7 +120,7 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		return
 	}
 	b.said = time.Now()
-	type sum struct{ hosts, whole, here, all int64 }
+	type sum struct{ hosts, whole, here, all, full int64 }
 	sites, order := map[heliotrope.SiteID]*sum{}, []heliotrope.SiteID{}
 	for _, p := range places {
 		s := sites[p.Site]
@@ -133,6 +134,9 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		if p.State == api.PlaceHere {
 			s.whole++
 		}
+		if p.State == api.PlaceFull {
+			s.full++
+		}
 	}
 	if b.out.Terminal && b.lines > 0 {
 		fmt.Fprintf(b.out.Err, "\033[%dA", b.lines)
@@ -141,6 +145,9 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		s := sites[site]
 		share := float64(s.here) / float64(max(s.all, 1))
 		line := fmt.Sprintf("%-16s [%-30s] %4s  %d of %s", site, strings.Repeat("=", int(30*share)), output.Percent(share), s.whole, output.Plural(int(s.hosts), "host"))
+		if s.full > 0 {
+			line += fmt.Sprintf(", %d without room", s.full)
+		}
 		if b.out.Terminal {
 			line = "\033[K" + line
 		}
