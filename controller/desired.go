@@ -73,7 +73,7 @@ func (c desired) ApplyTopology(ctx context.Context, t heliotrope.Topology, ifMat
 // objectChanges groups the fields that differ by the object that they belong to.
 func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 	kinds := map[string]string{"sites": "site", "links": "link", "hosts": "host", "networks": "network", "vms": "vm", "peers": "peer", "clients": "client",
-		"pools": "pool", "rules": "rule", "demand": "demand", "stubs": "stub", "images": "image policy"}
+		"pools": "pool", "rules": "rule", "demand": "demand", "stubs": "stub", "policies": "policy", "images": "image policy"}
 	ops := map[topologies.Op]string{topologies.Add: "create", topologies.Remove: "delete", topologies.Replace: "update"}
 	out := []api.ObjectChange{}
 	index := make(map[string]int)
@@ -94,13 +94,21 @@ func objectChanges(old, new heliotrope.Topology) []api.ObjectChange {
 			out = append(out, api.ObjectChange{Op: op, Kind: kind, Name: name})
 		}
 		if out[i].Op == "update" {
-			out[i].Fields = append(out[i].Fields, api.FieldChange{Path: field, Old: fmt.Sprint(ch.Old), New: fmt.Sprint(ch.New)})
+			out[i].Fields = append(out[i].Fields, api.FieldChange{Path: field, Old: written(ch.Old), New: written(ch.New)})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b api.ObjectChange) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
 	return out
+}
+
+// written is a value as text; of none, none.
+func written(v any) string {
+	if v == nil {
+		return ""
+	}
+	return fmt.Sprint(v)
 }
 
 // parseTopology reads what a caller sends, with every problem that it has.

@@ -52,8 +52,8 @@ func (c Change) String() string {
 }
 
 // Diff returns the changes that turn old into new: section by section as a file has them,
-// names in order, a list's surplus items from its end. Maps are never added or removed as a
-// whole: their entries are.
+// names in order, a list's surplus items from its end. Sections and other maps are never added or
+// removed as a whole: their entries are.
 func Diff(old, new heliotrope.Topology) []Change {
 	var d differ
 	d.compare(nil, reflect.ValueOf(old), reflect.ValueOf(new))
@@ -111,9 +111,12 @@ func (d *differ) field(at *path, f field, old, new reflect.Value, of reflect.Typ
 		}
 		return v.Interface()
 	}
+	_, text := old.Interface().(fmt.Stringer)
 	switch optional := strings.Contains(sf.Tag.Get("yaml"), ",omit"); {
 	case old.Kind() == reflect.Map:
 		d.maps(at, old, new)
+	case old.Kind() == reflect.Struct && !text:
+		d.compare(at, old, new)
 	case old.IsZero() && new.IsZero():
 	case optional && old.IsZero():
 		d.change(at, Add, nil, show(new))
