@@ -20,6 +20,7 @@ const (
 type ImagePolicy struct {
 	Policy  string   `yaml:"policy,omitempty" json:"policy,omitempty"`   // everywhere, follow or on-demand; empty: on-demand
 	Sites   []SiteID `yaml:"sites,omitempty" json:"sites,omitempty"`     // nowhere else; empty: all
+	Rate    BitRate  `yaml:"rate,omitempty" json:"rate,omitempty"`       // most that crosses the WAN to a site; zero: any
 	Windows []Hours  `yaml:"windows,omitempty" json:"windows,omitempty"` // times in which it may cross a WAN; empty: always
 }
 

@@ -134,7 +134,7 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 		mapSet(&own.Weights, w, 1+float64(draw(100, "weight"))/8)
 	}
 	mapSet(&topo.Policies, "own", own)
-	mapSet(&topo.Images, "Debian_12.qcow2", heliotrope.ImagePolicy{Policy: heliotrope.ImageFollow, Sites: slices.Sorted(maps.Keys(topo.Sites))[:1],
+	mapSet(&topo.Images, "Debian_12.qcow2", heliotrope.ImagePolicy{Policy: heliotrope.ImageFollow, Rate: heliotrope.BitRate(64_000 + draw(1e6, "image rate")), Sites: slices.Sorted(maps.Keys(topo.Sites))[:1],
 		Windows: []heliotrope.Hours{{From: heliotrope.DayTime(draw(1440, "opens")), To: heliotrope.DayTime(draw(1440, "closes"))}}})
 	mapSet(&topo.Images, "web", heliotrope.ImagePolicy{Policy: rapid.SampledFrom(append([]string{""}, imagePolicies...)).Draw(t, "image policy")})
 	if len(ids) == 0 {

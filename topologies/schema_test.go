@@ -115,6 +115,7 @@ var said = map[string]string{
 	"Topology.Images":           "how new versions of images of the hosts' store get to hosts, by the image's name",
 	"ImagePolicy.Policy":        "where its newest version is to be before a VM there needs it: at all hosts, at those of sites where its VMs are, or nowhere",
 	"ImagePolicy.Sites":         "at hosts of no other; default: of all",
+	"ImagePolicy.Rate":          "most that crosses the WAN to a site while it comes; default: any",
 	"ImagePolicy.Windows":       "times in which it may cross a WAN; default: always",
 	"Topology.Rules":            "constraints on where VMs may be",
 	"Policy.Base":               "policy whose weights count where it names none",

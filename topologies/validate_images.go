@@ -7,8 +7,11 @@ import (
 	"heliotrope"
 )
 
-// maxWindows bounds the times of an image: they are looked through again and again.
-const maxWindows = 50
+const (
+	maxWindows   = 50 // of an image: they are looked through again and again
+	minImageRate = heliotrope.BitRate(64_000)
+	maxImageRate = heliotrope.BitRate(1e15)
+)
 
 var imagePolicies = []string{heliotrope.ImageEverywhere, heliotrope.ImageFollow, heliotrope.ImageOnDemand}
 
@@ -25,6 +28,9 @@ func (c *checker) images() {
 			if refer(c, at.key("sites").at(i), s, "sites", c.t.Sites) && slices.Contains(p.Sites[:i], s) {
 				c.say(at.key("sites").at(i), "", "%s stands here twice", s)
 			}
+		}
+		if p.Rate != 0 {
+			number(c, at.key("rate"), p.Rate, minImageRate, maxImageRate)
 		}
 		if len(p.Windows) > maxWindows {
 			c.say(at.key("windows"), "", "has %d times: at most %d", len(p.Windows), maxWindows)

@@ -72,8 +72,9 @@ const (
 
 // PushRequest says where a version is to be, before a VM there needs it.
 type PushRequest struct {
-	Sites  []heliotrope.SiteID `json:"sites,omitempty" doc:"Default: all."`
-	DryRun bool                `json:"dry_run,omitempty" doc:"Only say what would come, how long it would take and what it would cost."`
+	Sites        []heliotrope.SiteID `json:"sites,omitempty" doc:"Default: all."`
+	DryRun       bool                `json:"dry_run,omitempty" doc:"Only say what would come, how long it would take and what it would cost."`
+	RateBitsPerS int64               `json:"rate_bits_per_s,omitempty" minimum:"0" doc:"Most that crosses the WAN to each site, of content; default: any."`
 	// InWindow keeps the push to times in which a policy's would go.
 	InWindow bool `json:"in_window,omitempty" doc:"Hosts let it cross a WAN only in the windows of the image's policy; default: at once."`
 }

@@ -109,9 +109,12 @@ func TestChainsMakeNoRing(t *testing.T) {
 func TestPushAlongChains(t *testing.T) {
 	r := newRig(t)
 	r.send(api.UploadRequest{Image: "web"}, random(7, size))
-	r.hosts = []Host{near("a-1", has()), near("a-2", has()), near("a-3", has()), near("b-1", has()), near("b-2", has(cache("web@1", size))), near("c-1", has())}
+	r.hosts = []Host{near("a-1", has()), near("a-2", has()), near("a-3", has()), near("b-1", has()), near("b-2", has(cache("web@1", size))), near("c-1", has()), near("c-2", has())}
+	for k := range 2 { // these cannot be asked by others
+		r.hosts[5+k].Relay = netip.AddrPort{}
+	}
 	r.term = 1
-	places, err := r.api.PushImage(t.Context(), "web", api.PushRequest{DryRun: true})
+	places, err := r.api.PushImage(t.Context(), "web", api.PushRequest{DryRun: true, RateBitsPerS: 4_000_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,10 +122,10 @@ func TestPushAlongChains(t *testing.T) {
 	for _, p := range places {
 		got = append(got, fmt.Sprintf("%s %d %v %.1f s %s", p.Host, p.MissingBytes/size, p.WireBytes > 0, p.ETAS, p.Note))
 	}
-	if got, want := strings.Join(got, "; "), "a-1 1 true 1.0 s ; a-2 1 false 1.0 s from a-1; a-3 1 false 1.0 s from a-2; b-1 1 false 0.0 s from b-2; b-2 0 false 0.0 s ; c-1 1 true 1.0 s "; got != want {
+	if got, want := strings.Join(got, "; "), "a-1 1 true 2.1 s ; a-2 1 false 2.1 s from a-1; a-3 1 false 2.1 s from a-2; b-1 1 false 0.0 s from b-2; b-2 0 false 0.0 s ; c-1 1 true 4.2 s ; c-2 1 true 4.2 s "; got != want {
 		t.Errorf("foreseen %s\nwant %s", got, want)
 	}
-	if places, err = r.api.PushImage(t.Context(), "web", api.PushRequest{}); err != nil || len(places) != len(r.hosts) {
+	if places, err = r.api.PushImage(t.Context(), "web", api.PushRequest{RateBitsPerS: 8_000}); err != nil || len(places) != len(r.hosts) {
 		t.Fatal(places, err)
 	}
 	got = nil
@@ -132,10 +135,11 @@ func TestPushAlongChains(t *testing.T) {
 			for _, p := range o.Chain {
 				chain = append(chain, string(p.Host))
 			}
-			got = append(got, fmt.Sprintf("%s by %s lend %v", h.ID, strings.Join(chain, ","), o.Lend))
+			got = append(got, fmt.Sprintf("%s by %s lend %v at %v", h.ID, strings.Join(chain, ","), o.Lend, uint64(o.Rate)))
 		}
 	}
-	want := "a-1 by a-1,a-2,a-3 lend false; a-2 by a-1,a-2,a-3 lend false; a-3 by a-1,a-2,a-3 lend false; b-1 by b-2,b-1 lend false; b-2 by b-2,b-1 lend true; c-1 by  lend false"
+	want := "a-1 by a-1,a-2,a-3 lend false at 8000; a-2 by a-1,a-2,a-3 lend false at 8000; a-3 by a-1,a-2,a-3 lend false at 8000; " +
+		"b-1 by b-2,b-1 lend false at 8000; b-2 by b-2,b-1 lend true at 0; c-1 by  lend false at 4000; c-2 by  lend false at 4000"
 	if got := strings.Join(got, "; "); got != want {
 		t.Errorf("ordered %s\nwant %s", got, want)
 	}

@@ -179,13 +179,13 @@ func (m *Images) tell(ctx context.Context, s snapshot, id heliotrope.ImageID, du
 	}
 	costs := ""
 	if fresh > 0 {
-		places, err := m.foresee(ctx, s, i, hosts)
+		places, err := m.foresee(ctx, s, i, hosts, s.Images[id].Rate)
 		if err != nil {
 			return err
 		}
 		costs = sumOf(places)
 	}
-	places := m.order(ctx, s, i, hosts, term, s.Images[id].Windows, orderAgain)
+	places := m.order(ctx, s, i, hosts, term, how{s.Images[id].Windows, s.Images[id].Rate}, orderAgain)
 	var errs []error
 	m.spreads.mu.Lock()
 	for _, p := range places {
@@ -216,9 +216,15 @@ func sumOf(places []api.ImagePlace) string {
 // pullsAtOnce bounds the orders that are under way; each is answered before anything has come.
 const pullsAtOnce = 32
 
+// how a version is to cross a WAN: in which times, and how much of it a second to each site.
+type how struct {
+	windows []heliotrope.Hours
+	rate    heliotrope.BitRate
+}
+
 // order has a version come to hosts that can have it and lack something of it, along a chain at each site
 // (chains), and says how all are. Policies let them be for so long. Who could never keep it is not told.
-func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Host, term uint64, windows []heliotrope.Hours, letBe time.Duration) []api.ImagePlace {
+func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Host, term uint64, way how, letBe time.Duration) []api.ImagePlace {
 	chains := s.chains(i, hosts)
 	asked, places := slices.Clone(hosts), make([]api.ImagePlace, len(hosts))
 	for _, chain := range chains {
@@ -226,6 +232,12 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 			if !slices.ContainsFunc(hosts, h.is) {
 				asked = append(asked, h)
 			}
+		}
+	}
+	single := map[heliotrope.SiteID]int{}
+	for _, h := range hosts {
+		if h.Agent != nil && !slices.ContainsFunc(chains[h.Site], h.is) && place(h, i).State != api.PlaceHere {
+			single[h.Site]++
 		}
 	}
 	var all sync.WaitGroup
@@ -238,7 +250,7 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 		if !slices.ContainsFunc(chain, h.is) {
 			chain = nil
 		}
-		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: windows, Chain: peersOf(chain), Lend: k >= len(hosts) || at.State == api.PlaceHere}
+		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: way.windows, Rate: way.rate, Chain: peersOf(chain), Lend: k >= len(hosts) || at.State == api.PlaceHere}
 		if !o.Lend && h.Agent != nil && !fits(h, i, i.ContentBytes) {
 			places[k] = noRoom(at, h)
 			continue
@@ -247,7 +259,10 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 			continue
 		}
 		if h.Local || o.Lend {
-			o.Windows = nil
+			o.Windows, o.Rate = nil, 0
+		}
+		if chain == nil { // those of its site that have none share the line
+			o.Rate /= heliotrope.BitRate(max(1, single[h.Site]))
 		}
 		if !o.Lend {
 			m.spreads.note(order{h.ID, i.Ref()}, s.now.Add(letBe-orderAgain))
@@ -335,7 +350,7 @@ func (m *Images) asked(q api.ImagePolicyQuery, p Policies) ([]heliotrope.ImageID
 		if _, _, _, err := m.hosts(q.Sites, "query.site"); err != nil {
 			return nil, err
 		}
-		p.Images[q.Image] = heliotrope.ImagePolicy{Policy: q.Policy, Sites: q.Sites, Windows: p.Images[q.Image].Windows}
+		p.Images[q.Image] = heliotrope.ImagePolicy{Policy: q.Policy, Sites: q.Sites, Rate: p.Images[q.Image].Rate, Windows: p.Images[q.Image].Windows}
 	}
 	if q.Image == "" {
 		return slices.Sorted(maps.Keys(p.Images)), nil
@@ -377,7 +392,7 @@ func (m *Images) comes(ctx context.Context, s snapshot, id heliotrope.ImageID, n
 			}
 		}
 	}
-	places, err := m.foresee(ctx, s, s.newest[id], lacking)
+	places, err := m.foresee(ctx, s, s.newest[id], lacking, s.Images[id].Rate)
 	if err != nil {
 		return nil, err
 	}

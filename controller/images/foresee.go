@@ -13,7 +13,7 @@ import (
 )
 
 // foresee says what would come to each host, in what time and for how much. What a host of its site passes on costs nothing.
-func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []Host) ([]api.ImagePlace, error) {
+func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []Host, most heliotrope.BitRate) ([]api.ImagePlace, error) {
 	places := make([]api.ImagePlace, len(hosts))
 	f, err := m.forecast(i)
 	if err != nil {
@@ -43,8 +43,12 @@ func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []H
 		crosses[h.Site] += l.Stored
 	}
 	for k, h := range hosts { // those of a site share the link
-		if places[k].MissingBytes > 0 && h.Link.Rate > 0 {
-			places[k].ETAS = float64(crosses[h.Site]) * 8 / float64(h.Link.Rate)
+		rate := h.Link.Rate
+		if most > 0 && (most < rate || rate == 0) && !h.Local {
+			rate = most
+		}
+		if places[k].MissingBytes > 0 && rate > 0 {
+			places[k].ETAS = float64(crosses[h.Site]) * 8 / float64(rate)
 		}
 	}
 	return places, nil

@@ -56,9 +56,9 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 		}
 	}
 	if r.DryRun {
-		return m.foresee(ctx, s, i, hosts)
+		return m.foresee(ctx, s, i, hosts, heliotrope.BitRate(r.RateBitsPerS))
 	}
-	places := m.order(ctx, s, i, hosts, term, windows, byHand)
+	places := m.order(ctx, s, i, hosts, term, how{windows, heliotrope.BitRate(r.RateBitsPerS)}, byHand)
 	if open, until := heliotrope.InHours(windows, time.Now()); !open {
 		for k, p := range places {
 			if p.State == api.PlaceComing && !hosts[k].Local {

@@ -61,6 +61,8 @@ type PullOrder struct {
 	Image string `json:"image"` // IMAGE, or IMAGE@VERSION
 	// Windows are times in which it may cross a WAN; none: always. What a VM's disk needs comes at any.
 	Windows []heliotrope.Hours `json:"windows,omitempty"`
+	// Rate is the most that may cross a WAN, of content; 0: any. What somebody waits for counts for nothing.
+	Rate heliotrope.BitRate `json:"rate,omitempty"`
 	// Chain are the hosts of the site along which it comes, in order, this one among them: each gets it from the
 	// one before it, while that gets it, and the first from the store; a host that died is passed over. None: from the store.
 	Chain []ImagePeer `json:"chain,omitempty"`

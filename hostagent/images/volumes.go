@@ -64,6 +64,7 @@ func (s *server) openPulled(ctx context.Context) error {
 		}
 		on.pulled = true
 		on.pull.Store(&p)
+		on.SetRate(int64(p.Rate / 8))
 		s.come(on)
 	}
 	return err
@@ -235,7 +236,7 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 			p.Chain = was.Chain // others may be fed from here
 		}
 		if o.Lend {
-			p.Windows = was.Windows
+			p.Windows, p.Rate = was.Windows, was.Rate
 		}
 	}
 	if err := site.SetPulled(s.c.Dir, v.Root, &p); err != nil {
@@ -243,6 +244,7 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 	}
 	on.pulled = true
 	on.pull.Store(&p)
+	on.SetRate(int64(p.Rate / 8))
 	delete(s.dropped, v.Root)
 	s.come(on)
 	return on.seen(), nil

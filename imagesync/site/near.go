@@ -75,6 +75,7 @@ func pulledFile(dir string, root manifest.ID) string {
 // Pull is how a version is to come of which all is to be here though no volume needs it.
 type Pull struct {
 	Windows []heliotrope.Hours `json:"windows,omitempty"` // times in which it may cross a WAN; none: always
+	Rate    heliotrope.BitRate `json:"rate,omitempty"`    // of content that comes from the store and nobody waits for; zero: any
 	Chain   []Peer             `json:"chain,omitempty"`   // hosts along which it comes, in order; none: from the store
 }
 

@@ -66,12 +66,16 @@ type Site struct {
 	o     Options
 	base  volume.Base
 	cache *volume.Cache
+	limit *spread.Limit // of what nobody waits for
 
 	trouble atomic.Pointer[string] // why it does not come
 
 	mu    sync.Mutex
 	disks map[string]*Disk
 }
+
+// SetRate changes Options.Rate.
+func (s *Site) SetRate(bytesPerSecond int64) { s.limit.Set(bytesPerSecond) }
 
 // Trouble is why the rest of the version did not come when it was last tried, for people; empty: nothing is wrong.
 func (s *Site) Trouble() string {
@@ -125,14 +129,14 @@ func Open(dir string, v manifest.Version, base volume.Base, o Options) (*Site, e
 		o.WorkingSet = filepath.Join(dir, bootsDir, v.Image+".json")
 	}
 	s := &Site{Version: v, dir: dir, o: o, base: base, disks: map[string]*Disk{}}
-	limit := spread.NewLimit(o.Rate)
+	s.limit = spread.NewLimit(o.Rate)
 	c, err := volume.OpenCache(cacheDir(dir, v.Root), &remote{Base: base, air: make(chan struct{}, inAir)}, volume.CacheOptions{
 		Identity: v.Root.String(), Workers: fillers,
 		Limit: func(ctx context.Context, n int) error {
 			if o.Room != nil && !o.Room() {
 				return errNoRoom
 			}
-			return limit.Wait(ctx, n, spread.Background)
+			return s.limit.Wait(ctx, n, spread.Background)
 		},
 	})
 	if errors.Is(err, volume.ErrInUse) {

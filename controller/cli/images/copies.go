@@ -226,9 +226,11 @@ hosts of these sites (or of all), so that a VM there starts from what is there; 
 	f.BoolVar(&p.wait, "wait", false, "with --sites: until it is there, or the command is interrupted")
 	f.BoolVar(&p.dry, "dry-run", false, "only say what would be sent, or come")
 	f.BoolVar(&p.inWindow, "in-window", false, "with --sites: hosts let it come in the windows of the image's policy only")
+	f.StringVar(&p.rate, "rate", "", "with --sites: most that crosses the WAN to each site, as 50Mbit (default: any)")
 	cmd.MarkFlagsOneRequired("to", "sites")
 	cmd.MarkFlagsMutuallyExclusive("to", "sites")
 	cmd.MarkFlagsMutuallyExclusive("to", "in-window")
+	cmd.MarkFlagsMutuallyExclusive("to", "rate")
 	return cmd
 }
 

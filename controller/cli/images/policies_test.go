@@ -74,6 +74,7 @@ push web --sites all
 push web --sites all --in-window
 push web --sites eu,mars --in-window -o json
 push web --sites us --wait
+push web --sites us --rate 5
 push nix --sites all
 push web
 push web --to /nowhere --in-window

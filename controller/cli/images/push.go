@@ -18,10 +18,18 @@ const lookAgain = 2 * time.Second
 type pushFlags struct {
 	sites               []string
 	wait, dry, inWindow bool
+	rate                string
 }
 
 func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer, ref string) error {
 	r := api.PushRequest{DryRun: p.dry, InWindow: p.inWindow}
+	if p.rate != "" {
+		var rate heliotrope.BitRate
+		if err := rate.UnmarshalText([]byte(p.rate)); err != nil {
+			return fmt.Errorf("--rate: %w", err)
+		}
+		r.RateBitsPerS = int64(rate)
+	}
 	if !slices.Contains(p.sites, "all") {
 		for _, s := range p.sites {
 			r.Sites = append(r.Sites, heliotrope.SiteID(s))
