@@ -33,6 +33,7 @@ func (c desired) PlanTopology(ctx context.Context, t heliotrope.Topology) (api.T
 		return api.TopologyPlan{}, err
 	}
 	plan := api.TopologyPlan{Name: t.Name, Revision: rev, Changes: objectChanges(now, t)}
+	plan.Warnings = c.imageWarnings(ctx, t, plan.Changes)
 	v := c.world.View()
 	for _, ch := range plan.Changes {
 		vm := heliotrope.VMID(ch.Name)

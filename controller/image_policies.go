@@ -39,6 +39,25 @@ func (c counted) ImagePolicies() images.Policies {
 	return p
 }
 
+// imagesAsked is how long a plan of the topology waits for the image store.
+const imagesAsked = 10 * time.Second
+
+// imageWarnings say what changes of images' policies would have come, and cost.
+func (c desired) imageWarnings(ctx context.Context, t heliotrope.Topology, changes []api.ObjectChange) []string {
+	var changed []heliotrope.ImageID
+	for _, ch := range changes {
+		if ch.Kind == "image policy" && ch.Op != "delete" {
+			changed = append(changed, heliotrope.ImageID(ch.Name))
+		}
+	}
+	if c.images == nil || len(changed) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, imagesAsked)
+	defer cancel()
+	return c.images.Foretell(ctx, t.Images, changed)
+}
+
 func imageUse(v *world.View, vm heliotrope.VMID, host heliotrope.HostID, why string) images.Use {
 	image, _, _ := strings.Cut(v.Topology.VMs[vm].Image, "@")
 	return images.Use{Image: heliotrope.ImageID(image), Site: v.Topology.Hosts[host].Site, Why: fmt.Sprintf(why, vm)}

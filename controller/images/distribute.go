@@ -337,6 +337,42 @@ func (m *Images) ImagePolicies(ctx context.Context, q api.ImagePolicyQuery) ([]a
 	return all, nil
 }
 
+// Foretell says of some images what would come if these policies were in force, for who is about to say so.
+func (m *Images) Foretell(ctx context.Context, policies map[heliotrope.ImageID]heliotrope.ImagePolicy, of []heliotrope.ImageID) (all []string) {
+	p := m.cfg.Hosts.ImagePolicies()
+	p.Images = policies
+	s, term, unknown := m.look(ctx, p, time.Now())
+	if term == 0 {
+		return nil
+	}
+	needs := s.needs()
+	for _, id := range of {
+		policy, there := policies[id]
+		if !there || onDemand(policy) {
+			continue
+		}
+		comes, err := m.comes(ctx, s, id, needs)
+		if unknown[id] != nil {
+			err = unknown[id]
+		}
+		if err != nil {
+			all = append(all, fmt.Sprintf("what would come of image %s is not known: %v", id, err))
+			continue
+		}
+		hosts, bytes, usd, at := 0, int64(0), 0.0, ""
+		for _, c := range comes {
+			hosts, bytes, usd = hosts+c.Hosts-c.Here-c.Away-c.Full, bytes+c.WireBytes, usd+c.CostUSD
+		}
+		if open, until := policy.Open(s.now); !open {
+			at = "; " + opens(until)
+		}
+		if hosts > 0 {
+			all = append(all, fmt.Sprintf("image %s comes to %d hosts: %.1f MB from the store, %.4f USD%s", s.newest[id].Ref(), hosts, float64(bytes)/1e6, usd, at))
+		}
+	}
+	return all
+}
+
 // asked are the images that a query is about. A policy that it tries stands in for the image's own.
 func (m *Images) asked(q api.ImagePolicyQuery, p Policies) ([]heliotrope.ImageID, error) {
 	const cannot = "the policies cannot be shown"

@@ -278,6 +278,12 @@ func TestPoliciesOverREST(t *testing.T) {
 	if err != nil || len(all) != 1 || len(all[0].Comes) != 1 || all[0].Comes[0].Site != "a" || all[0].Comes[0].Here != 1 || all[0].Comes[0].MissingBytes != size {
 		t.Errorf("got %+v, %v", all, err)
 	}
+	later := heliotrope.DayTime((time.Now().UTC().Hour()*60 + 120) % 1440)
+	planned := map[heliotrope.ImageID]heliotrope.ImagePolicy{"web": {Policy: "everywhere", Windows: []heliotrope.Hours{{From: later, To: later + 30}}}, "nix": {Policy: "follow"}, "db": {Policy: "on-demand"}}
+	if got := r.images.Foretell(t.Context(), planned, []heliotrope.ImageID{"db", "nix", "web"}); len(got) != 2 || !strings.Contains(got[0], `nix is not known`) ||
+		!strings.HasPrefix(got[1], "image web@1 comes to 2 hosts: 2.1 MB from the store, 0.2097 USD; its window opens ") {
+		t.Errorf("foretold %q", got)
+	}
 	for _, c := range []struct {
 		q    api.ImagePolicyQuery
 		want int
@@ -301,7 +307,6 @@ func TestPoliciesOverREST(t *testing.T) {
 	if _, err := r.api.PushImage(t.Context(), "web", api.PushRequest{InWindow: true}); status(err) != http.StatusUnprocessableEntity {
 		t.Errorf("an image without windows: %v", err)
 	}
-	later := heliotrope.DayTime((time.Now().UTC().Hour()*60 + 120) % 1440)
 	r.policies.Images["web"] = heliotrope.ImagePolicy{Windows: []heliotrope.Hours{{From: later, To: later + 30}}}
 	for _, in := range []bool{false, true} {
 		a.orders = nil
