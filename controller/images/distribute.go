@@ -325,7 +325,7 @@ func (m *Images) ImagePolicies(ctx context.Context, q api.ImagePolicyQuery) ([]a
 		case onDemand(policy):
 			one.Policy, one.Note = heliotrope.ImageOnDemand, "it comes as VMs read it"
 		case unknown[id] != nil:
-			one.Note = unknown[id].Error()
+			one.Note = inALine(unknown[id])
 		default:
 			one.Comes, err = m.comes(ctx, s, id, needs)
 		}
@@ -371,6 +371,14 @@ func (m *Images) Foretell(ctx context.Context, policies map[heliotrope.ImageID]h
 		}
 	}
 	return all
+}
+
+// inALine is what is wrong without how to mend it, for a table.
+func inALine(err error) string {
+	if p := new(api.Problem); errors.As(err, &p) && p.Detail != "" {
+		return p.Detail
+	}
+	return err.Error()
 }
 
 // asked are the images that a query is about. A policy that it tries stands in for the image's own.

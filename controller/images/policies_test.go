@@ -268,7 +268,7 @@ func TestPoliciesOverREST(t *testing.T) {
 	}
 	r.term = 1
 	all, err := r.api.ImagePolicies(t.Context(), api.ImagePolicyQuery{})
-	if err != nil || len(all) != 2 || all[0].Image != "nix" || all[0].Note == "" || len(all[0].Comes) != 0 || all[1].Version != 1 || len(all[1].Comes) != 1 || !all[1].Open || !all[1].Until.IsZero() {
+	if err != nil || len(all) != 2 || all[0].Image != "nix" || all[0].Note != `there is no image "nix"` || len(all[0].Comes) != 0 || all[1].Version != 1 || len(all[1].Comes) != 1 || !all[1].Open || !all[1].Until.IsZero() {
 		t.Fatalf("got %+v, %v", all, err)
 	}
 	if c := all[1].Comes[0]; c.Site != "b" || c.Why != "web runs there" || c.Hosts != 2 || c.Away != 1 || c.At.IsZero() || c.MissingBytes != size || c.WireBytes < size || c.ETAS < 1 || c.CostUSD < 0.1 {
