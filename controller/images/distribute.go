@@ -87,6 +87,7 @@ func (m *Images) round(ctx context.Context, now time.Time) {
 	}
 	s, term, unknown := m.look(ctx, p, now)
 	if term == 0 {
+		m.noted(nil, nil)
 		return
 	}
 	needs := s.needs()

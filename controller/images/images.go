@@ -1,5 +1,5 @@
-// Package images is the controller's store of VM images: what there is, and uploads, which become
-// new versions.
+// Package images is the controller's store of VM images: what there is, uploads, which become
+// new versions, and how versions get to hosts before VMs there need them.
 //
 // The store is a directory or a bucket (package imagesync), which hosts' agents and the command
 // line use as well; nothing that they do needs this package. It is opened when it is first asked
@@ -11,6 +11,13 @@
 // not know of it. Once it is whole it is looked at like any file that a stranger made (package
 // imagesync/source), and imported, one upload at a time. A controller that was killed while it
 // imported imports again: what the first attempt stored is not stored twice.
+//
+// Hosts are told to get a version by a push, which somebody orders, or by the topology's policies
+// (policies.go): what these have hosts told is a function of a snapshot, which Distribute takes each minute and
+// carries out while this controller leads. It remembers what it has told for no other reason than not to say it
+// too often; a host that is told twice does nothing. Windows and rates are the hosts' own to keep to,
+// so that they hold while there is no controller. Both ways tell the hosts of a site of each other in one
+// order (chain.go), so that what they lack crosses the WAN once.
 package images
 
 import (

@@ -12,6 +12,9 @@
 // share what comes. A disk can be read before anything of it is here; what somebody waits for
 // comes first, then what the last boot of the image has read, then the rest (fill.go).
 //
+// A version that is to come to several hosts comes along a chain of them, and from the store to the first that
+// lives (along.go).
+//
 // A volume that moves from one directory to another remembers by which moves (moves.go), so that
 // who copies it can leave out what the other has.
 package site
