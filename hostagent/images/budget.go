@@ -220,8 +220,7 @@ func (s *server) evict(seen map[manifest.ID]volume.CacheStats) error {
 func (s *server) status() agentapi.ImageStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache,
-		Fetched: s.source.Counters.Bytes.Load(), Near: s.source.Counters.Near.Load(), FromHosts: s.source.Counters.Hosts.Load(), Failed: s.source.Counters.Failed.Load(), KeptBudget: s.c.Kept, Spared: s.spared.Load()}
+	out := agentapi.ImageStatus{Store: s.c.Store, Server: s.c.Version, Boot: s.boot, PID: os.Getpid(), Budget: s.c.Cache, KeptBudget: s.c.Kept, Spared: s.spared.Load()}
 	if kept, err := listKept(s.c.Dir); err == nil {
 		out.KeptDisks = len(kept)
 		for _, k := range kept {
@@ -265,6 +264,9 @@ func (s *server) status() agentapi.ImageStatus {
 		}
 	}
 	slices.SortFunc(out.Caches, func(a, b agentapi.ImageCache) int { return cmp.Compare(a.Image, b.Image) })
+	// Last, so that what has come of a cache is in them: it is counted before it is there.
+	from := &s.source.Counters
+	out.Fetched, out.Near, out.FromHosts, out.Failed = from.Bytes.Load(), from.Near.Load(), from.Hosts.Load(), from.Failed.Load()
 	out.Used, out.Hits, out.Demand, out.Background, out.Evicted = s.budget.used, sum.Hits, sum.Demand, sum.Background, s.budget.evicted
 	return out
 }
