@@ -18,7 +18,7 @@ func Commands() []*cobra.Command {
 }
 
 func demoCommand() *cobra.Command {
-	d := &Demo{stage: stage{VM: "web"}, Route: []heliotrope.HostID{"eu-1", "asia-1", "eu-1", "us-1"}}
+	d := &Demo{stage: stage{VM: "web", store: true}, Route: []heliotrope.HostID{"eu-1", "asia-1", "eu-1", "us-1"}}
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Move a VM around the world while a client talks to it", Args: cobra.NoArgs,
 		Example: "  heliotrope lab demo\n  heliotrope lab demo --keep   # and look around: heliotrope vm list",

@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"heliotrope"
+	"heliotrope/controller/api"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/delta"
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/topologies"
 	"heliotrope/topologies/lab/claim"
 )
 
@@ -23,6 +26,13 @@ type gallery struct {
 	Content int64       `json:"content_bytes"`
 	ClonesS float64     `json:"fifty_clones_s"`
 	Wrong   int         `json:"findings"` // of the verification of both stores
+	Spread  delivery    `json:"spread"`
+}
+
+// delivery is how an uploaded image came to hosts by the topology's policy.
+type delivery struct {
+	Places  []api.ImagePlace `json:"places"`
+	Seconds float64          `json:"seconds"` // from the upload's end until all hosts have it
 }
 
 const (
@@ -81,7 +91,57 @@ func (d *Demo) images(ctx context.Context) (g gallery, err error) {
 		g.Wrong += len(r.Findings)
 	}
 	d.say("%d clones of it took %.0f ms and no room; every byte of both stores is what was written", clones, g.ClonesS*1e3)
-	return g, nil
+	g.Spread, err = d.deliver(ctx, file)
+	return g, err
+}
+
+// deliver gives an image a policy, uploads it, and waits until it is where the policy says.
+func (d *Demo) deliver(ctx context.Context, file string) (v delivery, err error) {
+	const image = "shop"
+	t, _, err := d.client.Topology(ctx)
+	if err != nil {
+		return v, err
+	}
+	t.Images = map[heliotrope.ImageID]heliotrope.ImagePolicy{image: {Policy: heliotrope.ImageEverywhere}}
+	text, err := topologies.Marshal(t)
+	if err != nil {
+		return v, err
+	}
+	if _, err := d.client.ApplyTopology(ctx, text, -1); err != nil {
+		return v, err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return v, fmt.Errorf("upload image: %w", err)
+	}
+	defer f.Close()
+	u, err := d.client.CreateUpload(ctx, api.UploadRequest{Image: image, SizeBytes: gallerySize, Format: "raw"}, "")
+	if err != nil {
+		return v, err
+	}
+	if u, err = d.client.Send(ctx, u, f, 10*time.Second, func(api.Upload) {}); err != nil {
+		return v, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	began := time.Now()
+	err = d.until(ctx, func(ctx context.Context) error {
+		if u, err = d.client.Upload(ctx, u.ID); err != nil || u.State != api.UploadDone {
+			return errors.Join(err, fmt.Errorf("the upload is %s", u.State))
+		}
+		if v.Places, err = d.client.ImagePlaces(ctx, image); err != nil {
+			return err
+		}
+		for _, p := range v.Places {
+			if p.State != api.PlaceHere {
+				err = errors.Join(err, fmt.Errorf("%s: %s of %s %s", p.Host, image, p.State, p.Note))
+			}
+		}
+		return err
+	})
+	v.Seconds = time.Since(began).Seconds()
+	d.say("an image with the policy everywhere was uploaded; %.1f s later all %d hosts had it, before a VM there needs it", v.Seconds, len(v.Places))
+	return v, err
 }
 
 // publish makes a version of the file in one store and brings it to the other.
@@ -145,9 +205,16 @@ func (g gallery) claims() []claim.Claim {
 		return nil
 	}
 	changed := float64(rewritten * manifest.BlockSize)
+	here := 0.0
+	for _, p := range g.Spread.Places {
+		if p.State == api.PlaceHere {
+			here++
+		}
+	}
 	return []claim.Claim{
 		claim.New("bytes that an image's next version took, next to its changed blocks", float64(g.Next.Bytes)/changed, "<=", 1.1),
 		claim.New("seconds for 50 clones of an image", g.ClonesS, "<=", 5),
+		claim.New("hosts that lack an image of which its policy says that it is to be everywhere", float64(len(g.Spread.Places))-here, "==", 0),
 		claim.New("bytes in the image stores that are not what was written", float64(g.Wrong), "==", 0),
 	}
 }

@@ -24,6 +24,7 @@ type stage struct {
 	VM   heliotrope.VMID
 	Out  io.Writer
 
+	store   bool // VMs' disks stand on an image of a store
 	target  lab.Target
 	client  *api.Client
 	public  netip.Addr // of the VM
@@ -41,7 +42,7 @@ func (s *stage) say(format string, args ...any) {
 func (s *stage) up(ctx context.Context, t heliotrope.Topology, file string) error {
 	s.target = lab.Target{Name: s.Name}
 	s.say("bringing up %d sites, %d hosts and a WAN on this machine", len(t.Sites), len(t.Hosts))
-	err := lab.Up(ctx, lab.Options{Topology: t, TopologyFile: file, Name: s.Name, Progress: func(what string) { s.say("  %s", what) }})
+	err := lab.Up(ctx, lab.Options{Topology: t, TopologyFile: file, Name: s.Name, ImageStore: s.store, Progress: func(what string) { s.say("  %s", what) }})
 	if err != nil {
 		return err
 	}
