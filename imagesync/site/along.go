@@ -59,10 +59,11 @@ func (p *pieces) Put(piece int, data []byte) error {
 	if !p.mayCome() {
 		return errNoRoom
 	}
+	p.count.Hosts.Add(int64(len(data))) // before it is seen to be there
 	if err := p.cache.Give(p.chunks[piece], data); err != nil {
+		p.count.Hosts.Add(-int64(len(data)))
 		return err
 	}
-	p.count.Hosts.Add(int64(len(data)))
 	p.mu.Lock()
 	p.owed++
 	due := p.owed >= syncEvery
