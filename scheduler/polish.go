@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	polishStepsPerVM = 1000
-	polishSteps      = 5_000_000
+	polishStepsPerVM = 500
+	polishSteps      = 2_500_000
 	quickStepsPerVM  = 20
 	quickSteps       = 50_000
 )

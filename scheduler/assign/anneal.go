@@ -147,37 +147,48 @@ func (a *annealer) relieveAll() {
 
 func (a *annealer) step(temperature float64) {
 	x := a.Next()
-	if a.turn++; a.turn >= len(a.At) {
-		a.turn = 0
-	}
-	u := a.turn
-	k := a.target(u, x)
-	if k == a.At[u] || a.barred(u, k) {
+	u := a.unit()
+	k, home := a.target(u, x), a.At[u]
+	if k == home {
 		return
 	}
+	usd := a.Gain(u, k)
 	if x>>1&(1<<clusterBits-1) == 0 {
+		if a.barred(u, k) {
+			return
+		}
 		// It is dear to weigh one: where its first unit is cheaper of two sites it is more likely to be taken.
-		if l := a.Below(a.f.Sites); l != a.At[u] && a.Gain(u, l) < a.Gain(u, k) && !a.barred(u, l) {
+		if l := a.Below(a.f.Sites); l != home && a.Gain(u, l) < usd && !a.barred(u, l) {
 			k = l
 		}
 		a.cluster(u, k, temperature)
 		return
 	}
+	if usd >= temperature*mostTemperatures && (usd < Never/2 || a.barred(u, k)) {
+		return // most are; if another gained more in its place, it asks for that itself when it has its turn
+	}
 	if fits := a.Fits(u, k); !fits && (a.toll == 0 || x>>7&1 == 0) || !a.permits(u, k) {
 		a.exchange(u, k, temperature)
 		return
 	}
-	usd := a.Gain(u, k)
 	if usd > Never/2 {
 		a.chain(u, k, temperature)
 		return
 	}
-	if a.toll > 0 && usd < temperature*mostTemperatures {
+	if a.toll > 0 {
 		usd += a.relocating(u, k)
 	}
 	if a.Takes(usd, temperature) {
 		a.Move(u, k)
 	}
+}
+
+// unit is the next one whose turn it is.
+func (a *annealer) unit() int {
+	if a.turn++; a.turn >= len(a.At) {
+		a.turn = 0
+	}
+	return a.turn
 }
 
 // target chooses a site by random bits: a neighbour's, or any.
@@ -236,32 +247,59 @@ type bunch struct {
 	first      int // the mark of the first of them; each other's is one more
 	usd        float64
 	vcpus, mib float64
+	gb         float64 // per hour between them
+	ruled      bool    // there is a rule between two of them
 }
 
-// cluster tries a unit with some of those around it at its site, against others of as much
-// room where a site is full.
+// cluster tries a unit with some of those around it wherever it is cheapest for them, and where that is
+// at home and k is full, against others of as much room there.
 func (a *annealer) cluster(u, k int, temperature float64) {
-	home, bond := a.At[u], temperature*float64(int(1)<<a.Below(bondScales))
-	a.grow(&a.group, u, k, 2<<a.Below(5), math.Inf(1), bond)
-	if !a.permitsGroup(a.group.units, k) {
-		return
-	}
-	g := &a.group
-	fits := a.holds(k, g.vcpus, g.mib)
-	if !fits && len(a.here[k]) > 0 && (a.toll == 0 || a.scale != leasedScale || a.Next()&1 == 0) && g.usd < Never/2 {
+	g, bond := &a.group, temperature*float64(int(1)<<a.Below(bondScales))
+	a.grow(g, u, k, 2<<a.Below(5), math.Inf(1), bond)
+	if to := a.choose(g, k, temperature); to != a.At[u] {
+		a.moveAll(g, to)
+	} else if g.usd < Never/2 && !a.holds(k, g.vcpus, g.mib) && len(a.here[k]) > 0 {
 		a.displace(u, k, temperature, bond)
-		return
 	}
-	if !fits && a.toll == 0 {
-		return
+}
+
+// choose is the site at which a bunch costs least, home included: what is dearer has at each other site a chance of
+// its own. A bunch is dear to grow, and cheap to weigh at all sites. One with a rule within it, which grow
+// reckoned for k alone, is only weighed there.
+func (a *annealer) choose(g *bunch, k int, temperature float64) int {
+	f, n, home := a.f, a.f.Sites, a.At[g.units[0]]
+	sum := a.out[:n]
+	clear(sum)
+	for _, v := range g.units {
+		for l, usd := range a.would[v*n : v*n+n] {
+			sum[l] += usd
+		}
 	}
-	usd := g.usd
-	if a.toll > 0 {
-		usd += a.tolls(k, g.vcpus, g.mib) + a.tolls(home, -g.vcpus, -g.mib)
+	leaves := a.tolls(home, -g.vcpus, -g.mib)
+	best, least, hot := home, 0.0, temperature*mostTemperatures
+	draws, bits := 0, uint64(0)
+	for l, usd := range sum {
+		usd -= sum[home] + g.gb*(f.Price[l*n+home]+f.Back[l*n+home]-f.Price[l*n+l]-f.Price[home*n+home])
+		if g.ruled {
+			if l != k {
+				continue
+			}
+			usd = g.usd
+		}
+		if usd+leaves >= least+hot || l == home || a.toll == 0 && !a.holds(l, g.vcpus, g.mib) || !a.permitsGroup(g.units, l) {
+			continue
+		}
+		if draws == 0 {
+			bits, draws = a.Next(), anneal.Draws
+		}
+		usd += leaves + a.tolls(l, g.vcpus, g.mib) - temperature*anneal.Chance(bits)
+		bits <<= anneal.ChanceBits
+		draws--
+		if usd < least {
+			best, least = l, usd
+		}
 	}
-	if a.Takes(usd, temperature) {
-		a.moveAll(g, k)
-	}
+	return best
 }
 
 // displace tries the group at a full site, and some of those there, of as much room, at the group's
@@ -341,7 +379,7 @@ func (a *annealer) grow(b *bunch, u, k, size int, vcpus, temperature float64) {
 	a.mark[u] = first
 	vcpus -= f.VCPUs[u]
 	b.usd, b.vcpus, b.mib = 0, 0, 0
-	var gb float64
+	b.gb, b.ruled = 0, false
 	draws, bits := 0, uint64(0)
 	for i := 0; i < len(group); i++ {
 		v := group[i]
@@ -356,7 +394,8 @@ func (a *annealer) grow(b *bunch, u, k, size int, vcpus, temperature float64) {
 			}
 			if there := a.mark[e.To] - first; there >= 0 {
 				if there < i {
-					if gb += e.Out + e.In; e.Rule != None {
+					if b.gb += e.Out + e.In; e.Rule != None {
+						b.ruled = true
 						b.usd += f.ruleUSD(*e, k, k) + f.ruleUSD(*e, home, home) - f.ruleUSD(*e, k, home) - f.ruleUSD(*e, home, k)
 					}
 				}
@@ -379,7 +418,7 @@ func (a *annealer) grow(b *bunch, u, k, size int, vcpus, temperature float64) {
 			draws--
 		}
 	}
-	b.usd -= gb * apart
+	b.usd -= b.gb * apart
 	b.units, b.first = group, first
 	a.clusters = first + len(group)
 }

@@ -172,7 +172,7 @@ func TestBunchesAreExact(t *testing.T) {
 			a.grow(&a.group, u, k, rapid.IntRange(1, 12).Draw(t, "size"), math.Inf(1), bond.Draw(t, "bond"))
 			said := a.group.usd
 			a.back.units = nil
-			if len(a.here[k]) > 0 {
+			if len(a.here[k]) > 0 && rapid.Bool().Draw(t, "displace") {
 				a.grow(&a.back, a.here[k][a.Below(len(a.here[k]))], to, mostBack, a.group.vcpus, bond.Draw(t, "bond"))
 				said += a.back.usd + a.crossing(home, k, to)
 			}
@@ -181,11 +181,56 @@ func TestBunchesAreExact(t *testing.T) {
 					t.Fatalf("%d may not be at %d", v, k)
 				}
 			}
+			if best := a.choose(&a.group, k, coldest); best != home && len(a.back.units) == 0 {
+				k = best
+				if !a.holds(k, a.group.vcpus, a.group.mib) {
+					t.Fatalf("there is no room for %v at %d", a.group.units, k)
+				}
+				a.moveAll(&a.group, k)
+				if after := f.USD(a.At); after > before+1e-6 {
+					t.Fatalf("%v was to be cheaper at %d, and is %v dearer", a.group.units, k, after-before)
+				}
+				continue
+			}
 			a.moveAll(&a.group, k)
 			a.moveAll(&a.back, to)
 			if added := f.USD(a.At) - before; math.Abs(added-said) > 1e-6 {
 				t.Fatalf("it was to add %v and added %v", said, added)
 			}
+		}
+	})
+}
+
+// Lumps cost what their units do there together, and those of two may be at the same sites.
+func TestLumpsCostAsMuch(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := draw(t, 20, 4)
+		for _, list := range f.Edges {
+			for i := range list {
+				list[i].Rule = None
+			}
+		}
+		for i := range f.Linear {
+			if rapid.IntRange(0, 9).Draw(t, "barred") == 0 {
+				f.Linear[i] += Never
+			}
+		}
+		c, of := f.lumps()
+		at, units := make([]int, len(c.Home)), make([]int, len(f.Home))
+		for l := range at {
+			at[l] = rapid.IntRange(0, f.Sites-1).Draw(t, "at")
+		}
+		for u, l := range of {
+			units[u] = at[l]
+			if !f.alike(u, slices.Index(of, l)) {
+				t.Fatalf("unit %d may not be where others of its lump may", u)
+			}
+		}
+		if a, b := f.USD(units), c.USD(at); !near(a, b) {
+			t.Fatalf("units cost %v, their lumps %v", a, b)
+		}
+		if a, b := sum(f.VCPUs), sum(c.VCPUs); !near(a, b) {
+			t.Fatalf("units have %v vCPUs, their lumps %v", a, b)
 		}
 	})
 }
@@ -206,6 +251,7 @@ func TestBoundHolds(t *testing.T) {
 		if usd := d.certify(); ok && usd > optimum+1e-9 {
 			t.Fatalf("bound %v from any messages, optimum %v", usd, optimum)
 		}
+		d.tell()
 		d.pass(false, true)
 		if said, usd := d.pass(true, true), d.certify(); !near(said, usd) {
 			t.Fatalf("a pass says %v, certified is %v", said, usd)

@@ -23,6 +23,7 @@ type Bins struct {
 const (
 	polishHot  = 0.01 // of warmth
 	polishCold = 1e-2 // of that: the last temperature
+	withinBits = 2    // of the chance, all of which are 0 where a unit tries another bin of its own site
 )
 
 // polisher anneals with the room of bins.
@@ -89,16 +90,17 @@ func (p *polisher) stir(u, n int) float64 {
 
 // shake tries one unit in another bin, or for a unit there where there is no room.
 func (p *polisher) shake(temperature float64) {
-	if p.turn++; p.turn >= len(p.slot) {
-		p.turn = 0
-	}
-	u := p.turn
+	u := p.unit()
 	from := p.Bins.At[u]
 	if from == None {
 		return
 	}
-	k := p.target(u, p.Next())
-	if len(p.bySite[k]) == 0 {
+	x := p.Next()
+	k := p.target(u, x)
+	if len(p.bySite[k]) == 0 || k == p.Site[from] && x>>1&(1<<withinBits-1) != 0 {
+		return
+	}
+	if k != p.Site[from] && p.Gain(u, k)-p.Stir[u] >= temperature*mostTemperatures {
 		return
 	}
 	to := p.bySite[k][p.Below(len(p.bySite[k]))]

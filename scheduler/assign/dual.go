@@ -13,7 +13,9 @@ type dual struct {
 	order    []int     // of units, in which messages run forwards
 	rank     []int     // of each unit in order
 	messages []float64 // edge × 2 × sites + side × sites + site; side 0 is to the later unit
-	number   [][]int   // of each unit's edges
+	told     []float64 // unit × sites + site: what a unit costs, with all messages to it
+	earlier  [][]link  // of each unit's edges, those to units before it
+	later    [][]link
 	share    []float64 // of each unit's cost that each of its edges to later units is given
 	tariff   tariff
 
@@ -25,17 +27,27 @@ type dual struct {
 	excess []float64 // what was asked for over the room, as a share of it, by what has a rent
 	blur   float64   // USD per hour: what costs so much more is asked for about 1/e times as much
 
-	own, give, want []float64 // scratch: of one unit, by site
+	own, give, want, fresh []float64 // scratch: of one unit, by site
+}
+
+// link is an edge with its number.
+type link struct {
+	*Edge
+	number int
 }
 
 const (
-	gauges       = 60   // changes of rent before there are messages
-	firstGauge   = 0.02 // of the bound, that the first may add
-	lastGauge    = 0.001
-	firstStep    = 0.15 // of the gap, likewise once there are messages
-	lastStep     = 0.006
-	turnDecay    = 2    // powers of the usual by which a step shrinks at a right angle; the rent goes straight on as fast as it went
-	settledPart  = 0.7  // of the passes, after which the rent stays
+	gauges     = 60   // changes of rent before there are messages
+	firstGauge = 0.02 // of the bound, that the first may add
+	lastGauge  = 0.001
+	firstStep  = 0.15 // of the gap, likewise once there are messages
+	lastStep   = 0.006
+
+	lumpTurns     = 100  // passes of messages between lumps
+	appraisedStep = 0.03 // in place of the first step where lumps have found the rent
+
+	turnDecay    = 1.4  // powers of the usual by which a step shrinks at a right angle; the rent goes straight on as fast as it went
+	settledPart  = 0.85 // of the passes, after which the rent stays
 	stalled      = 2e-6 // of the bound: what a pass adds then at least, or it was the last
 	rentMomentum = 0.6  // share of the change before
 	blurPart     = 0.02 // of what a unit costs on average
@@ -43,29 +55,23 @@ const (
 
 func newDual(f *Field) *dual {
 	n := len(f.Home)
-	d := &dual{Field: f, rank: make([]int, n), share: make([]float64, n), number: make([][]int, n),
+	d := &dual{Field: f, rank: make([]int, n), share: make([]float64, n), earlier: make([][]link, n), later: make([][]link, n),
 		rent: make([]float64, 2*f.Sites+1), before: make([]float64, 2*f.Sites+1),
 		perVCPU: make([]float64, f.Sites), perMiB: make([]float64, f.Sites),
-		excess: make([]float64, 2*f.Sites+1), tariff: newTariff(f),
-		own: make([]float64, f.Sites), give: make([]float64, f.Sites), want: make([]float64, f.Sites)}
+		excess: make([]float64, 2*f.Sites+1), tariff: newTariff(f), told: slices.Clone(f.Linear),
+		own: make([]float64, f.Sites), give: make([]float64, f.Sites), want: make([]float64, f.Sites), fresh: make([]float64, f.Sites)}
 	d.walk()
 	edges := 0
-	for u, list := range f.Edges {
-		d.number[u] = make([]int, len(list))
-	}
 	for _, u := range d.order {
-		later := 0
-		for i, e := range f.Edges[u] {
-			if d.rank[e.To] < d.rank[u] {
-				continue
+		for i := range f.Edges[u] {
+			if e := &f.Edges[u][i]; d.rank[e.To] > d.rank[u] {
+				d.later[u] = append(d.later[u], link{e, edges})
+				j := slices.IndexFunc(f.Edges[e.To], func(back Edge) bool { return back.To == u })
+				d.earlier[e.To] = append(d.earlier[e.To], link{&f.Edges[e.To][j], edges})
+				edges++
 			}
-			later++
-			d.number[u][i] = edges
-			j := slices.IndexFunc(f.Edges[e.To], func(back Edge) bool { return back.To == u })
-			d.number[e.To][j] = edges
-			edges++
 		}
-		d.share[u] = 1 / float64(max(later, len(f.Edges[u])-later, 1))
+		d.share[u] = 1 / float64(max(len(d.later[u]), len(d.earlier[u]), 1))
 	}
 	d.messages = make([]float64, edges*2*f.Sites)
 	return d
@@ -115,11 +121,12 @@ func (d *dual) charge() {
 	}
 }
 
-// rented is what a unit costs at each site by itself, room paid for.
-func (d *dual) rented(u int, row []float64) {
+// rented fills own with what a unit costs at each site, room paid for.
+func (d *dual) rented(costs []float64, u int) {
+	row := d.own
 	vcpus, mib := d.VCPUs[u], d.MiB[u]
 	perVCPU, perMiB := d.perVCPU[:len(row)], d.perMiB[:len(row)]
-	for k, usd := range d.Linear[u*d.Sites : u*d.Sites+len(row)] {
+	for k, usd := range costs[:len(row)] {
 		row[k] = usd + perVCPU[k]*vcpus + perMiB[k]*mib
 	}
 	if most := d.MaxMoves; most > 0 {
@@ -129,13 +136,26 @@ func (d *dual) rented(u int, row []float64) {
 	}
 }
 
-// gather is rented with all messages to the unit.
+// gather is what a unit costs at each site, with all messages to it.
 func (d *dual) gather(u int) {
-	d.rented(u, d.own)
-	for i, e := range d.Edges[u] {
-		for k, usd := range d.to(d.number[u][i], d.rank[e.To] < d.rank[u]) {
+	copy(d.own, d.Linear[u*d.Sites:])
+	for _, l := range d.later[u] {
+		for k, usd := range d.to(l.number, false) {
 			d.own[k] += usd
 		}
+	}
+	for _, l := range d.earlier[u] {
+		for k, usd := range d.to(l.number, true) {
+			d.own[k] += usd
+		}
+	}
+}
+
+// tell reckons told anew.
+func (d *dual) tell() {
+	for u := range d.Home {
+		d.gather(u)
+		copy(d.told[u*d.Sites:], d.own)
 	}
 }
 
@@ -196,7 +216,7 @@ func (d *dual) gauge(late func() bool) {
 		d.charge()
 		var usd float64
 		for u := range d.Home {
-			d.rented(u, d.own)
+			d.rented(d.Linear[u*d.Sites:], u)
 			least := slices.Min(d.own)
 			usd += least
 			d.ask(u, least)
@@ -221,23 +241,19 @@ func (d *dual) certify() float64 {
 	}
 	for _, u := range d.order {
 		d.gather(u)
-		later := 0
-		for i, e := range d.Edges[u] {
-			if d.rank[e.To] < d.rank[u] {
-				continue
-			}
-			later++
-			back, there := d.to(d.number[u][i], false), d.to(d.number[u][i], true)
+		d.rented(d.own, u)
+		for _, to := range d.later[u] {
+			back, there := d.to(to.number, false), d.to(to.number, true)
 			least := math.Inf(1)
 			for k := range d.Sites {
 				for l := range d.Sites {
-					least = min(least, d.own[k]*d.share[u]-back[k]+d.PairUSD(e, k, l)-there[l])
+					least = min(least, d.own[k]*d.share[u]-back[k]+d.PairUSD(*to.Edge, k, l)-there[l])
 				}
 			}
 			add(least)
 		}
 		least := slices.Min(d.own)
-		add(least * (1 - float64(later)*d.share[u]))
+		add(least * (1 - float64(len(d.later[u]))*d.share[u]))
 	}
 	for _, rent := range d.rent {
 		add(-rent)
@@ -256,7 +272,7 @@ func (d *dual) lease() *Field {
 	f := *d.Field
 	f.Linear = slices.Clone(f.Linear)
 	for u := range f.Home {
-		d.rented(u, d.own)
+		d.rented(d.Linear[u*d.Sites:], u)
 		for k, usd := range d.own {
 			f.Linear[u*f.Sites+k] += leaseShare * (usd - f.Linear[u*f.Sites+k])
 		}
@@ -300,15 +316,14 @@ func (d *dual) read() *State {
 	moves := 0
 	at := make([]int, len(d.Home))
 	for _, u := range d.order {
-		d.rented(u, d.own)
-		for i, e := range d.Edges[u] {
-			if d.rank[e.To] < d.rank[u] {
-				for k := range d.own {
-					d.own[k] += d.PairUSD(e, k, at[e.To])
-				}
-				continue
+		d.rented(d.Linear[u*d.Sites:], u)
+		for _, l := range d.earlier[u] {
+			for k := range d.own {
+				d.own[k] += d.PairUSD(*l.Edge, k, at[l.To])
 			}
-			for k, usd := range d.to(d.number[u][i], false) {
+		}
+		for _, l := range d.later[u] {
+			for k, usd := range d.to(l.number, false) {
 				d.own[k] += usd
 			}
 		}
@@ -339,10 +354,6 @@ func (d *dual) read() *State {
 // returns the bound and the best placement that it read. ceiling is what is known to be
 // possible.
 func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float64, best *State) {
-	d.gauge(late)
-	top, last, rent := math.Inf(-1), math.Inf(-1), slices.Clone(d.rent)
-	settled := int(float64(passes) * settledPart)
-	step := firstStep
 	read := func() {
 		if s := d.read(); best == nil || less(s.excess(), s.USD, best.excess(), best.USD) {
 			best = s
@@ -351,34 +362,57 @@ func (d *dual) climb(passes int, ceiling float64, late func() bool) (bound float
 			ceiling = min(ceiling, best.USD)
 		}
 	}
-	for n := range 2 * passes {
-		if n == 2*settled {
-			copy(d.rent, rent)
+	step := firstStep
+	if len(d.Home) > smallField {
+		d.appraise(late)
+		step = appraisedStep
+	} else {
+		d.gauge(late)
+	}
+	turns := int(2 * float64(passes) * settledPart)
+	d.haggle(turns, step, late, func(n int) float64 {
+		if n%16 == 14 {
+			read()
 		}
-		if late() {
+		return ceiling
+	})
+	last := math.Inf(-1)
+	for n := turns; n < 2*passes && !late(); n++ {
+		usd := d.pass(n%2 == 0, false)
+		if usd-last < stalled*math.Abs(usd) {
 			break
 		}
-		usd := d.pass(n%2 == 0, n < 2*settled)
-		if n >= 2*settled {
-			if n > 2*settled && usd-last < stalled*math.Abs(usd) {
-				break
-			}
-			last = usd
-			continue
-		}
+		last = usd
+	}
+	d.pass(true, false)
+	read()
+	return d.certify(), best
+}
+
+// appraise finds a rent to begin with, by that of lumps: they know already what units learn from
+// each other by many messages only, and are a tenth as many.
+func (d *dual) appraise(late func() bool) {
+	field, _ := d.lumps()
+	lumps := newDual(field)
+	lumps.gauge(late)
+	lumps.haggle(lumpTurns, firstStep, late, func(int) float64 { return math.Inf(1) })
+	copy(d.rent, lumps.rent)
+	d.blur = lumps.blur * float64(len(lumps.Home)) / float64(len(d.Home))
+}
+
+// haggle passes messages so many times, up and down in turns, and changes the rent each time. It leaves
+// the rent that made the best bound. ceiling is what is known to be possible then.
+func (d *dual) haggle(turns int, step float64, late func() bool, ceiling func(n int) float64) {
+	top, rent := math.Inf(-1), slices.Clone(d.rent)
+	for n := 0; n < turns && !late(); n++ {
+		usd := d.pass(n%2 == 0, true)
 		if usd > top {
 			top = usd
 			copy(rent, d.rent)
 		}
-		if n%16 == 14 {
-			read()
-		}
 		d.blur = blurPart * math.Abs(usd) / float64(len(d.Home))
-		turn := d.raise(step * min(max(ceiling-usd, 0), 0.1*math.Abs(usd)))
-		step *= math.Pow(lastStep/firstStep, turnDecay*turn/float64(2*settled))
+		turn := d.raise(step * min(max(ceiling(n)-usd, 0), 0.1*math.Abs(usd)))
+		step *= math.Pow(lastStep/firstStep, turnDecay*turn/float64(turns))
 	}
 	copy(d.rent, rent)
-	d.pass(true, false)
-	read()
-	return d.certify(), best
 }

@@ -21,17 +21,17 @@ type Options struct {
 
 const (
 	smallIterations   = 13_000_000
-	iterationsPerUnit = 5_600
-	mostIterations    = 12_000_000
+	iterationsPerUnit = 4_000
+	mostIterations    = 7_000_000
 	quickSteps        = 50_000
 	quickStepsPerUnit = 50
 
 	usualPasses = 100
-	leastPasses = 60
-	passesWork  = 1_000_000_000 // edges × sites² × passes: less than that many
+	leastPasses = 40
+	passesWork  = 45_000_000 // edges × sites² × passes: less than that many
 
-	wide      = 0.012 // of the bound: a large field whose best is so far above it is searched on from there
-	againPart = 70    // of 100 steps: each time, while there are fewer than mostIterations
+	wide      = 0.014 // of the bound: a large field whose best is so far above it is searched on from there
+	againPart = 75    // of 100 steps
 
 	smallField    = 400   // units
 	warmStart     = 0.1   // of warmth
@@ -152,12 +152,8 @@ func (f *Field) Search(o Options) (*State, float64) {
 	for _, from := range starts {
 		walk(from, steps/len(starts))
 	}
-	if leased != f && o.Iterations == 0 {
-		for left := mostIterations - steps; left > 0 && best.bestUSD-bound > wide*math.Abs(bound) && !late(); {
-			more := min(steps*againPart/100, left)
-			walk(start{false, lukewarmStart, leasedScale}, more)
-			left -= more
-		}
+	if leased != f && o.Iterations == 0 && best.bestUSD-bound > wide*math.Abs(bound) && !late() {
+		walk(start{false, lukewarmStart, leasedScale}, steps*againPart/100)
 	}
 	return best.found(), bound
 }

@@ -19,6 +19,7 @@ type State struct {
 	slot               []int   // of each unit, in here
 	moves              int     // VMs that change their site
 	maxMoves           int
+	out, in            []float64 // scratch: what a GB costs more from one site than from another, by the other end's
 }
 
 func newState(f *Field, at []int) *State {
@@ -27,6 +28,7 @@ func newState(f *Field, at []int) *State {
 		s.maxMoves = math.MaxInt
 	}
 	s.freeVCPUs, s.freeMiB = slices.Clone(f.RoomVCPUs), slices.Clone(f.RoomMiB)
+	s.out, s.in = make([]float64, f.Sites), make([]float64, f.Sites)
 	s.here, s.slot = make([][]int, f.Sites), make([]int, len(at))
 	s.vcpusPerMiB = sum(f.VCPUs) / max(sum(f.MiB), 1e-9)
 	for u, k := range at {
@@ -150,13 +152,20 @@ func (s *State) Move(u, to int) {
 	s.leave(u)
 	s.At[u] = to
 	s.enter(u, to)
-	// Rows of price and of back are those of a site, so both walk memory in order.
+	// Rows of price and of back are those of a site, so all walk memory in order.
+	out, in := s.out, s.in
 	outTo, outFrom := f.Price[to*n:to*n+n], f.Price[from*n:from*n+n]
 	inTo, inFrom := f.Back[to*n:to*n+n], f.Back[from*n:from*n+n]
-	for _, e := range f.Edges[u] {
+	for k := range outTo {
+		out[k], in[k] = outTo[k]-outFrom[k], inTo[k]-inFrom[k]
+	}
+	edges := f.Edges[u]
+	for i := range edges {
+		e := &edges[i]
 		row := s.would[e.To*n : e.To*n+n]
+		gbOut, gbIn, out, in := e.Out, e.In, out[:len(row)], in[:len(row)]
 		for k := range row {
-			row[k] += e.Out*(outTo[k]-outFrom[k]) + e.In*(inTo[k]-inFrom[k])
+			row[k] += gbOut*out[k] + gbIn*in[k]
 		}
 		if e.Rule != None {
 			s.forbid(row, f.Rules[e.Rule], from, to)
