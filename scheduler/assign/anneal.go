@@ -164,10 +164,11 @@ func (a *annealer) step(temperature float64) {
 		a.cluster(u, k, temperature)
 		return
 	}
-	if usd >= temperature*mostTemperatures && (usd < Never/2 || a.barred(u, k)) {
-		return // most are; if another gained more in its place, it asks for that itself when it has its turn
+	fits := a.Fits(u, k)
+	if usd >= temperature*mostTemperatures && (usd < Never/2 && (fits || a.scale == leasedScale) || a.barred(u, k)) {
+		return // most are. One that gains more in its place asks for that itself; where room has no price it takes both to
 	}
-	if fits := a.Fits(u, k); !fits && (a.toll == 0 || x>>7&1 == 0) || !a.permits(u, k) {
+	if !fits && (a.toll == 0 || x>>7&1 == 0) || !a.permits(u, k) {
 		a.exchange(u, k, temperature)
 		return
 	}
