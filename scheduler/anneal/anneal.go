@@ -68,9 +68,18 @@ func (w *Walk) Takes(worse, temperature float64) bool {
 // Cool calls batch for each AtOnce of steps, with the share of them that is done and a
 // temperature that falls, each time by the same factor, from hot to the fraction cold of it.
 func (w *Walk) Cool(hot, cold float64, steps int, batch func(share, temperature float64)) {
-	for done := 0; done < steps; done += AtOnce {
-		share := float64(done) / float64(steps)
+	done := 0
+	w.Until(func() float64 { return float64(done) / float64(steps) }, func(share float64) {
 		batch(share, hot*math.Pow(cold, share))
+		done += AtOnce
+	})
+}
+
+// Until calls batch, for AtOnce steps each time, with the share of the walk that is done: progress
+// says it, of steps or of time, and that it is 1 ends the walk.
+func (w *Walk) Until(progress func() float64, batch func(share float64)) {
+	for share := progress(); share < 1; share = progress() {
+		batch(share)
 		if w.Late() {
 			return
 		}

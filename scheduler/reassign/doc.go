@@ -26,8 +26,11 @@
 //
 // Room, spread and dependencies may be broken at tolls that rise until four fifths of a walk are
 // done; room that there can never be, since what is transient stays, is barred from the beginning. Each
-// walk begins so hot that where it began is forgotten, and is twice as long as the one before; the
-// cheapest of all that any of them found is kept.
+// walk begins so hot that most of where it began is forgotten. The first ones cool evenly, each twice as
+// long as the one before: what is easy is solved. Then they are slow where large processes find their
+// places, and most that are away are sent home, which frees room. Where a large one ends up is chance
+// and decides most: so after each walk, kicks put a large one of a machine that pays for nothing elsewhere, and a lukewarm
+// walk finds out what that is worth. The cheapest of all is kept.
 //
 // Check is the judge: it knows nothing of the search, and reckons from the problem alone.
 package reassign

@@ -131,7 +131,7 @@ func TestTablesAreRight(t *testing.T) {
 		if len(home) == 0 {
 			return
 		}
-		w := &walker{Walk: anneal.New(rapid.Uint64().Draw(t, "seed"), nil), state: newState(p, home, home)}
+		w := &walker{Walk: anneal.New(rapid.Uint64().Draw(t, "seed"), nil), state: newState(p, home, home), kept: none}
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			w.toll, w.rent = float64(rapid.IntRange(0, 50).Draw(t, "toll")), float64(rapid.IntRange(0, 5).Draw(t, "rent"))
 			w.step(rapid.Float64Range(0, 1000).Draw(t, "temperature"))
@@ -218,11 +218,11 @@ func TestSearchFindsTheBest(t *testing.T) {
 func TestSearchEnds(t *testing.T) {
 	p, home := example(t)
 	asked := 0
-	if _, _, err := p.Search(home, Options{Deadline: func() bool { asked++; return asked > 10 }}); err != nil || asked > 20 {
+	if _, _, err := p.Search(home, Options{Spent: func() float64 { asked++; return float64(asked) / 10 }}); err != nil || asked > 20 {
 		t.Errorf("%v after being asked %d times", err, asked)
 	}
 	var found []int64
-	_, cost, err := p.Search(home, Options{Deadline: func() bool { return false }, Enough: 3600, Found: func(c int64) { found = append(found, c) }})
+	_, cost, err := p.Search(home, Options{Spent: func() float64 { return 0 }, Enough: 3600, Found: func(c int64) { found = append(found, c) }})
 	if err != nil || cost.Total() > 3600 || len(found) == 0 || found[len(found)-1] != cost.Total() {
 		t.Errorf("%v, %d, %v", err, cost.Total(), found)
 	}

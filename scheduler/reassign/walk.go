@@ -6,36 +6,59 @@ import (
 	"heliotrope/scheduler/anneal"
 )
 
-const (
-	// In the first part rules may be broken, at tolls that rise, and in the rest they may not.
-	softFraction = 0.8
-	firstToll    = 1.0 // of a rule of services: as a multiple of the first temperature
-	lastToll     = 100
-	firstRent    = 10.0 // of a unit of room that there is not
-	lastRent     = 1000
-	forbidding   = 1e18
+// cooling is how a walk cools. Temperatures are fractions of the size of a random move.
+type cooling struct {
+	hot, frozen, cold float64
+	slowly            float64 // the share of the walk that is spent from hot to frozen, in which rules may be broken
+	rent, lastRent    float64 // of a unit of room that there is not
+	homeward          uint64  // of eight processes that are away so many are sent home
+}
 
-	cold    = 1e-5 // of the first temperature: the last one
+var (
+	// By the same factor all the way: what is easy is solved by that.
+	even = cooling{hot: 0.3, frozen: 3e-5, cold: 3e-6, slowly: 0.8, rent: 10, lastRent: 1000, homeward: 1}
+	// Where large processes find their places, and then fast.
+	slow = cooling{hot: 0.3, frozen: 0.009, cold: 9e-9, slowly: 0.85, rent: 10, lastRent: 100, homeward: 7}
+	// After a kick: what is large stays.
+	lukewarm = cooling{hot: 0.03, frozen: 0.009, cold: 9e-9, slowly: 0.85, rent: 100, lastRent: 100, homeward: 7}
+)
+
+const (
+	firstToll  = 1.0 // of a rule of services: as a multiple of the first temperature
+	lastToll   = 100.0
+	forbidding = 1e18
+
 	samples = 1000
 )
 
 // walker walks from assignment to assignment.
 type walker struct {
+	Options
 	anneal.Walk
 	*state
 	toll     float64 // of a broken rule of services
 	rent     float64 // of a unit of room that there is not
+	homeward uint64  // as of a cooling
+	kept     int     // a process that stays where it is, or none
+	done     int     // steps
 	best     Assignment
 	bestCost int64
-	found    func(cost int64)
+	near     Assignment // the best since the last walk from hot
+	nearCost int64
 	c        chain
 }
 
 // note keeps what is cheaper and breaks nothing.
 func (w *walker) note() {
-	if w.broken == 0 && w.over == 0 && w.cost < w.bestCost {
+	if w.broken > 0 || w.over > 0 || w.cost >= w.nearCost {
+		return
+	}
+	w.near, w.nearCost = append(w.near[:0], w.at...), w.cost
+	if w.cost < w.bestCost {
 		w.best, w.bestCost = append(w.best[:0], w.at...), w.cost
-		w.found(w.cost)
+		if w.Found != nil {
+			w.Found(w.cost)
+		}
 	}
 }
 
@@ -57,17 +80,22 @@ func (w *walker) warmth() float64 {
 	return sum / float64(max(n, 1))
 }
 
-// round walks once, from a temperature down.
-func (w *walker) round(hot float64, steps int) {
-	w.Cool(hot, cold, steps, func(share, temperature float64) {
-		w.toll, w.rent = forbidding, forbidding
-		if share < softFraction {
-			w.toll = hot * firstToll * math.Pow(lastToll/firstToll, share/softFraction)
-			w.rent = firstRent * math.Pow(lastRent/firstRent, share/softFraction)
+// walk walks so many steps. Warmth is the size of a random move.
+func (w *walker) walk(c cooling, warmth float64, steps int) {
+	done := w.done
+	w.homeward = c.homeward
+	w.Until(func() float64 { return float64(w.done-done) / float64(steps) }, func(share float64) {
+		part := share / c.slowly
+		temperature := warmth * c.hot * math.Pow(c.frozen/c.hot, part)
+		w.toll, w.rent = warmth*c.hot*firstToll*math.Pow(lastToll/firstToll, part), c.rent*math.Pow(c.lastRent/c.rent, part)
+		if part >= 1 {
+			temperature = warmth * c.frozen * math.Pow(c.cold/c.frozen, (share-c.slowly)/(1-c.slowly))
+			w.toll, w.rent = forbidding, forbidding
 		}
 		for range anneal.AtOnce {
 			w.step(temperature)
 		}
+		w.done += anneal.AtOnce
 		w.note()
 	})
 }
@@ -78,10 +106,10 @@ func (w *walker) step(temperature float64) {
 	x := w.Next()
 	i := int((x >> 32) * uint64(len(w.at)) >> 32)
 	k := w.home[i]
-	if x&7 != 0 || k == w.at[i] {
+	if x&7 >= w.homeward || k == w.at[i] {
 		k = w.Below(len(w.here))
 	}
-	if k == w.at[i] || w.barred[i*w.machines+k] {
+	if k == w.at[i] || i == w.kept || w.barred[i*w.machines+k] {
 		return
 	}
 	w.c.begin(i, w.at[i], k)
@@ -92,6 +120,9 @@ func (w *walker) step(temperature float64) {
 				break
 			}
 			j = w.here[k][w.Below(len(w.here[k]))]
+		}
+		if j == w.kept {
+			return
 		}
 		to := w.c.at[0]
 		if w.c.n+1 < longest && bits&6 == 0 {

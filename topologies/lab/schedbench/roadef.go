@@ -93,9 +93,14 @@ func reassignment(ctx context.Context, b *Bench, dir, name string, best int64) (
 	began := processorSeconds()
 	spent := func() float64 { return processorSeconds() - began }
 	a, _, err := p.Search(initial, reassign.Options{
-		Seed:     b.Seed,
-		Deadline: func() bool { return ctx.Err() != nil || spent() >= float64(b.Seconds) },
-		Enough:   r.Bound + r.Bound/nearEnough,
+		Seed: b.Seed,
+		Spent: func() float64 {
+			if ctx.Err() != nil {
+				return 1
+			}
+			return spent() / float64(b.Seconds)
+		},
+		Enough: r.Bound + r.Bound/nearEnough,
 		Found: func(cost int64) {
 			if r.WithinS < 0 && float64(cost) <= (1+nearBest)*float64(best) {
 				r.WithinS = spent()
