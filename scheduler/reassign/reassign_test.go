@@ -150,6 +150,35 @@ func TestTablesAreRight(t *testing.T) {
 	})
 }
 
+// What is kicked stays where it is put, and the tables know of it.
+func TestKick(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, home := generate(func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "n") })
+		if len(home) == 0 {
+			return
+		}
+		w := &walker{Walk: anneal.New(rapid.Uint64().Draw(t, "seed"), nil), state: newState(p, home, home), kept: none, homeward: 7}
+		w.kick()
+		if w.kept == none { // there is no other place for what was chosen
+			return
+		}
+		to := w.at[w.kept]
+		if to == home[w.kept] {
+			t.Fatalf("process %d is where it was", w.kept)
+		}
+		for range 20 {
+			w.step(1000)
+		}
+		if w.at[w.kept] != to {
+			t.Fatalf("process %d was put at %d, and is at %d", w.kept, to, w.at[w.kept])
+		}
+		cost, broken := p.Check(home, w.at)
+		if cost.Total() != w.cost || (len(broken) > 0) != (w.broken+w.full > 0) {
+			t.Fatalf("cost %d, %d rules broken, %d rooms too full; the judge says %d, %v", w.cost, w.broken, w.full, cost.Total(), broken)
+		}
+	})
+}
+
 // A search breaks nothing, ends no dearer than it began, and does the same again.
 func TestSearch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
