@@ -33,7 +33,10 @@ const (
 	wide      = 0.014 // of the bound: a large field whose best is so far above it is searched on from there
 	againPart = 75    // of 100 steps
 
-	smallField    = 400   // units
+	smallField = 400 // units
+	fewUnits   = 130 // a small field of more is searched on by walks that forget where they began
+	onSteps    = 3_500_000
+
 	warmStart     = 0.1   // of warmth
 	lukewarmStart = 0.04  // of warmth
 	coldest       = 1e-12 // USD per hour: only what is better is taken
@@ -151,6 +154,11 @@ func (f *Field) Search(o Options) (*State, float64) {
 	}
 	for _, from := range starts {
 		walk(from, steps/len(starts))
+	}
+	if leased == f && o.Iterations == 0 && len(f.Home) > fewUnits && !late() {
+		for _, hot := range []float64{3, 1} { // each twice as long as one before
+			walk(start{false, hot, usualScale}, onSteps)
+		}
 	}
 	if leased != f && o.Iterations == 0 && best.bestUSD-bound > wide*math.Abs(bound) && !late() {
 		walk(start{false, lukewarmStart, leasedScale}, steps*againPart/100)
