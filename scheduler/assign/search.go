@@ -155,7 +155,7 @@ func (f *Field) Search(o Options) (*State, float64) {
 	for _, from := range starts {
 		walk(from, steps/len(starts))
 	}
-	if leased == f && o.Iterations == 0 && len(f.Home) > fewUnits && !late() {
+	if n := len(f.Home); o.Iterations == 0 && n > fewUnits && n <= smallField && !late() {
 		for _, hot := range []float64{3, 1} { // each twice as long as one before
 			walk(start{false, hot, usualScale}, onSteps)
 		}

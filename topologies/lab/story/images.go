@@ -134,7 +134,7 @@ func (d *Demo) deliver(ctx context.Context, file string) (v delivery, err error)
 		}
 		for _, p := range v.Places {
 			if p.State != api.PlaceHere {
-				err = errors.Join(err, fmt.Errorf("%s: %s of %s %s", p.Host, image, p.State, p.Note))
+				err = errors.Join(err, fmt.Errorf("%s is %s at %s: %s", image, p.State, p.Host, p.Note))
 			}
 		}
 		return err
