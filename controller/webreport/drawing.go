@@ -59,8 +59,10 @@ func scaleOf(rates [][]float64) scale {
 	if high == 0 {
 		return scale{}
 	}
-	top := math.Ceil(math.Log10(high))
-	bottom := math.Floor(math.Log10(max(low, high/1e6)))
+	// Within the powers of ten that a float64 has in full: the next one up is infinite, the
+	// next one down 0, and a scale between those has no end.
+	top := max(-299, min(math.Ceil(math.Log10(high)), 300))
+	bottom := max(-300, math.Floor(math.Log10(max(low, high/1e6))))
 	return scale{math.Pow(10, min(bottom, top-1)), math.Pow(10, top)}
 }
 

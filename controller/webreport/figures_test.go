@@ -92,6 +92,23 @@ func TestScaleIsMonotone(t *testing.T) {
 	})
 }
 
+// A rate at the ends of what a number can be has no power of ten above or below it: the
+// legend's ticks never ended.
+func TestScaleEnds(t *testing.T) {
+	for _, v := range []float64{math.MaxFloat64, math.SmallestNonzeroFloat64} {
+		s := scaleOf([][]float64{{v}})
+		if decades := math.Log10(s.high / s.low); !(decades > 0.5 && decades < 8) {
+			t.Fatalf("the scale of %v goes from %v to %v", v, s.low, s.high)
+		}
+		if ticks := strings.Count(string(drawScale(s)), `class="tick"`); ticks == 0 || ticks > 20 {
+			t.Errorf("the scale of %v has %d ticks", v, ticks)
+		}
+		if s.class(v) == "" {
+			t.Errorf("%v has no class", v)
+		}
+	}
+}
+
 func TestTimelineBreaksWhereNothingIsKnown(t *testing.T) {
 	var history []report.Volume
 	for i := range 3000 {
