@@ -31,6 +31,8 @@ var rows = map[string]int{
 
 	"migration/wan/ramstream/golden": 2, // for tests
 
+	"controller/webreport/plane": 2, // where things of a picture go
+
 	"scheduler":           2,
 	"scheduler/ahead":     2,
 	"scheduler/anneal":    2,

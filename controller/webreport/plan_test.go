@@ -13,6 +13,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/webreport/plane"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/atlas"
 
@@ -192,11 +193,11 @@ func TestMapStaysInFrame(t *testing.T) {
 		arrows, lines := g.arrows(moves), g.lines(moves)
 		labels := 0
 		for i, b := range g.taken {
-			if !b.in(g.high, -0.6) {
+			if !b.In(mapWide, g.high, -0.6) {
 				t.Fatalf("%v is outside of %v by %v", b, mapWide, g.high)
 			}
 			for j, c := range g.taken[:i] {
-				if b.near(c, -0.6, -0.6) {
+				if b.Near(c, -0.6, -0.6) {
 					t.Fatalf("%d, %v, covers %d, %v", i, b, j, c)
 				}
 			}
@@ -210,9 +211,9 @@ func TestMapStaysInFrame(t *testing.T) {
 			if a.label.text != nil {
 				labels++
 			}
-			for _, p := range a.curve {
+			for _, p := range a.Curve {
 				if math.IsNaN(p[0] + p[1]) {
-					t.Fatalf("%v", a.curve)
+					t.Fatalf("%v", a.Curve)
 				}
 			}
 		}
@@ -229,8 +230,8 @@ func TestFewSitesAreAllLabelled(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	g := seat(p.Map)
-	at := func(id heliotrope.SiteID) box { return g.sites[g.number(id)] }
-	far := func(a, b heliotrope.SiteID) float64 { return math.Hypot(at(a).x-at(b).x, at(a).y-at(b).y) }
+	at := func(id heliotrope.SiteID) plane.Box { return g.sites[g.number(id)] }
+	far := func(a, b heliotrope.SiteID) float64 { return math.Hypot(at(a).X-at(b).X, at(a).Y-at(b).Y) }
 	if !(far("eu", "internet") < far("eu", "us") && far("eu", "us") < far("us", "sa") && far("us", "sa") < far("eu", "sa")) {
 		t.Errorf("near sites are far on the map: %+v", g.sites)
 	}

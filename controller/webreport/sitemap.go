@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"heliotrope"
+	"heliotrope/controller/webreport/plane"
 	"heliotrope/scheduler"
 	"heliotrope/scheduler/atlas"
 )
@@ -28,56 +29,7 @@ const (
 	arrowNames  = 3  // VMs that an arrow names
 )
 
-// box is a rectangle by its middle.
-type box struct{ x, y, wide, high float64 }
-
-// near says whether less than a gap is between two boxes, across and down.
-func (b box) near(c box, across, down float64) bool {
-	return math.Abs(b.x-c.x) < (b.wide+c.wide)/2+across && math.Abs(b.y-c.y) < (b.high+c.high)/2+down
-}
-
-// in says whether the box is in a picture, and a margin away from its border.
-func (b box) in(high, margin float64) bool {
-	return b.x-b.wide/2 >= margin && b.x+b.wide/2 <= mapWide-margin && b.y-b.high/2 >= margin && b.y+b.high/2 <= high-margin
-}
-
-// curve is a quadratic Bézier curve.
-type curve [3][2]float64
-
-func (c curve) at(t float64) (x, y float64) {
-	p := c.blossom(t, t)
-	return p[0], p[1]
-}
-
-func (c curve) blossom(s, t float64) [2]float64 {
-	a, b, e := (1-s)*(1-t), s*(1-t)+t*(1-s), s*t
-	return [2]float64{a*c[0][0] + b*c[1][0] + e*c[2][0], a*c[0][1] + b*c[1][1] + e*c[2][1]}
-}
-
-// part is the curve from s to t.
-func (c curve) part(s, t float64) curve {
-	return curve{c.blossom(s, s), c.blossom(s, t), c.blossom(t, t)}
-}
-
-// bent leads from the middle of a to that of b, its middle that far to the left.
-func bent(a, b box, aside float64) curve {
-	dx, dy := b.x-a.x, b.y-a.y
-	far := max(1, math.Hypot(dx, dy))
-	return curve{{a.x, a.y}, {(a.x+b.x)/2 + 2*aside*dy/far, (a.y+b.y)/2 - 2*aside*dx/far}, {b.x, b.y}}
-}
-
-// beside is the curve moved to its right.
-func (c curve) beside(by float64) curve {
-	dx, dy := c[2][0]-c[0][0], c[2][1]-c[0][1]
-	far := max(1, math.Hypot(dx, dy))
-	for i := range c {
-		c[i][0] -= by * dy / far
-		c[i][1] += by * dx / far
-	}
-	return c
-}
-
-func (d *drawing) curve(c curve) {
+func (d *drawing) curve(c plane.Curve) {
 	d.put("M%v %vQ%v %v %v %v", c[0][0], c[0][1], c[1][0], c[1][1], c[2][0], c[2][1])
 }
 
@@ -85,10 +37,10 @@ func (d *drawing) curve(c curve) {
 type siteMap struct {
 	*atlas.Map
 	high  float64
-	sites []box
-	taken []box // by sites and labels
-	bare  int   // lines that were left out, and lines and arrows without a label, since there was no room
-	moves int   // arrows that were left out
+	sites []plane.Box
+	taken []plane.Box // by sites and labels
+	bare  int         // lines that were left out, and lines and arrows without a label, since there was no room
+	moves int         // arrows that were left out
 }
 
 // drawMap draws sites as far from each other as their round trips say, what goes between
@@ -108,9 +60,9 @@ func drawMap(m *atlas.Map, moves []scheduler.Move) (picture template.HTML, bare,
 	}
 	for i, b := range g.sites {
 		s := m.Sites[i]
-		d.put(`<g><title>%v: %v</title><rect class="place" x="%v" y="%v" width="%v" height="%v" rx="7"/>`, s.ID, vmsOf(s), b.x-b.wide/2, b.y-b.high/2, b.wide, b.high)
-		d.text("mid sitename", b.x, b.y-3, clip(string(s.ID), siteLetters))
-		d.text("mid small", b.x, b.y+14, vmsOf(s))
+		d.put(`<g><title>%v: %v</title><rect class="place" x="%v" y="%v" width="%v" height="%v" rx="7"/>`, s.ID, vmsOf(s), b.X-b.Wide/2, b.Y-b.High/2, b.Wide, b.High)
+		d.text("mid sitename", b.X, b.Y-3, clip(string(s.ID), siteLetters))
+		d.text("mid small", b.X, b.Y+14, vmsOf(s))
 		d.put(`</g>`)
 	}
 	for _, l := range lines {
@@ -141,8 +93,8 @@ func seat(m *atlas.Map) *siteMap {
 	widest := 0.0
 	for _, s := range m.Sites {
 		letters := max(min(siteLetters, utf8.RuneCountInString(string(s.ID)))*9, utf8.RuneCountInString(vmsOf(s))*7)
-		g.sites = append(g.sites, box{wide: float64(max(76, letters+24)), high: siteHigh})
-		widest = max(widest, g.sites[len(g.sites)-1].wide)
+		g.sites = append(g.sites, plane.Box{Wide: float64(max(76, letters+24)), High: siteHigh})
+		widest = max(widest, g.sites[len(g.sites)-1].Wide)
 	}
 	const margin = 74.0 // above and below, where arrows bend
 	at := atlas.Place(m.Distances())
@@ -164,11 +116,12 @@ func seat(m *atlas.Map) *siteMap {
 		scale = 0
 	}
 	g.high = min(mapHigh, max(mapLow, high*scale+2*margin+siteHigh, float64(len(at))*mapHigh/10))
+	f := plane.Frame{Wide: mapWide, High: g.high, Aside: 8, Margin: margin / 2}
 	for _, gap := range [][2]float64{{170, 64}, {90, 40}, {30, 16}} {
 		for i, p := range at {
-			g.sites[i].x, g.sites[i].y = mapWide/2+scale*(p[0]-(first[0]+last[0])/2), g.high/2+scale*(p[1]-(first[1]+last[1])/2)
+			g.sites[i].X, g.sites[i].Y = mapWide/2+scale*(p[0]-(first[0]+last[0])/2), g.high/2+scale*(p[1]-(first[1]+last[1])/2)
 		}
-		if g.part(gap[0], gap[1], margin) {
+		if f.Part(g.sites, gap[0], gap[1]) {
 			g.taken = slices.Clone(g.sites)
 			return g
 		}
@@ -178,53 +131,19 @@ func seat(m *atlas.Map) *siteMap {
 	return g
 }
 
-// part pushes sites apart, and says whether that came to an end.
-func (g *siteMap) part(across, down, margin float64) bool {
-	for range 500 {
-		moved := false
-		for i := range g.sites {
-			for j := range i {
-				a, b := &g.sites[j], &g.sites[i]
-				if !a.near(*b, across-0.5, down-0.5) {
-					continue
-				}
-				moved = true
-				x := (a.wide+b.wide)/2 + across - math.Abs(b.x-a.x)
-				y := (a.high+b.high)/2 + down - math.Abs(b.y-a.y)
-				if x/mapWide < y/g.high {
-					x = math.Copysign(x/2, b.x-a.x)
-					a.x, b.x = a.x-x, b.x+x
-				} else {
-					y = math.Copysign(y/2, b.y-a.y)
-					a.y, b.y = a.y-y, b.y+y
-				}
-			}
-		}
-		for i := range g.sites {
-			b := &g.sites[i]
-			b.x = min(mapWide-b.wide/2-8, max(b.wide/2+8, b.x))
-			b.y = min(g.high-margin/2-b.high/2, max(margin/2+b.high/2, b.y))
-		}
-		if !moved {
-			return true
-		}
-	}
-	return false
-}
-
 // grid is for sites that are too many to stand where they ought to.
 func (g *siteMap) grid(widest float64) {
 	cols := max(1, int(mapWide/(widest+30)))
 	rows := (len(g.sites) + cols - 1) / cols
 	g.high = max(g.high, float64(rows)*(siteHigh+40)+40)
 	order := numbers(len(g.sites))
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(g.sites[i].y, g.sites[j].y) })
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(g.sites[i].Y, g.sites[j].Y) })
 	row := 0
 	for line := range slices.Chunk(order, cols) {
-		slices.SortStableFunc(line, func(i, j int) int { return cmp.Compare(g.sites[i].x, g.sites[j].x) })
+		slices.SortStableFunc(line, func(i, j int) int { return cmp.Compare(g.sites[i].X, g.sites[j].X) })
 		for k, i := range line {
-			g.sites[i].x = mapWide * (float64(k) + 0.5) / float64(cols)
-			g.sites[i].y = 20 + (g.high-40)*(float64(row)+0.5)/float64(rows)
+			g.sites[i].X = mapWide * (float64(k) + 0.5) / float64(cols)
+			g.sites[i].Y = 20 + (g.high-40)*(float64(row)+0.5)/float64(rows)
 		}
 		row++
 	}
@@ -232,7 +151,7 @@ func (g *siteMap) grid(widest float64) {
 
 // label is what is written at a line, in one or two lines.
 type label struct {
-	box
+	plane.Box
 	class string
 	text  []string
 }
@@ -241,26 +160,26 @@ func (l label) draw(d *drawing) {
 	if l.text == nil {
 		return
 	}
-	d.put(`<rect class="plate" x="%v" y="%v" width="%v" height="%v" rx="4"/>`, l.x-l.wide/2, l.y-l.high/2, l.wide, l.high)
+	d.put(`<rect class="plate" x="%v" y="%v" width="%v" height="%v" rx="4"/>`, l.X-l.Wide/2, l.Y-l.High/2, l.Wide, l.High)
 	for i, s := range l.text {
 		class := l.class
 		if i > 0 {
 			class = "small"
 		}
-		d.text("mid "+class, l.x, l.y+4+15*(float64(i)-float64(len(l.text)-1)/2), s)
+		d.text("mid "+class, l.X, l.Y+4+15*(float64(i)-float64(len(l.text)-1)/2), s)
 	}
 }
 
 // write finds a place for a label along a curve.
-func (g *siteMap) write(c curve, class string, text ...string) (label, bool) {
+func (g *siteMap) write(c plane.Curve, class string, text ...string) (label, bool) {
 	letters := 0
 	for _, s := range text {
 		letters = max(letters, utf8.RuneCountInString(s))
 	}
-	l := label{box{wide: 6.8*float64(letters) + 10, high: 15*float64(len(text)) + 4}, class, text}
+	l := label{plane.Box{Wide: 6.8*float64(letters) + 10, High: 15*float64(len(text)) + 4}, class, text}
 	for _, t := range []float64{0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82} {
-		l.x, l.y = c.at(t)
-		if l.in(g.high, 2) && !slices.ContainsFunc(g.taken, func(b box) bool { return l.near(b, 4, 3) }) {
+		l.X, l.Y = c.At(t)
+		if l.In(mapWide, g.high, 2) && !slices.ContainsFunc(g.taken, func(b plane.Box) bool { return l.Near(b, 4, 3) }) {
 			return l, true
 		}
 	}
@@ -268,15 +187,15 @@ func (g *siteMap) write(c curve, class string, text ...string) (label, bool) {
 }
 
 // clear says whether a curve between two sites stays in the picture and out of all others.
-func (g *siteMap) clear(c curve, from, to int) bool {
+func (g *siteMap) clear(c plane.Curve, from, to int) bool {
 	for t := 0.04; t < 1; t += 0.04 {
-		x, y := c.at(t)
-		dot := box{x, y, 12, 12}
-		if !dot.in(g.high, 0) {
+		x, y := c.At(t)
+		dot := plane.Box{X: x, Y: y, Wide: 12, High: 12}
+		if !dot.In(mapWide, g.high, 0) {
 			return false
 		}
 		for i, b := range g.sites {
-			if i != from && i != to && dot.near(b, 0, 0) {
+			if i != from && i != to && dot.Near(b, 0, 0) {
 				return false
 			}
 		}
@@ -286,15 +205,15 @@ func (g *siteMap) clear(c curve, from, to int) bool {
 
 // way leads from one site to another by the first of some bends that is clear and has room
 // for a label, or else is clear.
-func (g *siteMap) way(from, to int, bends []float64, class string, text ...string) (curve, label) {
-	var found *curve
+func (g *siteMap) way(from, to int, bends []float64, class string, text ...string) (plane.Curve, label) {
+	var found *plane.Curve
 	for _, aside := range bends {
-		c := bent(g.sites[from], g.sites[to], aside)
+		c := plane.Bent(g.sites[from], g.sites[to], aside)
 		if !g.clear(c, from, to) {
 			continue
 		}
 		if l, ok := g.write(c, class, text...); ok {
-			g.taken = append(g.taken, l.box)
+			g.taken = append(g.taken, l.Box)
 			return c, l
 		}
 		if found == nil {
@@ -303,7 +222,7 @@ func (g *siteMap) way(from, to int, bends []float64, class string, text ...strin
 	}
 	g.bare++
 	if found == nil {
-		c := bent(g.sites[from], g.sites[to], bends[0])
+		c := plane.Bent(g.sites[from], g.sites[to], bends[0])
 		found = &c
 	}
 	return *found, label{}
@@ -311,7 +230,7 @@ func (g *siteMap) way(from, to int, bends []float64, class string, text ...strin
 
 // line is what goes between two sites.
 type line struct {
-	curve
+	plane.Curve
 	label         label
 	title         string
 	before, after float64 // pixels; 0: nothing
@@ -320,7 +239,7 @@ type line struct {
 func (l line) draw(d *drawing) {
 	if l.before+l.after == 0 {
 		d.put(`<path class="far0" d="`)
-		d.curve(l.curve)
+		d.curve(l.Curve)
 		d.put(`"><title>%v</title></path>`, l.title)
 	}
 	for _, s := range []struct {
@@ -329,7 +248,7 @@ func (l line) draw(d *drawing) {
 	}{{"was", l.before, -1}, {"is", l.after, 1}} {
 		if s.wide > 0 {
 			d.put(`<path class="%v" stroke-width="%v" d="`, s.class, s.wide)
-			d.curve(l.beside(s.side * (s.wide/2 + 0.7)))
+			d.curve(l.Beside(s.side * (s.wide/2 + 0.7)))
 			d.put(`"><title>%v</title></path>`, l.title)
 		}
 	}
@@ -383,7 +302,7 @@ func (g *siteMap) lines(moves []scheduler.Move) []line {
 			text = append(text, rate(p.before)+" → "+rate(p.after))
 		}
 		l.title = fmt.Sprintf("%s – %s: round trip %s; %s before, %s after", g.Sites[p.a].ID, g.Sites[p.b].ID, millis(far[p.a][p.b]), rate(p.before), rate(p.after))
-		l.curve, l.label = g.way(p.a, p.b, bends, "group", text...)
+		l.Curve, l.label = g.way(p.a, p.b, bends, "group", text...)
 		lines = append(lines, l)
 	}
 	return lines
@@ -391,7 +310,7 @@ func (g *siteMap) lines(moves []scheduler.Move) []line {
 
 // arrow is the moves from one site to another.
 type arrow struct {
-	curve
+	plane.Curve
 	label label
 	title string
 	hop   bool
@@ -403,10 +322,10 @@ func (a arrow) draw(d *drawing) {
 		class = "go hop"
 	}
 	d.put(`<path class="%v" d="`, class)
-	d.curve(a.curve)
+	d.curve(a.Curve)
 	d.put(`"><title>%v</title></path>`, a.title)
-	degrees := math.Atan2(a.curve[2][1]-a.curve[1][1], a.curve[2][0]-a.curve[1][0]) * 180 / math.Pi
-	d.put(`<path class="gohead" transform="translate(%v,%v) rotate(%v)" d="M1 0L-11 -5.5V5.5z"/>`, a.curve[2][0], a.curve[2][1], degrees)
+	degrees := math.Atan2(a.Curve[2][1]-a.Curve[1][1], a.Curve[2][0]-a.Curve[1][0]) * 180 / math.Pi
+	d.put(`<path class="gohead" transform="translate(%v,%v) rotate(%v)" d="M1 0L-11 -5.5V5.5z"/>`, a.Curve[2][0], a.Curve[2][1], degrees)
 }
 
 // arrows are the moves from site to site.
@@ -441,9 +360,9 @@ func (g *siteMap) arrows(moves []scheduler.Move) []arrow {
 			text = fmt.Sprintf("%s and %d more", text, more)
 		}
 		a := arrow{hop: k.hop, title: fmt.Sprintf("%s → %s: %s", k.from, k.to, clip(strings.Join(vms[k], ", "), 400))}
-		var c curve
+		var c plane.Curve
 		c, a.label = g.way(from, to, []float64{52, 70, 95, 125, 160, -52, -70, -95, -125, -160}, "moved", text)
-		a.curve = g.outside(c, from, to)
+		a.Curve = c.Outside(g.sites[from], g.sites[to])
 		arrows = append(arrows, a)
 	}
 	return arrows
@@ -451,20 +370,4 @@ func (g *siteMap) arrows(moves []scheduler.Move) []arrow {
 
 func (g *siteMap) number(id heliotrope.SiteID) int {
 	return slices.IndexFunc(g.Sites, func(s atlas.SiteVMs) bool { return s.ID == id })
-}
-
-// outside is the part of a curve that is between its sites' boxes.
-func (g *siteMap) outside(c curve, from, to int) curve {
-	covered := func(t float64, b box) bool {
-		x, y := c.at(t)
-		return box{x, y, 6, 6}.near(b, 0, 0)
-	}
-	s, t := 0.0, 1.0
-	for s < 0.5 && covered(s, g.sites[from]) {
-		s += 0.005
-	}
-	for t > 0.5 && covered(t, g.sites[to]) {
-		t -= 0.005
-	}
-	return c.part(s, t)
 }

@@ -24,6 +24,9 @@ func Step(v float64) float64 {
 // Scale is the distance of rules from each other, and the value of the highest, for values
 // from 0 to most and about that many parts.
 func Scale(most float64, parts int) (step, top float64) {
+	if most > 0 {
+		most = max(1e-300, min(most, 1e300)) // beyond, rules that are added up never pass the highest
+	}
 	step = Step(most / float64(parts))
 	return step, step * max(1, math.Ceil(most/step))
 }

@@ -23,6 +23,20 @@ func TestScale(t *testing.T) {
 	})
 }
 
+// Rules that are added up pass the highest after a few, also at the ends of what a number can be.
+func TestScaleEnds(t *testing.T) {
+	for _, most := range []float64{0, math.SmallestNonzeroFloat64, math.MaxFloat64, math.Inf(1)} {
+		step, top := Scale(most, 4)
+		rules := 0
+		for v := 0.0; v <= top*1.001 && rules < 100; v += step {
+			rules++
+		}
+		if rules > 6 {
+			t.Errorf("more than %d rules up to %v", rules, most)
+		}
+	}
+}
+
 func TestScaleOfNoNumber(t *testing.T) {
 	for _, v := range []float64{math.NaN(), math.Inf(1), -1} {
 		if step := Step(v); step != 1 {
