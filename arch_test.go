@@ -31,7 +31,8 @@ var rows = map[string]int{
 
 	"migration/wan/ramstream/golden": 2, // for tests
 
-	"controller/webreport/plane": 2, // where things of a picture go
+	"controller/webreport/plane":     2, // where things of a picture go
+	"controller/webreport/pictogram": 2,
 
 	"scheduler":           2,
 	"scheduler/ahead":     2,
@@ -190,6 +191,8 @@ var beside = map[string][]string{
 	"hostagent/revocation":     {"internal/feed"},
 	"topologies/lab/endpoints": {"topologies/lab"},
 	"topologies/lab/wanbench":  {"topologies/lab/imagebench"},
+
+	"controller/webreport/pictogram": {"scheduler/traffic/pattern"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

@@ -125,7 +125,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
 		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
-			p.RelayBytes, p.DiskBytes, p.Memory = client.Sent(), streams.Written(), memory.Parts(client.Memory())
+			p.RelayBytes, p.DiskBytes, p.Memory, p.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
 			p.Passes, pause = passes.Saw(p, time.Now())
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
 			return pause
@@ -136,7 +136,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	})
 	broken := streams.Close()
 	s.note(m, func(r *agentapi.MoveReport) {
-		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory = client.Sent(), streams.Written(), memory.Parts(client.Memory())
+		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory, r.Progress.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
 	})
 	if n := streams.Owed(); err == nil && n > 0 {
 		err = fmt.Errorf("%d writes to the disk did not arrive", n)

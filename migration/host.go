@@ -87,6 +87,7 @@ type Progress struct {
 	DiskBytes      uint64        `json:"disk_bytes,omitempty"`   // of disks, written at the other host; what was written again counts again
 	SparedBytes    uint64        `json:"spared_bytes,omitempty"` // of disks, that the other host had
 	Memory         []Encoded     `json:"memory,omitempty"`       // what the stream of memory consisted of; none: it was sent as it is
+	Codec          time.Duration `json:"codec,omitempty"`        // that a processor of the source took to encode memory
 	Passes         []Pass        `json:"passes,omitempty"`       // over the memory, that have ended; the first of them if there are very many
 }
 

@@ -124,7 +124,7 @@ Every flag can be set in the environment: --server is HELIOTROPE_SERVER.`,
 		return usagef("%w\n  see: %s --help", err, cmd.CommandPath())
 	})
 	f := root.PersistentFlags()
-	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml; of traffic also csv, of plans and pools also html")
+	f.StringVarP(&a.output, "output", "o", "table", "output format: table, json or yaml; of traffic also csv, of plans, pools and moves also html")
 	f.StringVar(&a.place.Server, "server", "", "controller: unix:///path/api.sock or https://host:port (default: found by itself)")
 	f.StringVar(&a.place.Lab, "lab", "", "use the controller of this lab on this machine")
 	f.StringVar(&a.place.TokenFile, "token-file", "", "file with the bearer token, for https")

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/controller/webreport"
 )
 
 type migrateFlags struct {
@@ -178,6 +180,9 @@ func migrationTable(t *output.Table, m api.Migration) {
 		t.Row("disk copied", output.Bytes(d.DiskBytes))
 		t.Row("disk spared", output.Bytes(d.SparedBytes))
 	}
+	if d.CodecMs > 0 {
+		t.Row("codec", output.Milliseconds(d.CodecMs)+" of a core")
+	}
 	t.Row("rounds", d.Rounds)
 	t.Row("rescued packets", fmt.Sprint(d.RescuedPackets))
 	t.Row("converged", output.Milliseconds(d.ConvergedMs))
@@ -256,13 +261,14 @@ func (a *app) migrationIDs() cobra.CompletionFunc {
 
 func (a *app) migration() *cobra.Command {
 	show := &cobra.Command{
-		Use: "show ID", Short: "Show a migration with its numbers", Args: args("ID"), ValidArgsFunction: a.migrationIDs(),
+		Use: "show ID", Short: "Show a migration with its numbers", Args: args("ID"), ValidArgsFunction: a.migrationIDs(), Annotations: map[string]string{hasHTML: ""},
+		Example: "  heliotrope migration show m-7f3k\n  heliotrope migration show m-7f3k -o html > move.html    where time and bytes went, as a page that needs nothing else",
 		RunE: a.run(func(ctx context.Context, c *api.Client, out *output.Printer, args []string) error {
 			m, err := c.Migration(ctx, heliotrope.MoveID(args[0]))
 			if err != nil {
 				return err
 			}
-			return out.Show(m, func(t *output.Table) { migrationTable(t, m) })
+			return out.ShowPage(m, func(w io.Writer) error { return webreport.RenderMove(w, m) }, func(t *output.Table) { migrationTable(t, m) })
 		}),
 	}
 	watchCmd := &cobra.Command{

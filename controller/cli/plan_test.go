@@ -125,7 +125,10 @@ func TestPages(t *testing.T) {
 	if r := execute(t.Context(), root, "", "topology", "apply", "testdata/small.yaml"); r.code != 0 {
 		t.Fatal(r.err)
 	}
-	for _, line := range []string{"plan show p-2 -o html", "plan simulate -o html", "pool show shop -o html"} {
+	if r := execute(t.Context(), root, "", "vm", "migrate", "web", "--to", "eu"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	for _, line := range []string{"plan show p-2 -o html", "migration show m-1 -o html", "plan simulate -o html", "pool show shop -o html"} {
 		r := execute(t.Context(), root, "", strings.Fields(line)...)
 		if r.code != 0 || !strings.HasPrefix(r.out, "<!doctype html>") || !strings.HasSuffix(r.out, "</html>\n") {
 			t.Errorf("%s: %d, %s%.80s", line, r.code, r.err, r.out)

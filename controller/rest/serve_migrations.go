@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 
@@ -9,6 +10,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/controller/webreport"
 )
 
 type (
@@ -34,6 +36,7 @@ type (
 		ID    heliotrope.MoveID `path:"id"`
 		Wait  bool              `query:"wait" doc:"Answer when its revision is above after, or after 30 s."`
 		After int64             `query:"after" minimum:"0" doc:"Revision that the caller has seen."`
+		AsPage
 	}
 )
 
@@ -48,7 +51,9 @@ func (h *handler) registerMigrations(routes huma.API) {
 	start.DefaultStatus = http.StatusAccepted
 	handle(h, routes, start, h.startMigration)
 	handle(h, routes, operation("GET", "/v1/migrations", "list-migrations", "Migrations, newest first", 422), h.listMigrations)
-	handle(h, routes, operation("GET", "/v1/migrations/{id}", "get-migration", "One migration, now or when it changed", 404, 422), h.getMigration)
+	one := operation("GET", "/v1/migrations/{id}", "get-migration", "One migration, now or when it changed", 404, 422)
+	one.Responses = pageOr(schemaOf[api.Migration](schemas))
+	handle(h, routes, one, h.getMigration)
 	abort := operation("POST", "/v1/migrations/{id}/abort", "abort-migration", "Roll a migration back; 409 once it is committed", 404, 409)
 	abort.DefaultStatus = http.StatusAccepted
 	handle(h, routes, abort, func(ctx context.Context, in *migrationRef) (*body[api.Migration], error) {
@@ -81,7 +86,7 @@ func (h *handler) listMigrations(ctx context.Context, in *migrationFilter) (*bod
 	return listOf(all[:min(len(all), in.Limit)]), err
 }
 
-func (h *handler) getMigration(ctx context.Context, in *waitMigration) (*body[api.Migration], error) {
+func (h *handler) getMigration(ctx context.Context, in *waitMigration) (*content, error) {
 	after := int64(-1)
 	if in.Wait {
 		after = in.After
@@ -89,5 +94,8 @@ func (h *handler) getMigration(ctx context.Context, in *waitMigration) (*body[ap
 	ctx, cancel := context.WithTimeout(ctx, longPoll)
 	defer cancel()
 	m, err := h.Migrations.WaitMigration(ctx, in.ID, after)
-	return &body[api.Migration]{m}, err
+	if err != nil {
+		return nil, err
+	}
+	return in.answer(m, func(w io.Writer) error { return webreport.RenderMove(w, m) })
 }

@@ -130,7 +130,7 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// A plan and a pool are pages for who asks for one, and JSON for all others.
+// A plan, a pool and a move are pages for who asks for one, and JSON for all others.
 func TestPlanPages(t *testing.T) {
 	s := serve(t, Options{})
 	s.example(t)
@@ -139,7 +139,11 @@ func TestPlanPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-	for _, path := range []string{"/v1/plans/" + string(p.ID), "/v1/pools/shop"} {
+	m, err := s.client(t).StartMigration(t.Context(), api.MigrationRequest{VM: "web", To: "eu-1"}, "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/plans/" + string(p.ID), "/v1/pools/shop", "/v1/migrations/" + string(m.ID)} {
 		for _, c := range []struct {
 			query, accept string
 			page          bool

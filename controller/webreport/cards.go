@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"time"
 
+	"heliotrope/controller/webreport/pictogram"
 	"heliotrope/scheduler/traffic/pattern"
 	"heliotrope/scheduler/traffic/report"
 )
@@ -63,9 +64,9 @@ func newCards(r report.Report, v *view) []card {
 		for k, e := range g.Ends {
 			names[k] = endName(e)
 		}
-		p := picture(g.Kind, g.Shape, len(g.Ends), v.linksOf(g, i))
-		c.Sketch = len(p.at) < len(g.Ends)
-		c.Picture = p.draw(fmt.Sprintf("picture%d", i), c.Class, fmt.Sprintf("%v of %s", g.Kind, plural(len(g.Ends), "VM")), names)
+		p := pictogram.Of(g.Kind, g.Shape, len(g.Ends), v.linksOf(g, i))
+		c.Sketch = len(p.At) < len(g.Ends)
+		c.Picture = drawFigure(p, fmt.Sprintf("picture%d", i), c.Class, fmt.Sprintf("%v of %s", g.Kind, plural(len(g.Ends), "VM")), names)
 		c.Phases, c.More = phasesOf(g, r.To)
 		if len(c.Phases) > 1 {
 			c.Strip = drawStrip(fmt.Sprintf("strip%d", i), c.Phases)

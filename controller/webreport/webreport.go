@@ -1,8 +1,8 @@
-// Package webreport writes a traffic report, a plan or a pool over time as one HTML file
+// Package webreport writes a traffic report, a plan, a pool over time or a move as one HTML file
 // that can be mailed, archived, printed, and read without a network, a script or a
 // controller.
 //
-// A page is page.html, plan.html or pool.html with style.css inside; its pictures are SVG
+// A page is page.html, plan.html, pool.html or move.html with style.css inside; its pictures are SVG
 // that is drawn here:
 //
 //   - heat.go: the matrix, sorted by group, on a logarithmic scale
@@ -13,6 +13,7 @@
 //   - siteheat.go: traffic from site to site, before and after it
 //   - pairheat.go: the first of these before and after it, with what crosses sites
 //   - pool.go: cost and distance over time, with the moves
+//   - move.go: phases, what memory consisted of, passes over it
 //
 // Names come from users. Text reaches the page through html/template or drawing.put, which
 // both escape it, and clean makes what cannot be printed visible. A content security policy

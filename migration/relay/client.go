@@ -26,6 +26,7 @@ type Client struct {
 	GuestPages int
 
 	sent, received atomic.Uint64
+	codec          atomic.Int64 // nanoseconds of a processor
 	opening        sync.WaitGroup
 	end            func() // of what was opened ahead; nil: nothing was
 

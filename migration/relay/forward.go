@@ -193,7 +193,7 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	case f.header.Kind == Disk:
 		return joinDisk(ctx, s, local, &f.disk)
 	case s.taken.Version != 0:
-		return encodeMemory(ctx, s.conn, local, f.header.VM, f.client.Encoding, s.taken, f.client.count, s.sending)
+		return encodeMemory(ctx, s.conn, local, f.header.VM, f.client, s.taken, s.sending)
 	}
 	return join(ctx, s.conn, s.conn, local)
 }

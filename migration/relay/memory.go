@@ -47,7 +47,7 @@ type memorySource struct {
 	local  *net.UnixConn
 	config wan.Config
 	taken  Offer
-	count  func(wan.Stats)
+	client *Client
 	keep   func(*wan.Mirror)
 	mirror *wan.Mirror // when the stream has come to its end
 	last   *wan.Batch  // that says so
@@ -69,8 +69,8 @@ type memorySource struct {
 
 // encodeMemory carries the hypervisor's stream of vm from local to remote, encoded, and what
 // comes back as it is. It returns as join does.
-func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, count func(wan.Stats), sending *share.Sending) error {
-	c := taken.config()
+func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, client *Client, taken Offer, sending *share.Sending) error {
+	c, e := taken.config(), client.Encoding
 	if sending != nil {
 		c.Carrying = sending
 	}
@@ -81,7 +81,7 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		}
 	}
 	s := &memorySource{
-		remote: remote, local: local, config: c, taken: taken, count: count, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), window: newWindow(), share: sending,
+		remote: remote, local: local, config: c, taken: taken, client: client, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), window: newWindow(), share: sending,
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
@@ -187,14 +187,19 @@ func (s *memorySource) again() func(batch uint64) error {
 		if err != nil {
 			return err
 		}
-		s.count(b.Stats())
+		s.client.count(b.Stats())
 		_, err = s.remote.Write(frame)
 		return err
 	}
 }
 
 func (s *memorySource) encode(ctx context.Context) error {
-	enc := wan.NewEncoder(s.config, &s.current.batch, func(*wan.Batch) (*wan.Batch, error) { return s.handOver(ctx) })
+	spent := ofThread(&s.client.codec)
+	defer runtime.UnlockOSThread()
+	enc := wan.NewEncoder(s.config, &s.current.batch, func(*wan.Batch) (*wan.Batch, error) {
+		spent.count()
+		return s.handOver(ctx)
+	})
 	if s.taken.Site > 0 {
 		// It is there in a fraction of what it saves.
 		k, _, err := receive(ctx, s.known)
@@ -292,6 +297,8 @@ func (s *memorySource) handOver(ctx context.Context) (*wan.Batch, error) {
 
 func (s *memorySource) pack(ctx context.Context) error {
 	var packer wan.Packer
+	spent := ofThread(&s.client.codec)
+	defer runtime.UnlockOSThread()
 	for {
 		p, open, err := receive(ctx, s.toPack)
 		if err != nil || !open {
@@ -302,6 +309,7 @@ func (s *memorySource) pack(ctx context.Context) error {
 			return err
 		}
 		p.took = time.Since(begun)
+		spent.count()
 		p.packed <- struct{}{}
 	}
 }
@@ -335,7 +343,7 @@ func (s *memorySource) send(ctx context.Context) error {
 		}
 		pace.Saw(&p.batch, p.took, waited, time.Since(begun))
 		s.level.Store(uint32(pace.Level(s.packers, s.least, s.most)))
-		s.count(stats)
+		s.client.count(stats)
 		p.batch.Reset()
 		s.free <- p
 		select {

@@ -81,6 +81,9 @@ func TestMemoryIsEncodedWhereBothCan(t *testing.T) {
 				t.Fatalf("%d bytes came out of %d: %v", len(got), len(stream), err)
 			}
 			stats := client.Memory()
+			if spent := client.Codec(); c.encoded != (spent > 0) {
+				t.Errorf("the codec took %v of a processor", spent)
+			}
 			in, out := stats.Total()
 			t.Logf("sent %d of %d bytes: pages %v", client.Sent(), len(stream), stats.Pages)
 			if c.encoded != (in == uint64(len(stream))) || c.encoded != (client.Sent() < uint64(len(stream)/2)) || client.Sent() < out {
