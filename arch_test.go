@@ -34,6 +34,9 @@ var rows = map[string]int{
 	"controller/webreport/plane":     2, // where things of a picture go
 	"controller/webreport/pictogram": 2,
 
+	"imagesync/keyring": 1,
+	"imagesync/process": 1,
+
 	"scheduler":           2,
 	"scheduler/ahead":     2,
 	"scheduler/anneal":    2,

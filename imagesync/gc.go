@@ -1,6 +1,7 @@
 package imagesync
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/process"
 )
 
 // GCOptions of a collection.
@@ -83,7 +85,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (GCReport, error) {
 
 // lockGC lets one collection work at a time: two could each rely on what the other deletes.
 func (s *Store) lockGC(ctx context.Context) (*lease, error) {
-	l := &lease{store: s, id: "gc", file: leaseFile{By: gcName, Process: self(), Expires: s.now().UTC().Add(leaseTime)}}
+	l := &lease{store: s, id: "gc", file: leaseFile{By: gcName, Process: process.Self(), Expires: s.now().UTC().Add(leaseTime)}}
 	if _, err := s.leases(ctx); err != nil { // sweeps one that has expired
 		return nil, err
 	}
@@ -208,26 +210,16 @@ func (s *Store) sparse(needed map[manifest.ID]struct{}, already map[string]bool,
 // rewrite puts what is needed of sparse packs into new ones, and returns the files that are
 // not needed then.
 func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (files []string, err error) {
-	var fresh packer
+	fresh := repacker{store: s}
 	var names []string // of packs whose chunks are in fresh, not written yet
 	flush := func() error {
-		if len(fresh.ids) > 0 {
-			name, content, ids, where := fresh.seal()
-			if err := s.depot.Put(ctx, name, strings.NewReader(string(content))); err != nil {
-				return err
-			}
-			s.mu.Lock()
-			for _, id := range ids {
-				delete(s.chunks, id) // found in the new pack from now on
-			}
-			s.admit(depot.Info{Name: name, Size: int64(len(content))}, ids, where)
-			s.mu.Unlock()
-			r.Rewritten += int64(len(content))
+		n, err := fresh.flush(ctx)
+		if r.Rewritten += n; err == nil {
+			files, names = append(files, names...), nil
 		}
-		files, names = append(files, names...), nil
-		return nil
+		return err
 	}
-	chunk, buf := make([]byte, manifest.ChunkSize), make([]byte, 0, bufferSize)
+	chunk := make([]byte, manifest.ChunkSize)
 	for _, p := range sparse {
 		if len(p.ids) == 0 { // these need no room, and are safe whatever becomes of the others
 			files = append(files, p.info.Name)
@@ -241,8 +233,7 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 			if err := s.ReadChunk(ctx, id, chunk); err != nil {
 				return files, err
 			}
-			stored, by := compress(chunk, buf, false)
-			fresh.add(id, stored, by)
+			fresh.put(id, chunk)
 		}
 		names = append(names, p.info.Name)
 		if fresh.buf.Len() >= packSize {
@@ -252,6 +243,40 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 		}
 	}
 	return files, flush()
+}
+
+// repacker puts chunks that the store has into new packs.
+type repacker struct {
+	packer
+	store *Store
+	spare []byte
+}
+
+func (p *repacker) put(id manifest.ID, chunk []byte) {
+	if p.spare == nil {
+		p.spare = make([]byte, 0, bufferSize)
+	}
+	stored, by := compress(chunk, p.spare, false)
+	p.add(id, stored, by)
+}
+
+// flush writes a pack of what was put, where the chunks are found from then on, and returns its bytes.
+func (p *repacker) flush(ctx context.Context) (int64, error) {
+	if len(p.ids) == 0 {
+		return 0, nil
+	}
+	s := p.store
+	name, content, ids, where := p.seal()
+	if err := s.depot.Put(ctx, name, bytes.NewReader(content)); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		delete(s.chunks, id)
+	}
+	s.admit(depot.Info{Name: name, Size: int64(len(content))}, ids, where)
+	return int64(len(content)), nil
 }
 
 // execute is steps 2 and 3.

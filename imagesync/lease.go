@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/process"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 // leaseFile is a lease as it is stored.
 type leaseFile struct {
 	By      string        `json:"by"`
-	Process process       `json:"process"`
+	Process process.ID    `json:"process"`
 	Expires time.Time     `json:"expires"`
 	Roots   []manifest.ID `json:"roots,omitempty"` // of a hold
 }
@@ -42,7 +43,7 @@ type lease struct {
 
 // takeLease writes a lease and then learns what not to build upon.
 func (s *Store) takeLease(ctx context.Context, by string, roots []manifest.ID) (*lease, error) {
-	l := &lease{store: s, id: newID(), file: leaseFile{By: by, Process: self(), Expires: s.now().UTC().Add(leaseTime), Roots: roots}}
+	l := &lease{store: s, id: newID(), file: leaseFile{By: by, Process: process.Self(), Expires: s.now().UTC().Add(leaseTime), Roots: roots}}
 	err := s.depot.Put(ctx, leaseDir+"/"+l.id, strings.NewReader(string(encodeJSON(l.file))))
 	if err == nil {
 		l.avoid, err = s.condemned(ctx)
@@ -179,7 +180,7 @@ func (s *Store) leases(ctx context.Context) (map[string]leaseFile, error) {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return nil, fmt.Errorf("read lease: %w", err)
-		case !l.Process.ended() && s.now().Before(l.Expires.Add(leaseTime/4)): // for clocks that differ
+		case !l.Process.Ended() && s.now().Before(l.Expires.Add(leaseTime/4)): // for clocks that differ
 			all[path.Base(info.Name)] = l
 		default:
 			if err := s.depot.Delete(ctx, info.Name); err != nil {

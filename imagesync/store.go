@@ -47,6 +47,7 @@ import (
 	"time"
 
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 )
 
@@ -58,7 +59,7 @@ const (
 
 // Options of a store.
 type Options struct {
-	Keys *Keys        // who may sign, and whose signature counts; required
+	Keys keyring.Dir  // who may sign, and whose signature counts; required
 	Log  *slog.Logger // nil: nothing is logged
 	Now  func() time.Time
 	// There says that the store has to be there: one is not made. That is for who only uses it,
@@ -111,10 +112,10 @@ func Open(ctx context.Context, where string, d depot.Depot, o Options) (*Store, 
 	if err := json.Unmarshal(b, &s.config); err != nil || s.config.Format != 1 || len(s.config.Key) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("open image store: %s has a format that this program does not know (%w)", configFile, errors.Join(err, ErrDamaged))
 	}
-	if err := o.Keys.trust(where, s.config.Key, ours); err != nil {
+	if err := o.Keys.Trust(where, s.config.Key, ours); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	if s.key, err = o.Keys.private(s.config.Key); err != nil {
+	if s.key, err = o.Keys.Private(s.config.Key); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s.reserve()
@@ -129,7 +130,7 @@ func (s *Store) reserve() {
 }
 
 // create makes the store's own file; ours says whether it was this call that did.
-func (s *Store) create(ctx context.Context, where string, keys *Keys) (content []byte, ours bool, err error) {
+func (s *Store) create(ctx context.Context, where string, keys keyring.Dir) (content []byte, ours bool, err error) {
 	for info, err := range s.depot.List(ctx, imageDir) {
 		if err != nil {
 			return nil, false, err
@@ -149,7 +150,7 @@ func (s *Store) create(ctx context.Context, where string, keys *Keys) (content [
 				where, strings.Join(others, ", "))
 		}
 	}
-	key, err := keys.generate()
+	key, err := keys.Generate()
 	if err != nil {
 		return nil, false, err
 	}

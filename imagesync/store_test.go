@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 )
 
@@ -43,13 +44,13 @@ func (c *clock) Now() time.Time { return c.now }
 type stand struct {
 	*Store
 	dir   string
-	keys  *Keys
+	keys  keyring.Dir
 	clock *clock
 }
 
 func newStand(t testing.TB) *stand {
 	t.Helper()
-	s := &stand{dir: t.TempDir(), keys: &Keys{t.TempDir()}, clock: &clock{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}}
+	s := &stand{dir: t.TempDir(), keys: keyring.Dir(t.TempDir()), clock: &clock{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}}
 	s.Store = s.open(t)
 	return s
 }
@@ -401,7 +402,7 @@ func TestAnotherKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), s.dir, d, Options{Keys: &Keys{t.TempDir()}}); err != nil {
+	if _, err := Open(t.Context(), s.dir, d, Options{Keys: keyring.Dir(t.TempDir())}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.tryOpen(t); err == nil || !strings.Contains(err.Error(), "another key") {
@@ -413,7 +414,7 @@ func TestReadOnlyWithoutTheKey(t *testing.T) {
 	s := newStand(t)
 	content := random(1, 1<<16)
 	mustImport(t, s.Store, "debian", content)
-	s.keys = &Keys{t.TempDir()}
+	s.keys = keyring.Dir(t.TempDir())
 	store := s.open(t)
 	wantContent(t, store, "debian", content)
 	if _, _, err := store.Import(context.Background(), "x", content, ImportOptions{}); !errors.Is(err, ErrReadOnly) {

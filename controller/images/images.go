@@ -33,6 +33,7 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 )
 
@@ -95,7 +96,7 @@ func (m *Images) open(ctx context.Context) (*imagesync.Store, error) {
 	if err != nil {
 		return nil, api.Unavailable(fmt.Sprintf("the image store cannot be opened: %v", err))
 	}
-	s, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: &imagesync.Keys{Dir: m.cfg.Keys}})
+	s, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(m.cfg.Keys)})
 	if err != nil {
 		d.Close()
 		return nil, api.Unavailable(fmt.Sprintf("the image store cannot be opened: %v", err))

@@ -22,6 +22,7 @@ import (
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/storetest"
@@ -79,7 +80,7 @@ func (h *host) store(do func(s *imagesync.Store)) {
 	h.Helper()
 	d, err := depot.OpenDir(h.c.Store)
 	h.must(err)
-	s, err := imagesync.Open(h.Context(), h.c.Store, d, imagesync.Options{Keys: &imagesync.Keys{Dir: h.keys}})
+	s, err := imagesync.Open(h.Context(), h.c.Store, d, imagesync.Options{Keys: keyring.Dir(h.keys)})
 	h.must(err)
 	defer s.Close()
 	do(s)

@@ -24,6 +24,7 @@ import (
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/site"
@@ -149,7 +150,7 @@ func (c Config) dial(ctx context.Context) (*imagesync.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: &imagesync.Keys{Dir: c.Keys}, Log: c.Log, There: true})
+	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(c.Keys), Log: c.Log, There: true})
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -16,6 +16,7 @@ import (
 	"heliotrope"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/spread"
 	"heliotrope/imagesync/storetest"
 	"heliotrope/imagesync/volume"
@@ -53,7 +54,7 @@ func (f *fleet) store(ctx context.Context) (*imagesync.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return imagesync.Open(ctx, "store", d, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(f.dir, "keys")}})
+	return imagesync.Open(ctx, "store", d, imagesync.Options{Keys: keyring.Dir(filepath.Join(f.dir, "keys"))})
 }
 
 // dial reaches the host that has the name, if it lives.

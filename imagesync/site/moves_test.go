@@ -9,6 +9,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/imagesync/volume"
 )
@@ -130,7 +131,7 @@ func TestCommitAfterMove(t *testing.T) {
 	}
 	at, err := depot.OpenDir(where)
 	must(err)
-	store, err := imagesync.Open(ctx, where, at, imagesync.Options{Keys: &imagesync.Keys{Dir: t.TempDir()}})
+	store, err := imagesync.Open(ctx, where, at, imagesync.Options{Keys: keyring.Dir(t.TempDir())})
 	must(err)
 	defer store.Close()
 	content := bytes.Repeat([]byte("base"), volume.ChunkSize)

@@ -12,6 +12,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/volume"
 )
@@ -109,7 +110,7 @@ func TestOwner(t *testing.T) {
 // A manifest that is damaged here comes again; of a store that cannot be opened the error is told,
 // and it is not asked again at once.
 func TestSource(t *testing.T) {
-	ctx, dir, keys := t.Context(), t.TempDir(), &imagesync.Keys{Dir: t.TempDir()}
+	ctx, dir, keys := t.Context(), t.TempDir(), keyring.Dir(t.TempDir())
 	where, down := t.TempDir(), errors.New("no route to host")
 	dials := 0
 	s := &Source{Dial: func(ctx context.Context) (*imagesync.Store, error) {

@@ -8,6 +8,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 )
 
 // Import makes content the next version of an image in the store at dir, which it makes if there
@@ -24,7 +25,7 @@ func Import(t testing.TB, dir, keys, image string, content []byte) {
 	must(os.WriteFile(file, content, 0o600))
 	d, err := depot.OpenDir(dir)
 	must(err)
-	s, err := imagesync.Open(t.Context(), dir, d, imagesync.Options{Keys: &imagesync.Keys{Dir: keys}})
+	s, err := imagesync.Open(t.Context(), dir, d, imagesync.Options{Keys: keyring.Dir(keys)})
 	must(err)
 	defer s.Close()
 	raw, err := imagesync.OpenRaw(file)

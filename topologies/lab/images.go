@@ -9,6 +9,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/topologies/lab/guest"
 )
 
@@ -44,7 +45,7 @@ func (c *config) buildStore(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("make image store: %w", err)
 	}
-	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: &imagesync.Keys{Dir: c.layout().imageKeys()}})
+	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(c.layout().imageKeys())})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make image store: %w", err), d.Close())
 	}

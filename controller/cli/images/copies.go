@@ -181,7 +181,7 @@ func (a *app) pull() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pull IMAGE[@VERSION] --from STORE", Short: "Get a version from another store, by what is missing here", Args: cobra.ExactArgs(1),
 		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
-			other, err := a.open(ctx, from)
+			other, err := a.open(ctx, from, true)
 			if err != nil {
 				return err
 			}
@@ -205,7 +205,7 @@ hosts of these sites (or of all), so that a VM there starts from what is there; 
   heliotrope image push debian@3 --sites all --wait`,
 	}
 	copies := a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, args []string) error {
-		other, err := a.open(ctx, to)
+		other, err := a.open(ctx, to, false)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"heliotrope/controller/cli/output"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/site"
 )
@@ -57,12 +58,13 @@ func defaultDir(root, name string) string {
 	return filepath.Join(home, ".local", "share", "heliotrope", name)
 }
 
-func (a *app) open(ctx context.Context, where string) (*imagesync.Store, error) {
+// open opens a store. There says that it has to be there: else an empty one is made.
+func (a *app) open(ctx context.Context, where string, there bool) (*imagesync.Store, error) {
 	d, where, err := depot.Open(ctx, where)
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	s, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: &imagesync.Keys{Dir: a.keys}})
+	s, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(a.keys), There: there})
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -77,7 +79,7 @@ func (a *app) run(do func(ctx context.Context, s *imagesync.Store, out *output.P
 			format = f.Value.String()
 		}
 		out := output.New(format, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		s, err := a.open(cmd.Context(), a.store)
+		s, err := a.open(cmd.Context(), a.store, false)
 		if err != nil {
 			return err
 		}
@@ -247,50 +249,6 @@ is still there loses with the version what it has not fetched yet. "image show" 
 			return showVersion(out, v, pinned, needed...)
 		}),
 	}
-}
-
-func (a *app) verify() *cobra.Command {
-	var quick bool
-	cmd := &cobra.Command{
-		Use: "verify", Short: "Check all signatures, manifests and hashes of the store", Args: cobra.NoArgs,
-		Long: `Check that every version is signed and complete and that every byte in the store is what was written. Exit code 1 if anything is wrong;
-what that is and which versions need it is shown.`,
-		RunE: a.run(func(ctx context.Context, s *imagesync.Store, out *output.Printer, _ []string) error {
-			bar := newBar(out, "verified")
-			r, err := s.Verify(ctx, !quick, bar.update)
-			bar.end()
-			if err != nil {
-				return err
-			}
-			type finding struct {
-				What, Error string
-				Images      []string
-			}
-			shown := struct {
-				Versions, Packs int
-				Chunks, Bytes   int64
-				Findings        []finding
-			}{r.Versions, r.Packs, r.Chunks, r.Bytes, []finding{}}
-			for _, f := range r.Findings {
-				shown.Findings = append(shown.Findings, finding{f.What, f.Err.Error(), f.Images})
-			}
-			err = out.Show(shown, func(t *output.Table) {
-				t.Line("%s, %s of packs read", output.Plural(r.Versions, "version"), output.Bytes(uint64(r.Bytes)))
-				if len(r.Findings) > 0 {
-					t.Head("WHAT", "WRONG", "NEEDED BY")
-				}
-				for _, f := range r.Findings {
-					t.Row(f.What, f.Err, strings.Join(f.Images, ", "))
-				}
-			})
-			if err == nil && len(r.Findings) > 0 {
-				err = fmt.Errorf("%s wrong in the store", output.Plural(len(r.Findings), "thing"))
-			}
-			return err
-		}),
-	}
-	cmd.Flags().BoolVar(&quick, "quick", false, "do not read the chunks, only look whether they are there")
-	return cmd
 }
 
 func (a *app) gc() *cobra.Command {

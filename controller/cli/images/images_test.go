@@ -223,6 +223,22 @@ func TestDamageIsTold(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(b.dir, "out.raw")); err == nil {
 		t.Error("half an image was exported")
 	}
+	for line, want := range map[string]string{"verify --dry-run": "are for --mend", "verify --mend --quick": "leave --quick out", "verify --mend --from ./nowhere --dry-run": "no image store"} {
+		if out, code := b.run(line); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: %d, %s", line, code, out)
+		}
+	}
+	if out, code := b.run("verify --mend --dry-run"); code != 1 || !strings.Contains(out, "would be mended: 1 pack") {
+		t.Error(code, out)
+	}
+	if out, code := b.run("verify --mend"); code != 1 || !strings.Contains(out, "1 lost") {
+		t.Error(code, out)
+	}
+	b.must("import again ./disk.raw")
+	if out := b.must("verify -o json"); !strings.Contains(out, `"Findings": []`) {
+		t.Error(out)
+	}
+	b.must("export debian ./out.raw")
 }
 
 // An image comes by HTTP, and says where from.

@@ -22,6 +22,7 @@ import (
 	"heliotrope/controller/cli/images"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/nbd"
 	"heliotrope/topologies/lab/claim"
@@ -279,7 +280,7 @@ func (y *bootYard) away(ctx context.Context, name string, o images.SiteOptions) 
 		return r, err
 	}
 	way := &line{there, newPipe()}
-	s, err := imagesync.Open(ctx, filepath.Join(y.dir, "far"), way, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(y.dir, "keys")}})
+	s, err := imagesync.Open(ctx, filepath.Join(y.dir, "far"), way, imagesync.Options{Keys: keyring.Dir(filepath.Join(y.dir, "keys"))})
 	if err != nil {
 		return r, err
 	}

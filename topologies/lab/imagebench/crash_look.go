@@ -9,6 +9,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 )
 
 // buffer is what an image is exported to.
@@ -21,7 +22,7 @@ func (w *world) open(ctx context.Context, store string) (*imagesync.Store, error
 	if err != nil {
 		return nil, err
 	}
-	return imagesync.Open(ctx, at, d, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(w.dir, "keys")}})
+	return imagesync.Open(ctx, at, d, imagesync.Options{Keys: keyring.Dir(filepath.Join(w.dir, "keys"))})
 }
 
 func (w *world) say(format string, args ...any) {

@@ -13,6 +13,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/volume"
 	"heliotrope/topologies/lab/claim"
@@ -49,7 +50,7 @@ func openStore(ctx context.Context, dir, name string) (*imagesync.Store, error) 
 	if err != nil {
 		return nil, err
 	}
-	return imagesync.Open(ctx, at, d, imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(dir, "keys")}})
+	return imagesync.Open(ctx, at, d, imagesync.Options{Keys: keyring.Dir(filepath.Join(dir, "keys"))})
 }
 
 // measure has both sites at v1, writes what v2 changes to a volume at one, and brings that to

@@ -14,6 +14,7 @@ import (
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/delta"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/topologies"
 	"heliotrope/topologies/lab/claim"
@@ -53,7 +54,7 @@ func (d *Demo) images(ctx context.Context) (g gallery, err error) {
 	if err := makeDisk(file); err != nil {
 		return g, err
 	}
-	keys := &imagesync.Keys{Dir: filepath.Join(dir, "keys")}
+	keys := keyring.Dir(filepath.Join(dir, "keys"))
 	var stores [2]*imagesync.Store
 	for i, name := range []string{"us", "eu"} {
 		at, where, err := depot.Open(ctx, filepath.Join(dir, name))

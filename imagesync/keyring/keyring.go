@@ -1,4 +1,7 @@
-package imagesync
+// Package keyring keeps the keys of image stores: the private ones with which a user may sign, and
+// for each store the public one that it had when it was first opened. Whoever can write to a bucket could
+// else put a store of his own there.
+package keyring
 
 import (
 	"bytes"
@@ -15,18 +18,16 @@ import (
 	"path/filepath"
 )
 
-// Keys is a directory with the keys of stores: the private ones with which this user may sign,
-// and for each store the public one that it had when it was first opened. Whoever can write
-// to a bucket could else put a store of his own there.
-type Keys struct{ Dir string }
+// Dir is a directory of keys, which is made when the first is written.
+type Dir string
 
 const knownFile = "known-stores.json"
 
-// trust remembers whose key a store has, or checks that it still has that. One that was made
+// Trust remembers whose key a store has, or checks that it still has that. One that was made
 // just now, by us, takes the place of what was there before.
-func (k *Keys) trust(where string, key ed25519.PublicKey, ours bool) error {
+func (d Dir) Trust(where string, key ed25519.PublicKey, ours bool) error {
 	known := map[string]ed25519.PublicKey{}
-	file := filepath.Join(k.Dir, knownFile)
+	file := filepath.Join(string(d), knownFile)
 	b, err := os.ReadFile(file)
 	if err == nil {
 		err = json.Unmarshal(b, &known)
@@ -42,13 +43,13 @@ func (k *Keys) trust(where string, key ed25519.PublicKey, ours bool) error {
 	}
 	known[where] = key
 	if b, err = json.MarshalIndent(known, "", "  "); err == nil {
-		err = k.write(knownFile, b)
+		err = d.write(knownFile, b)
 	}
 	return err
 }
 
-// generate makes the key of a new store.
-func (k *Keys) generate() (ed25519.PublicKey, error) {
+// Generate makes the key of a new store.
+func (d Dir) Generate() (ed25519.PublicKey, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
@@ -57,14 +58,14 @@ func (k *Keys) generate() (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
-	return public, k.write(keyFile(public), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return public, d.write(keyFile(public), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func keyFile(key ed25519.PublicKey) string { return hex.EncodeToString(key[:8]) + ".key" }
 
-// private is the key that signs for a public one; nil if it is not here.
-func (k *Keys) private(public ed25519.PublicKey) (ed25519.PrivateKey, error) {
-	file := filepath.Join(k.Dir, keyFile(public))
+// Private is the key that signs for a public one; nil if it is not here.
+func (d Dir) Private(public ed25519.PublicKey) (ed25519.PrivateKey, error) {
+	file := filepath.Join(string(d), keyFile(public))
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -87,18 +88,18 @@ func (k *Keys) private(public ed25519.PublicKey) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-func (k *Keys) write(name string, content []byte) error {
-	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
+func (d Dir) write(name string, content []byte) error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("make directory of keys: %w", err)
 	}
-	part, err := os.CreateTemp(k.Dir, ".part-") // readable by its owner alone
+	part, err := os.CreateTemp(string(d), ".part-") // readable by its owner alone
 	if err != nil {
 		return fmt.Errorf("write key: %w", err)
 	}
 	defer os.Remove(part.Name())
 	_, err = part.Write(content)
 	if err = errors.Join(err, part.Sync(), part.Close()); err == nil {
-		err = os.Rename(part.Name(), filepath.Join(k.Dir, name))
+		err = os.Rename(part.Name(), filepath.Join(string(d), name))
 	}
 	if err != nil {
 		return fmt.Errorf("write key: %w", err)

@@ -1,4 +1,5 @@
-package imagesync
+// Package process tells whether a process that once was has ended.
+package process
 
 import (
 	"fmt"
@@ -7,34 +8,35 @@ import (
 	"sync"
 )
 
-// process names a process for good, so that whoever can see it knows that it has ended: by
+// ID names a process for good, so that whoever can see it knows that it has ended: by
 // its machine's boot and its PID namespace, by its number, and by when it began, since numbers
 // come again.
-type process struct {
+type ID struct {
 	Where string `json:"where,omitempty"` // empty where /proc does not tell
 	PID   int    `json:"pid,omitempty"`
 	Began string `json:"began,omitempty"` // ticks since the boot
 }
 
-var self = sync.OnceValue(func() process {
+// Self is this one.
+var Self = sync.OnceValue(func() ID {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return process{}
+		return ID{}
 	}
 	space, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
-		return process{}
+		return ID{}
 	}
 	began := startOf(os.Getpid())
 	if began == "" {
-		return process{}
+		return ID{}
 	}
-	return process{strings.TrimSpace(string(boot)) + " " + space, os.Getpid(), began}
+	return ID{strings.TrimSpace(string(boot)) + " " + space, os.Getpid(), began}
 })
 
-// ended says whether the process is known to have ended. Of another machine's nothing is known.
-func (p process) ended() bool {
-	return p.Where != "" && p.Where == self().Where && startOf(p.PID) != p.Began
+// Ended says whether the process is known to have ended. Of another machine's nothing is known.
+func (p ID) Ended() bool {
+	return p.Where != "" && p.Where == Self().Where && startOf(p.PID) != p.Began
 }
 
 // startOf is when a process began, "" if there is none (proc(5), field 22 of stat).
