@@ -58,6 +58,7 @@ type Config struct {
 	Prices      string         // a feed of what sites cost (package prices); default: as the topology says
 	ImageStore  string         // of VM images: a directory or a bucket's URL; default: none
 	ImageSite   string         // that ImageStore is at, for what bringing an image somewhere takes; default: the controller's
+	ImageScrub  time.Duration  // in which all of ImageStore is read once; 0: only when it is asked for
 	ImageKeys   string         // directory of the keys that sign for stores; default: image-keys beside Dir
 	IPFIX       string         // collector that traffic is told to, host:port by UDP; default: none
 	Version     string
@@ -129,7 +130,8 @@ func Run(ctx context.Context, cfg Config) error {
 	c.speeds = benchmarks.New(counted{c}, c.store, cfg.Log)
 	if cfg.ImageStore != "" {
 		tell := func(image, what string) { c.event("image", image, what, nil) }
-		c.images, err = images.Open(images.Config{Store: cfg.ImageStore, Keys: cfg.ImageKeys, Dir: filepath.Join(cfg.Dir, "uploads"), Hosts: counted{c}, Log: cfg.Log, Tell: tell})
+		c.images, err = images.Open(images.Config{Store: cfg.ImageStore, Keys: cfg.ImageKeys, Dir: filepath.Join(cfg.Dir, "uploads"), Hosts: counted{c}, Log: cfg.Log, Tell: tell,
+			ScrubFile: filepath.Join(cfg.Dir, "image-scrub.json"), Scrub: cfg.ImageScrub})
 		if err != nil {
 			return err
 		}
@@ -143,6 +145,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if c.images != nil {
 		g.Go(func() error { return c.images.Run(ctx) })
 		g.Go(func() error { return c.images.Distribute(ctx) })
+		g.Go(func() error { return c.images.Scrub(ctx) })
 	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err

@@ -21,11 +21,14 @@ var (
 	descImageSpared  = prometheus.NewDesc("heliotrope_image_spared_bytes_total", "Of disks that moved away: what their destinations had.", []string{"host"}, nil)
 	descImageCache   = prometheus.NewDesc("heliotrope_image_cache_bytes", "What is kept of images of the store.", []string{"host"}, nil)
 	descImagePolicy  = prometheus.NewDesc("heliotrope_image_policy_hosts", "Hosts that are to have the newest version of an image by its policy, for each image, by what they have of it.", []string{"state"}, nil)
+	descScrubRead    = prometheus.NewDesc("heliotrope_image_store_scrubbed_bytes_total", "Bytes of the image store's packs that were read to see whether they are what was written.", nil, nil)
+	descScrubDamaged = prometheus.NewDesc("heliotrope_image_store_damaged", "Packs, manifests, versions and chunks of the image store that are not what was written.", nil, nil)
+	descScrubEnded   = prometheus.NewDesc("heliotrope_image_store_scrubbed_timestamp_seconds", "When all of the image store had been read last, since 1970; 0: never.", nil, nil)
 	descImageOrders  = prometheus.NewDesc("heliotrope_image_policy_orders_total", "Orders that policies had hosts given, by whether the host took it.", []string{"result"}, nil)
 )
 
 var imageDescs = []*prometheus.Desc{descImageHits, descImageChunks, descImageFetched, descImageNear, descImagePassed, descImageFailed, descImageEvicted, descImageVolumes, descImageCache,
-	descImageKept, descImageSpared, descImagePolicy, descImageOrders}
+	descImageKept, descImageSpared, descImagePolicy, descImageOrders, descScrubRead, descScrubDamaged, descScrubEnded}
 
 func (c *Controller) collectImages(ch chan<- prometheus.Metric, now *world.View) {
 	if c.images != nil {
@@ -35,6 +38,10 @@ func (c *Controller) collectImages(ch chan<- prometheus.Metric, now *world.View)
 		}
 		ch <- prometheus.MustNewConstMetric(descImageOrders, prometheus.CounterValue, float64(given-failed), "ok")
 		ch <- prometheus.MustNewConstMetric(descImageOrders, prometheus.CounterValue, float64(failed), "error")
+		read, damaged, ended := c.images.Scrubbed()
+		ch <- prometheus.MustNewConstMetric(descScrubRead, prometheus.CounterValue, float64(read))
+		ch <- prometheus.MustNewConstMetric(descScrubDamaged, prometheus.GaugeValue, float64(damaged))
+		ch <- prometheus.MustNewConstMetric(descScrubEnded, prometheus.GaugeValue, float64(max(0, ended.Unix())))
 	}
 	for id, h := range now.Hosts {
 		s := h.Status.Images

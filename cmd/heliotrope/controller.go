@@ -28,7 +28,7 @@ func controllerCommand() *cobra.Command {
 			cfg := controller.Config{Dir: v.GetString("state-dir"), RunDir: v.GetString("run-dir"),
 				AgentListen: v.GetString("agent-listen"), APIListen: v.GetString("api-listen"),
 				Etcd: v.GetStringSlice("etcd-endpoints"), CertAddress: v.GetStringSlice("cert-address"), History: v.GetString("traffic-history"),
-				Retention: v.GetDuration("traffic-retention"), IPFIX: v.GetString("ipfix"), Prices: v.GetString("prices"), ImageStore: v.GetString("image-store"), ImageSite: v.GetString("image-store-site"), BFD: v.GetDuration("bfd-interval"), Version: version,
+				Retention: v.GetDuration("traffic-retention"), IPFIX: v.GetString("ipfix"), Prices: v.GetString("prices"), ImageStore: v.GetString("image-store"), ImageSite: v.GetString("image-store-site"), ImageScrub: v.GetDuration("image-scrub"), BFD: v.GetDuration("bfd-interval"), Version: version,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 			if s := v.GetString("bgp-listen"); s != "" {
 				var err error
@@ -52,6 +52,7 @@ func controllerCommand() *cobra.Command {
 	f.String("prices", "", "what sites cost, read every minute: "+feed.Kinds+" (default: as the topology says)")
 	f.String("image-store", "", "store of VM images that the REST API shows and uploads go to: a directory or a bucket's URL (default: none)")
 	f.String("image-store-site", "", "site that the image store is at, for what bringing an image to a site takes and costs (default: the controller's)")
+	f.Duration("image-scrub", 7*24*time.Hour, "time in which all of the image store is read once, for bits that have turned; 0: only by \"heliotrope image scrub --now\"")
 	f.String("ipfix", "", "host:port of an IPFIX collector that is told of traffic, by UDP (default: none)")
 	f.StringSlice("cert-address", nil, "further names and addresses by which the controller is reached")
 	if err := v.BindPFlags(f); err != nil {

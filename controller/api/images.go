@@ -143,6 +143,26 @@ type ImageComes struct {
 	CostUSD      float64 `json:"cost_usd" doc:"By that link's price."`
 }
 
+// ImageScrub is a round of reading all of the image store, for what is not what was written.
+type ImageScrub struct {
+	EveryS    float64       `json:"every_s" doc:"Seconds in which all of the store is read once; 0: only when it is asked for."`
+	BeganAt   time.Time     `json:"began_at,omitzero" doc:"This round."`
+	Packs     int           `json:"packs" doc:"That were read."`
+	ReadBytes int64         `json:"read_bytes"`
+	AllBytes  int64         `json:"all_bytes" doc:"Of the store's packs."`
+	Whole     bool          `json:"whole" doc:"All was read; the next round begins when its time has come."`
+	EndedAt   time.Time     `json:"ended_at,omitzero" doc:"When a round last had read all."`
+	Damaged   []ImageDamage `json:"damaged" doc:"By the last round, less what was mended since."`
+	Error     string        `json:"error,omitempty" doc:"Why the store cannot be read at the moment."`
+}
+
+// ImageDamage is something in the image store that is not what was written.
+type ImageDamage struct {
+	What     string   `json:"what" doc:"A pack, a manifest, a version or a chunk."`
+	Why      string   `json:"why"`
+	NeededBy []string `json:"needed_by,omitempty" doc:"Versions of images."`
+}
+
 // Images keeps VM images. Where the controller has no store every method fails with Unavailable.
 type Images interface {
 	// Images are all versions, or those of one image, in order.
@@ -161,6 +181,11 @@ type Images interface {
 
 	// ImagePolicies are those of the topology, and what they would have come now or when a window opens.
 	ImagePolicies(ctx context.Context, q ImagePolicyQuery) ([]ImagePolicy, error)
+
+	// ImageScrub is how far the store's scrub is, and what it has found.
+	ImageScrub(ctx context.Context) (ImageScrub, error)
+	// ScrubImages has all of the store read, at once and without a pace.
+	ScrubImages(ctx context.Context) (ImageScrub, error)
 
 	// CreateUpload begins an upload under id; if there is one under id already it returns that.
 	CreateUpload(ctx context.Context, id string, r UploadRequest) (Upload, error)
@@ -310,4 +335,14 @@ func (c *Client) resume(ctx context.Context, u Upload, failed error, until time.
 		}
 		failed = err
 	}
+}
+
+// ImageScrub is how far the scrub of the controller's store is.
+func (c *Client) ImageScrub(ctx context.Context) (ImageScrub, error) {
+	return get[ImageScrub](ctx, c, nil, "/v1/image-scrub")
+}
+
+// ScrubImages has all of the controller's store read at once.
+func (c *Client) ScrubImages(ctx context.Context) (ImageScrub, error) {
+	return post[ImageScrub](ctx, c, "", struct{}{}, "/v1/image-scrub")
 }

@@ -18,6 +18,8 @@
 // too often; a host that is told twice does nothing. Windows and rates are the hosts' own to keep to,
 // so that they hold while there is no controller. Both ways tell the hosts of a site of each other in one
 // order (chain.go), so that what they lack crosses the WAN once.
+//
+// What lies in the store is read again and again, slowly, for bits that have turned (scrub.go).
 package images
 
 import (
@@ -42,8 +44,12 @@ type Config struct {
 	Store string // a directory, or a bucket's URL
 	Keys  string // directory of the keys that sign for stores
 	Dir   string // of uploads
-	Hosts Hosts
-	Log   *slog.Logger
+	// ScrubFile is where is kept how far the scrub is, and Scrub in what time all of the store is
+	// read once; 0: only when somebody asks.
+	ScrubFile string
+	Scrub     time.Duration
+	Hosts     Hosts
+	Log       *slog.Logger
 	// Tell records what happened to an image.
 	Tell func(image, message string)
 }
@@ -63,12 +69,13 @@ type Images struct {
 
 	made    chan struct{} // of size 1: there may be a new version
 	spreads distribution
+	scrub   scrubbing
 }
 
 // Open takes up the uploads that there are. The caller calls Close after Run has ended.
 func Open(cfg Config) (*Images, error) {
 	m := &Images{cfg: cfg, whole: make(chan struct{}, 1), uploads: map[string]*upload{}, made: make(chan struct{}, 1),
-		spreads: distribution{ordered: map[order]time.Time{}}}
+		spreads: distribution{ordered: map[order]time.Time{}}, scrub: scrubbing{asked: make(chan struct{}, 1)}}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("take up uploads: %w", err)
 	}

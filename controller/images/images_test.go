@@ -71,7 +71,7 @@ func newRig(t *testing.T) *rig {
 // start begins; with no imports, whoever is restarted before one ends.
 func (r *rig) start(imports bool) {
 	r.t.Helper()
-	m, err := Open(Config{Store: filepath.Join(r.dir, "store"), Keys: filepath.Join(r.dir, "keys"), Dir: filepath.Join(r.dir, "uploads"), Hosts: r, Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
+	m, err := Open(Config{Store: filepath.Join(r.dir, "store"), Keys: filepath.Join(r.dir, "keys"), Dir: filepath.Join(r.dir, "uploads"), ScrubFile: filepath.Join(r.dir, "scrub.json"), Scrub: scrubPeriod, Hosts: r, Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 		Tell: func(image, message string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -98,6 +98,24 @@ func (h *handler) registerImages(routes huma.API) {
 			all, err := h.Images.ImagePolicies(ctx, q)
 			return listOf(all), err
 		})
+	for _, one := range []struct {
+		method, id, summary string
+		status              int
+		do                  func(context.Context) (api.ImageScrub, error)
+	}{
+		{"GET", "image-scrub", "How far the image store's scrub is, which reads all of it for bits that have turned, and what is damaged", http.StatusOK, func(ctx context.Context) (api.ImageScrub, error) { return h.Images.ImageScrub(ctx) }},
+		{"POST", "scrub-images", "Read all of the image store now", http.StatusAccepted, func(ctx context.Context) (api.ImageScrub, error) { return h.Images.ScrubImages(ctx) }},
+	} {
+		op := operation(one.method, "/v1/image-scrub", one.id, one.summary)
+		op.DefaultStatus = one.status
+		handle(h, routes, op, func(ctx context.Context, _ *struct{}) (*body[api.ImageScrub], error) {
+			if err := h.stored(); err != nil {
+				return nil, err
+			}
+			s, err := one.do(ctx)
+			return &body[api.ImageScrub]{s}, err
+		})
+	}
 	h.registerUploads(routes)
 }
 

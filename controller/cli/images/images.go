@@ -42,7 +42,7 @@ func Command() *cobra.Command {
 	f.StringVar(&a.store, "store", defaultDir("/var/lib/heliotrope/image-store", "image-store"), "the image store: a directory, or a bucket's URL")
 	f.StringVar(&a.keys, "keys", defaultDir("/var/lib/heliotrope/image-keys", "image-keys"), "directory of the keys that sign for stores")
 	cmd.AddCommand(a.imports(), a.list(), a.show(), a.export(), a.clone(), a.remove(), a.pin(true), a.pin(false), a.release(), a.push(), a.pull(),
-		a.verify(), a.gc(), a.du(), a.quota(), a.serve(), a.commit(), a.upload(), a.uploads(), a.places(), a.policies())
+		a.verify(), a.gc(), a.du(), a.quota(), a.serve(), a.commit(), a.upload(), a.uploads(), a.places(), a.policies(), a.scrub())
 	return cmd
 }
 
