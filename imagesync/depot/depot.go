@@ -52,10 +52,12 @@ type Dir struct {
 	urgent []string // directories whose files may take the reserve
 }
 
-// OpenDir opens the depot in a directory, and makes the directory if it is not there.
+// OpenDir opens the depot in a directory, which the first file makes if it is not there.
 func OpenDir(dir string) (*Dir, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("make image store: %w", err)
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("open image store: %s is no directory", dir)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	return &Dir{path: dir}, nil
 }
@@ -170,18 +172,17 @@ func full(err error) error {
 
 // makeDir makes a directory of the store, durably.
 func (d *Dir) makeDir(dir string) error {
-	if _, err := os.Stat(dir); err == nil || dir == d.path {
-		return err
+	if _, err := os.Stat(dir); err == nil {
+		return nil
 	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make directory: %w", full(err))
 	}
-	for ; dir != d.path; dir = filepath.Dir(dir) {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+	for ; ; dir = filepath.Dir(dir) {
+		if err := syncDir(filepath.Dir(dir)); err != nil || dir == d.path {
 			return err
 		}
 	}
-	return nil
 }
 
 func syncDir(dir string) error {
@@ -298,6 +299,9 @@ func (d *Dir) Close() error { return nil }
 func (d *Dir) Strangers() ([]string, error) {
 	const few = 3
 	f, err := os.Open(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look into image store: %w", err)
 	}

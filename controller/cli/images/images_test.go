@@ -228,6 +228,9 @@ func TestDamageIsTold(t *testing.T) {
 			t.Errorf("%s: %d, %s", line, code, out)
 		}
 	}
+	if _, err := os.Stat(filepath.Join(b.dir, "nowhere")); err == nil {
+		t.Error("a store was made where one was to be read")
+	}
 	if out, code := b.run("verify --mend --dry-run"); code != 1 || !strings.Contains(out, "would be mended: 1 pack") {
 		t.Error(code, out)
 	}
