@@ -17,6 +17,7 @@ type (
 	MoveID    string
 	PlanID    string
 	LicenceID string
+	TenantID  string
 )
 
 // Topology is what an engineer wants to exist: the content of one topology file.
@@ -112,6 +113,7 @@ type VM struct {
 	MemoryMiB int               `yaml:"memory_mib,omitempty" json:"memory_mib,omitempty"`
 	Host      HostID            `yaml:"host" json:"host"`
 	NICs      []NIC             `yaml:"nics" json:"nics"`
+	Tenant    TenantID          `yaml:"tenant,omitempty" json:"tenant,omitempty"`     // whose it is: what moves remember of memory is not shared between two
 	Licences  map[LicenceID]int `yaml:"licences,omitempty" json:"licences,omitempty"` // seats that it needs where it runs
 	Metadata  map[string]string `yaml:"metadata,omitempty" json:"metadata,omitempty"` // given to the guest
 

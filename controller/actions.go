@@ -179,7 +179,7 @@ func isRefusal(err error) bool {
 
 // order is what a host must know to take its step.
 func (r *moveRun) order(v *world.View, m migration.Move, role migration.Role, step migration.Step) agentapi.MoveOrder {
-	o := agentapi.MoveOrder{Term: r.term, Move: m.ID, VM: m.VM, Epoch: m.Epoch, Role: role, Step: step, Peer: m.To}
+	o := agentapi.MoveOrder{Term: r.term, Move: m.ID, VM: m.VM, Epoch: m.Epoch, Role: role, Step: step, Peer: m.To, Tenant: v.Topology.VMs[m.VM].Tenant}
 	switch step {
 	case migration.StepPrepare:
 		o.XML, o.Disks, o.Cookie = m.Description.XML, m.Description.Disks, m.Description.Cookie

@@ -98,7 +98,7 @@ func (c inventory) VMs(context.Context) ([]api.VM, error) {
 func vmView(v *world.View, id heliotrope.VMID) api.VM {
 	spec, p := v.Topology.VMs[id], v.Placements[id]
 	out := api.VM{Name: id, State: "unknown", Host: p.Host, Site: v.Topology.Hosts[p.Host].Site, Epoch: p.Epoch,
-		Home: spec.Host, Image: spec.Image, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, NICs: spec.NICs}
+		Home: spec.Host, Image: spec.Image, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Tenant: spec.Tenant, NICs: spec.NICs}
 	for h, facts := range v.Hosts {
 		for _, s := range facts.Status.VMs {
 			switch {

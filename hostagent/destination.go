@@ -60,7 +60,7 @@ func (s *moves) expect(m *move, o agentapi.MoveOrder) {
 	memory, disk, _ := s.sockets(o.Move)
 	base, _, err := libvirt.VolumeBase(o.XML)
 	s.relay.Expect(o.Move, relay.Expectation{
-		VM: o.VM, From: o.Peer, BlankDisks: err == nil && base == "",
+		VM: o.VM, Tenant: o.Tenant, From: o.Peer, BlankDisks: err == nil && base == "",
 		Sockets: map[relay.Kind]string{relay.Memory: memory, relay.Disk: disk},
 		Packets: func(ctx context.Context, nic int, frames [][]byte) (int, error) {
 			return s.inject(ctx, o.VM, nic, frames)

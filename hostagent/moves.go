@@ -57,7 +57,7 @@ type moves struct {
 	ledger  *ledger
 	hub     *hub
 	relay   *relay.Server
-	to      func(peer heliotrope.HostID, addr string) (*relay.Client, error)
+	to      func(peer heliotrope.HostID, tenant heliotrope.TenantID, addr string) (*relay.Client, error)
 	work    chan *move
 
 	mu      sync.Mutex

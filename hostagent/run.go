@@ -78,12 +78,12 @@ func Run(ctx context.Context, c Config) error {
 	mv := &moves{
 		dir: filepath.Join(c.StateDir, "moves"), runDir: c.RunDir, diskDir: c.diskDir(), user: c.QEMUUser,
 		log: c.Log, conn: conn, ledger: ledger, hub: hub, relay: server,
-		to: func(peer heliotrope.HostID, addr string) (*relay.Client, error) {
+		to: func(peer heliotrope.HostID, tenant heliotrope.TenantID, addr string) (*relay.Client, error) {
 			a, err := netip.ParseAddrPort(addr)
 			if err != nil {
 				return nil, fmt.Errorf("find relay of %s: %w", peer, err)
 			}
-			return &relay.Client{Addr: a, TLS: id.HostClient(peer, relay.ALPN), Encoding: memory.Towards(peer, ways.Measured(), encoding)}, nil
+			return &relay.Client{Addr: a, TLS: id.HostClient(peer, relay.ALPN), Encoding: memory.Towards(peer, ways.Measured(), encoding).For(tenant)}, nil
 		},
 	}
 	if err := mv.load(); err != nil {

@@ -86,7 +86,7 @@ func (s *moves) stepCopy(ctx, life context.Context, m *move, o agentapi.MoveOrde
 // way is the way to the destination, which is the same as long as the move is in this process.
 func (s *moves) way(m *move) (_ *relay.Client, err error) {
 	if m.client == nil {
-		m.client, err = s.to(m.Begun.Peer, m.PeerRelay)
+		m.client, err = s.to(m.Begun.Peer, m.Begun.Tenant, m.PeerRelay)
 	}
 	return m.client, err
 }

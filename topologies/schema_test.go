@@ -131,6 +131,7 @@ var said = map[string]string{
 	"Site.Licences":             "seats of licences, for VMs at any of its hosts",
 	"Site.PricePerSeat":         "USD an hour for a seat of a licence beyond all that the site and its hosts have; of a licence that is not named none can be rented",
 	"Host.Licences":             "its own seats of licences, for VMs here only; they are taken before the site's",
+	"VM.Tenant":                 "whose it is: what moves remember of memory is not shared between two tenants' VMs",
 	"VM.Licences":               "seats of licences that it needs where it runs",
 	"Demand.Zone":               "time zone of the hours; default: UTC",
 	"Demand.Prefixes":           "of the clients' addresses; what is counted of these counts in place of what is asked here",

@@ -67,6 +67,9 @@ func (c *checker) vms() {
 		for i, nic := range vm.NICs {
 			c.nic(at.key("nics").at(i), nic)
 		}
+		if vm.Tenant != "" {
+			c.name(at.key("tenant"), string(vm.Tenant))
+		}
 		c.seats(at.key("licences"), vm.Licences, 1)
 		for id := range sorted(vm.Licences) {
 			refer(c, at.key("licences").key(string(id)), id, "licences", known)

@@ -178,18 +178,19 @@ type Network struct {
 
 // VM is a VM with where it is and how it does.
 type VM struct {
-	Name      heliotrope.VMID   `json:"name"`
-	State     string            `json:"state" doc:"running, paused, shutoff, incoming, crashed or absent, as its owner says; unknown while the owner is away." example:"running"`
-	Host      heliotrope.HostID `json:"host" doc:"Its owner."`
-	Site      heliotrope.SiteID `json:"site"`
-	Epoch     uint64            `json:"epoch" doc:"Grows by one with each change of owner."`
-	Home      heliotrope.HostID `json:"home" doc:"Where the topology starts it."`
-	Image     string            `json:"image"`
-	CPUs      int               `json:"cpus,omitempty"`
-	MemoryMiB int               `json:"memory_mib,omitempty"`
-	NICs      []heliotrope.NIC  `json:"nics"`
-	Migration heliotrope.MoveID `json:"migration,omitempty" doc:"The one that has not ended."`
-	Warnings  []string          `json:"warnings,omitempty" doc:"What is wrong with it, and why it does not run."`
+	Name      heliotrope.VMID     `json:"name"`
+	State     string              `json:"state" doc:"running, paused, shutoff, incoming, crashed or absent, as its owner says; unknown while the owner is away." example:"running"`
+	Host      heliotrope.HostID   `json:"host" doc:"Its owner."`
+	Site      heliotrope.SiteID   `json:"site"`
+	Epoch     uint64              `json:"epoch" doc:"Grows by one with each change of owner."`
+	Home      heliotrope.HostID   `json:"home" doc:"Where the topology starts it."`
+	Image     string              `json:"image"`
+	CPUs      int                 `json:"cpus,omitempty"`
+	MemoryMiB int                 `json:"memory_mib,omitempty"`
+	Tenant    heliotrope.TenantID `json:"tenant,omitempty" doc:"Whose it is: what moves remember of memory is not shared between two."`
+	NICs      []heliotrope.NIC    `json:"nics"`
+	Migration heliotrope.MoveID   `json:"migration,omitempty" doc:"The one that has not ended."`
+	Warnings  []string            `json:"warnings,omitempty" doc:"What is wrong with it, and why it does not run."`
 }
 
 // MigrationRequest asks for a VM to move.

@@ -278,6 +278,9 @@ func (a *app) vmShow() *cobra.Command {
 				t.Row("epoch", v.Epoch)
 				t.Row("home", v.Home)
 				t.Row("image", v.Image)
+				if v.Tenant != "" {
+					t.Row("tenant", v.Tenant)
+				}
 				t.Row("CPUs", v.CPUs)
 				t.Row("memory", mebibytes(v.MemoryMiB))
 				t.Row("migration", v.Migration)

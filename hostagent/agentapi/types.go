@@ -144,6 +144,7 @@ type MoveOrder struct {
 	Step  Step              `json:"step"`
 
 	Peer        heliotrope.HostID   `json:"peer"`                   // the other host
+	Tenant      heliotrope.TenantID `json:"tenant,omitempty"`       // whose the VM is: nothing is shared with another's
 	PeerRelay   netip.AddrPort      `json:"peer_relay,omitzero"`    // StepCopy: the destination's relay
 	XML         string              `json:"xml,omitempty"`          // StepPrepare: from the source's StepBegin
 	Disks       []Disk              `json:"disks,omitempty"`        // StepPrepare: from the source's StepBegin

@@ -137,3 +137,34 @@ func TestPagesThatRotted(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// TestTenantsDoNotMeet: a host has kept the pages of a VM like the one that comes. Only one of the same tenant
+// finds them; how much crosses for another says nothing of them.
+func TestTenantsDoNotMeet(t *testing.T) {
+	stream := qemuStream(t)
+	p := newPKI(t)
+	site := newSite(t, t.TempDir())
+	keepNow(t, site.For("red"), "db", stream)
+	crosses := func(tenant heliotrope.TenantID) uint64 {
+		t.Helper()
+		addr := tenantsDestination(t, p, &Encoding{MirrorPages: 1 << 14, Site: site}, hypervisor(t, mirrorBack), tenant)
+		client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: (&Encoding{MirrorPages: 1 << 14, Least: wan.Fast}).For(tenant)}
+		_, connect := source(t, client, memory)
+		conn := connect()
+		defer conn.Close()
+		conn.Write(stream)
+		conn.CloseWrite()
+		if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, stream) {
+			t.Fatalf("%d bytes came out of %d: %v", len(got), len(stream), err)
+		}
+		stats := client.Memory()
+		if found := stats.Pages[wan.Site] > 0; found != (tenant == "red") {
+			t.Errorf("a VM of %q finds %d pages", tenant, stats.Pages[wan.Site])
+		}
+		return client.Sent()
+	}
+	red, blue, nobody := crosses("red"), crosses("blue"), crosses("")
+	if red*3 > blue || red*3 > nobody {
+		t.Errorf("%d bytes with what is kept, %d and %d without", red, blue, nobody)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"heliotrope"
 	"heliotrope/migration/wan"
 	"io"
 	"log/slog"
@@ -33,6 +34,12 @@ var mirrors = &Encoding{MirrorPages: 1 << 14, Least: wan.Fast}
 // encodingDestination runs a relay port that decodes, and joins the memory of move m1 to sock.
 func encodingDestination(t *testing.T, p *pki, e *Encoding, sock string) netip.AddrPort {
 	t.Helper()
+	return tenantsDestination(t, p, e, sock, "")
+}
+
+// tenantsDestination is one of a tenant's VM.
+func tenantsDestination(t *testing.T, p *pki, e *Encoding, sock string, tenant heliotrope.TenantID) netip.AddrPort {
+	t.Helper()
 	s := NewServer(p.config(t, "dst"), peer, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	s.Encoding = e
 	l, err := Listen(t.Context(), "127.0.0.1:0")
@@ -40,7 +47,7 @@ func encodingDestination(t *testing.T, p *pki, e *Encoding, sock string) netip.A
 		t.Fatal(err)
 	}
 	run(t, func(ctx context.Context) error { return s.Serve(ctx, l) })
-	s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Memory: sock}})
+	s.Expect("m1", Expectation{VM: "web", Tenant: tenant, From: "src", Sockets: map[Kind]string{Memory: sock}})
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 

@@ -34,6 +34,17 @@ type Encoding struct {
 	Site *kept.Site
 }
 
+// For is the encoding of a tenant's VMs: pages that were kept of another's, and streams of another's VMs that go
+// the same way, are as if they were not there. What is told of a page says something of who else has it.
+func (e *Encoding) For(tenant heliotrope.TenantID) *Encoding {
+	if e == nil || tenant == "" {
+		return e
+	}
+	own := *e
+	own.Share, own.Site = e.Share.For(tenant), e.Site.For(tenant)
+	return &own
+}
+
 // Offer is how a source would encode memory, and what of that the destination takes.
 type Offer struct {
 	Version     int    `json:"version"` // of the code; 0: none

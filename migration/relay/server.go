@@ -24,8 +24,9 @@ const (
 // Expectation is a move that a host is the destination of.
 type Expectation struct {
 	VM      heliotrope.VMID
-	From    heliotrope.HostID // the only host that may send it
-	Sockets map[Kind]string   // Memory, Disk: the unix socket that a stream is joined to
+	Tenant  heliotrope.TenantID // whose the VM is
+	From    heliotrope.HostID   // the only host that may send it
+	Sockets map[Kind]string     // Memory, Disk: the unix socket that a stream is joined to
 	// BlankDisks is that the disks were made for the move. Of others their server is not asked what they hold:
 	// QEMU remembers the answer, and takes it for true when it sends the disk on, whatever a volume says then.
 	BlankDisks bool
@@ -238,6 +239,7 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		}
 		local.SetDeadline(time.Time{})
 	}
+	encoding = encoding.For(e.Tenant)
 	taken, has, done := encoding.take(h, e.From)
 	defer done()
 	taken.Export = export

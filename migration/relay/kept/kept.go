@@ -12,7 +12,6 @@ package kept
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -21,25 +20,23 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/migration/wan"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 )
 
 // Site is what a host keeps.
 type Site struct {
-	dir      string
-	maxPages int
-	log      *slog.Logger
-	key      [32]byte
-	queue    chan keepsake
+	root, dir string // all of it, and what is one tenant's
+	maxPages  int    // of all tenants
+	log       *slog.Logger
+	key       [32]byte
+	queue     chan keepsake
 }
 
 type keepsake struct {
+	site   *Site
 	vm     heliotrope.VMID
 	mirror *wan.Mirror
 }
@@ -62,31 +59,81 @@ const (
 // New returns the site in dir, which it makes if there is none. It keeps no more than
 // maxPages pages of 4 KiB.
 func New(dir string, maxPages int, log *slog.Logger) (*Site, error) {
-	s := &Site{dir: dir, maxPages: min(maxPages, MaxPages), log: log, queue: make(chan keepsake, 1)}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make site: %w", err)
+	s := &Site{root: dir, dir: dir, maxPages: min(maxPages, MaxPages), log: log, queue: make(chan keepsake, 1)}
+	if err := s.open(); err != nil {
+		return nil, err
 	}
-	left, err := filepath.Glob(filepath.Join(dir, unfinished))
-	if err != nil {
-		return nil, fmt.Errorf("make site: %w", err)
-	}
-	for _, f := range left {
-		if err := os.Remove(f); err != nil {
+	for _, pattern := range []string{unfinished, filepath.Join(tenantPrefix+"*", unfinished)} {
+		left, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
 			return nil, fmt.Errorf("make site: %w", err)
 		}
+		for _, f := range left {
+			if err := os.Remove(f); err != nil {
+				return nil, fmt.Errorf("make site: %w", err)
+			}
+		}
 	}
-	name := filepath.Join(dir, "key")
+	return s, nil
+}
+
+// open makes the directory and its key, if they are not there.
+func (s *Site) open() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make site: %w", err)
+	}
+	name := filepath.Join(s.dir, "key")
 	key, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) || err == nil && len(key) != len(s.key) {
-		key = make([]byte, len(s.key))
-		rand.Read(key)
-		err = os.WriteFile(name, key, 0o600)
+	if err == nil && len(key) != len(s.key) {
+		err = errors.Join(os.Remove(name), os.ErrNotExist)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		if err = s.makeKey(name); err == nil {
+			key, err = os.ReadFile(name)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read key of site: %w", err)
+		return fmt.Errorf("read key of site: %w", err)
 	}
 	copy(s.key[:], key)
-	return s, nil
+	return nil
+}
+
+// makeKey makes a key as a whole, unless somebody else has.
+func (s *Site) makeKey(name string) error {
+	var key [len(s.key)]byte
+	rand.Read(key[:])
+	f, err := os.CreateTemp(s.dir, unfinished)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(key[:])
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Link(f.Name(), name)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// tenantPrefix is how the directories of tenants begin.
+const tenantPrefix = "tenant-"
+
+// For is what is kept of one tenant's VMs, under a key of its own: nobody else's are found in it. All of them
+// have the room of the whole.
+func (s *Site) For(tenant heliotrope.TenantID) *Site {
+	if s == nil || tenant == "" {
+		return s
+	}
+	own := *s
+	own.dir = filepath.Join(s.root, tenantPrefix+hex.EncodeToString([]byte(tenant)))
+	if err := own.open(); err != nil {
+		s.log.Warn("nothing is kept of a tenant's VMs", "tenant", tenant, "error", err)
+		return nil
+	}
+	return &own
 }
 
 // settle is how long Run lets a VM be before it writes what that has left. Streams end while the VM stands
@@ -130,7 +177,7 @@ func (s *Site) Next(ctx context.Context) error {
 }
 
 func (s *Site) keep(k keepsake) {
-	if err := s.write(k); err != nil {
+	if err := k.site.write(k); err != nil {
 		s.log.Warn("cannot keep a VM's pages", "vm", k.vm, "error", err)
 	}
 }
@@ -142,7 +189,7 @@ func (s *Site) Keep(vm heliotrope.VMID, m *wan.Mirror) {
 		return
 	}
 	select {
-	case s.queue <- keepsake{vm, m}:
+	case s.queue <- keepsake{s, vm, m}:
 	default:
 		s.log.Info("a VM's pages are not kept: others are being written", "vm", vm)
 	}
@@ -194,89 +241,6 @@ func (s *Site) fill(f *os.File, m *wan.Mirror, n int) error {
 	return w.Flush() // the first error that there was
 }
 
-// kept is a file of the site.
-type kept struct {
-	path   string
-	at     time.Time
-	sum    [16]byte
-	pages  int
-	places int // bytes
-}
-
-var errNotWhole = errors.New("it has another form or was not written to its end")
-
-// look reads a file's head.
-func look(path string) (kept, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return kept{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return kept{}, err
-	}
-	var head [siteHead]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:len(siteMagic)]) != siteMagic {
-		return kept{}, errNotWhole
-	}
-	k := kept{path: path, at: info.ModTime(), sum: [16]byte(head[len(siteMagic):])}
-	pages, places := binary.BigEndian.Uint64(head[siteHead-16:]), binary.BigEndian.Uint64(head[siteHead-8:])
-	size := uint64(info.Size())
-	if pages > size || places > size || uint64(siteHead)+pages*uint64(DigestLen+pageBytes)+places != size {
-		return kept{}, errNotWhole
-	}
-	k.pages, k.places = int(pages), int(places)
-	return k, nil
-}
-
-// first is where in the file the pages begin.
-func (k kept) first() int64 { return int64(siteHead + k.pages*DigestLen + k.places) }
-
-// Mirror reads all of it, and compares its sum.
-func (k kept) mirror() (*wan.Mirror, error) {
-	f, err := os.Open(k.path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	places := make([]byte, k.places)
-	if _, err := f.ReadAt(places, k.first()-int64(k.places)); err != nil {
-		return nil, err
-	}
-	pages := bufio.NewReaderSize(io.NewSectionReader(f, k.first(), int64(k.pages)*pageBytes), 64*pageBytes)
-	m, err := wan.ReadMirror(places, k.pages, func(dst *[4096]byte) error {
-		_, err := io.ReadFull(pages, dst[:])
-		return err
-	})
-	if err == nil && m.Sum(k.pages) != k.sum {
-		err = errNotWhole
-	}
-	return m, err
-}
-
-// list returns the files, newest first.
-func (s *Site) list() ([]kept, error) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return nil, fmt.Errorf("list site: %w", err)
-	}
-	var all []kept
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), siteExt) {
-			continue
-		}
-		k, err := look(filepath.Join(s.dir, e.Name()))
-		if err != nil {
-			s.log.Warn("cannot use pages", "file", e.Name(), "error", err)
-			continue
-		}
-		all = append(all, k)
-	}
-	slices.SortFunc(all, func(a, b kept) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.path, b.path)) })
-	return all, nil
-}
-
 // Sum tells what is kept of a VM, of no more than maxPages pages; "": nothing.
 func (s *Site) Sum(vm heliotrope.VMID, maxPages int) string {
 	if s == nil {
@@ -308,7 +272,11 @@ func (s *Site) Mirror(vm heliotrope.VMID, sum string) (*wan.Mirror, error) {
 
 // evict makes room for so many pages of a VM, whose old ones count no more.
 func (s *Site) evict(vm heliotrope.VMID, pages int) error {
-	all, err := s.list()
+	dirs, err := filepath.Glob(filepath.Join(s.root, tenantPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("list site: %w", err)
+	}
+	all, err := s.listIn(append(dirs, s.root)...)
 	if err != nil {
 		return err
 	}
@@ -448,33 +416,4 @@ func (p *Pages) Close() {
 	for _, f := range p.files {
 		f.Close()
 	}
-}
-
-// Known is a destination's digests at the source. The reference of a page is its place.
-type Known map[wan.Digest]uint32
-
-// Lookup implements wan.Known.
-func (k Known) Lookup(d wan.Digest) (ref uint64, ok bool) {
-	n, ok := k[d]
-	return uint64(n), ok
-}
-
-// ReadKnown reads n digests.
-func ReadKnown(r io.Reader, n int) (Known, error) {
-	k := Known{}
-	buf := make([]byte, 8192*DigestLen)
-	for i := 0; i < n; {
-		part := buf[:min(len(buf), (n-i)*DigestLen)]
-		if _, err := io.ReadFull(r, part); err != nil {
-			return nil, fmt.Errorf("read what the destination knows: %w", err)
-		}
-		for ; len(part) > 0; part = part[DigestLen:] {
-			d := wan.Digest(part)
-			if _, ok := k[d]; !ok {
-				k[d] = uint32(i)
-			}
-			i++
-		}
-	}
-	return k, nil
 }

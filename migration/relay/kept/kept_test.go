@@ -61,7 +61,7 @@ func TestSiteKeepsPages(t *testing.T) {
 		}
 	}
 	for i, vm := range []heliotrope.VMID{"web", "db", "web"} {
-		if err := s.write(keepsake{vm, m}); err != nil {
+		if err := s.write(keepsake{s, vm, m}); err != nil {
 			t.Fatal(err)
 		}
 		age(vm, time.Duration(10-i)*time.Hour)
@@ -103,7 +103,7 @@ func TestSiteKeepsPages(t *testing.T) {
 	}
 	check(p)
 
-	if err := s.write(keepsake{"third", m}); err != nil { // there is no room for three
+	if err := s.write(keepsake{s, "third", m}); err != nil { // there is no room for three
 		t.Fatal(err)
 	}
 	if p = s.Open("db", "", 0); p.Len() != 2*n || filepath.Base(p.files[1].Name()) != "web.pages" {
@@ -124,7 +124,7 @@ func TestSiteKeepsPages(t *testing.T) {
 func TestKeptPagesThatRotted(t *testing.T) {
 	m := mirrorOf(t, stream(t))
 	s := newSite(t, t.TempDir(), 1<<14)
-	if err := s.write(keepsake{"web", m}); err != nil {
+	if err := s.write(keepsake{s, "web", m}); err != nil {
 		t.Fatal(err)
 	}
 	sum := s.Sum("web", 1<<14)
@@ -192,7 +192,7 @@ func TestPagesReadAhead(t *testing.T) {
 	m := mirrorOf(t, stream(t))
 	s := newSite(t, t.TempDir(), 1<<14)
 	for _, vm := range []heliotrope.VMID{"web", "db"} {
-		if err := s.write(keepsake{vm, m}); err != nil {
+		if err := s.write(keepsake{s, vm, m}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -240,4 +240,43 @@ func FuzzSitePages(f *testing.F) {
 		}
 		s.Open("web", s.Sum("web", 1000), 1000).Close()
 	})
+}
+
+// TestTenantsHaveTheRoomTogether: what is kept of one tenant's VMs is neither seen by others nor under their key,
+// and the oldest goes for lack of room, whosesoever it is.
+func TestTenantsHaveTheRoomTogether(t *testing.T) {
+	dir := t.TempDir()
+	m := mirrorOf(t, stream(t))
+	n := m.Len()
+	s := newSite(t, dir, 2*n)
+	red, blue := s.For("red"), s.For("blue")
+	if err := red.write(keepsake{red, "web", m}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(red.path("web"), time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	p := s.For("red").Open("db", "", 1<<14)
+	defer p.Close()
+	if p.Len() != n || p.Key == s.key {
+		t.Errorf("its tenant finds %d pages", p.Len())
+	}
+	for _, other := range []*Site{s, blue} {
+		q := other.Open("web", red.Sum("web", 1<<14), 1<<14)
+		defer q.Close()
+		if q.Len() != 0 || q.Mirror != nil || q.Key == p.Key || other.Sum("web", 1<<14) != "" {
+			t.Errorf("others find %d pages", q.Len())
+		}
+	}
+	for _, k := range []keepsake{{blue, "web", m}, {s, "web", m}} {
+		if err := k.site.write(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if red.Sum("web", 1<<14) != "" || blue.Sum("web", 1<<14) == "" || s.Sum("web", 1<<14) == "" {
+		t.Error("it was not the oldest that went")
+	}
+	if again := newSite(t, dir, 2*n).For("red"); again.key != red.key {
+		t.Error("a tenant has another key after a restart")
+	}
 }

@@ -24,15 +24,31 @@ import (
 
 // Share knows the streams that a host sends and gets.
 type Share struct {
-	seed uint64
-	mu   sync.Mutex
-	out  map[netip.AddrPort]*outgoing
-	in   map[heliotrope.HostID]*incoming
+	seed    uint64
+	mu      sync.Mutex
+	out     map[netip.AddrPort]*outgoing
+	in      map[heliotrope.HostID]*incoming
+	tenants map[heliotrope.TenantID]*Share
 }
 
 // New returns one without any.
 func New() *Share {
-	return &Share{seed: rand.Uint64(), out: map[netip.AddrPort]*outgoing{}, in: map[heliotrope.HostID]*incoming{}}
+	return &Share{seed: rand.Uint64(), out: map[netip.AddrPort]*outgoing{}, in: map[heliotrope.HostID]*incoming{}, tenants: map[heliotrope.TenantID]*Share{}}
+}
+
+// For are the streams of one tenant's VMs, which share nothing with others.
+func (s *Share) For(tenant heliotrope.TenantID) *Share {
+	if s == nil || tenant == "" {
+		return s
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := s.tenants[tenant]
+	if own == nil {
+		own = New()
+		s.tenants[tenant] = own
+	}
+	return own
 }
 
 const pageBytes = 4096

@@ -219,3 +219,26 @@ func TestDestination(t *testing.T) {
 		}
 	})
 }
+
+// TestTenantsShareNothing: the same page goes for each tenant by itself, and comes by itself.
+func TestTenantsShareNothing(t *testing.T) {
+	s := New()
+	red, blue := s.For("red"), s.For("blue")
+	if s.For("") != s || s.For("red") != red {
+		t.Error("a tenant's streams are not together")
+	}
+	a, b, c := red.Send(there, 1, 1<<20), blue.Send(there, 2, 1<<20), red.Send(there, 3, 1<<20)
+	p := page(1)
+	a.Carries(hash(p), false)
+	if _, _, ok := b.Find(hash(p)); ok {
+		t.Error("another tenant's page is found")
+	}
+	if stream, _, ok := c.Find(hash(p)); !ok || stream != 1 {
+		t.Error("the tenant's own is not")
+	}
+	g, h := red.Get("src", 1, 3), blue.Get("src", 2, 3)
+	g.Keep(carrying(1))
+	if ok, err := h.During(t.Context()).CarriedPage(1, 0, new([4096]byte)); ok || err != nil {
+		t.Error("another tenant's page is given out", err)
+	}
+}
