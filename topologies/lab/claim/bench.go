@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ type Bench struct {
 	Parts []Part
 	Only  []string // parts to run; none: all
 	Out   io.Writer
+	// Limit is the time for all parts, which is claimed of the whole. The part that it ends in fails, and those after it; 0: none.
+	Limit time.Duration
 
 	began time.Time
 }
@@ -39,8 +42,8 @@ func (b *Bench) Names() string {
 	return strings.Join(names, ", ")
 }
 
-// Run measures part after part. One that cannot be measured fails its claim and the others
-// go on. Figures may have some already that belong to no part.
+// Run measures part after part, nothing beside. One that cannot be measured, or panics, fails its claim
+// and the others go on. Figures may have some already that belong to no part.
 func (b *Bench) Run(ctx context.Context, figures map[string]any) error {
 	for _, name := range b.Only {
 		if !slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Name == name }) {
@@ -51,14 +54,20 @@ func (b *Bench) Run(ctx context.Context, figures map[string]any) error {
 	if figures = maps.Clone(figures); figures == nil {
 		figures = map[string]any{}
 	}
+	within, cancel := ctx, func() {}
+	if b.Limit > 0 {
+		within, cancel = context.WithTimeoutCause(ctx, b.Limit, fmt.Errorf("all parts took longer than %v", b.Limit))
+	}
+	defer cancel()
 	var claims []Claim
+	took := map[string]float64{}
 	for _, p := range b.Parts {
 		if len(b.Only) > 0 && !slices.Contains(b.Only, p.Name) {
 			continue
 		}
 		b.Say("%s", p.Name)
 		began := time.Now()
-		made, figure, err := p.Run(ctx)
+		made, figure, err := p.measure(within)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -67,25 +76,44 @@ func (b *Bench) Run(ctx context.Context, figures map[string]any) error {
 			b.Say("%s: %v", p.Name, err)
 			claims = append(claims, New(p.Name+" could be measured", 0, "==", 1))
 		}
-		b.Say("%s took %.0f s", p.Name, time.Since(began).Seconds())
+		took[p.Name] = time.Since(began).Seconds()
+		b.Say("%s took %.0f s", p.Name, took[p.Name])
+	}
+	if b.Limit > 0 && len(b.Only) == 0 {
+		claims = append(claims, New("all parts, s", time.Since(b.began).Seconds(), "<=", b.Limit.Seconds()))
 	}
 	for _, c := range claims {
 		if !c.Holds {
 			b.Say("MISSED: %s: %.4g, must be %s %g", c.Name, c.Value, c.Op, c.Bound)
 		}
 	}
-	line, err := json.Marshal(struct {
-		Bench   string         `json:"bench"`
-		Seconds float64        `json:"seconds"`
-		CPUs    int            `json:"cpus"`
-		Claims  []Claim        `json:"claims"`
-		Figures map[string]any `json:"figures"`
-	}{b.Name, time.Since(b.began).Seconds(), runtime.NumCPU(), claims, figures})
+	enc := json.NewEncoder(b.Out)
+	enc.SetEscapeHTML(false) // people read "<=" too
+	err := enc.Encode(struct {
+		Bench   string             `json:"bench"`
+		Seconds float64            `json:"seconds"`
+		CPUs    int                `json:"cpus"`
+		Took    map[string]float64 `json:"part_seconds"`
+		Claims  []Claim            `json:"claims"`
+		Figures map[string]any     `json:"figures"`
+	}{b.Name, time.Since(b.began).Seconds(), runtime.NumCPU(), took, claims, figures})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}
-	fmt.Fprintln(b.Out, string(line))
 	return nil
+}
+
+// measure runs the part; a panic is an error of it.
+func (p Part) measure(ctx context.Context) (claims []Claim, figure any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			claims, figure, err = nil, nil, fmt.Errorf("panic: %v: %s", r, debug.Stack())
+		}
+	}()
+	if err := context.Cause(ctx); err != nil {
+		return nil, nil, err
+	}
+	return p.Run(ctx)
 }
 
 // Say tells how far it is, with the time since its beginning.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A part that fails is a claim that does not hold, and the others are measured; only what
@@ -42,5 +43,32 @@ func TestBench(t *testing.T) {
 	b.Only = []string{"d"}
 	if err := b.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "a, b, c") {
 		t.Errorf("a part that is not there: %v", err)
+	}
+}
+
+// A part that panics fails like any other, and so do the one in which the time ends and those after
+// it; the line is there all the same.
+func TestBenchOfPartsThatDie(t *testing.T) {
+	var out bytes.Buffer
+	b := Bench{Name: "deaths", Out: &out, Limit: time.Millisecond, Parts: []Part{
+		{"panics", func(context.Context) ([]Claim, any, error) { panic("no reason") }},
+		{"hangs", func(ctx context.Context) ([]Claim, any, error) { <-ctx.Done(); return nil, nil, context.Cause(ctx) }},
+		{"late", func(context.Context) ([]Claim, any, error) { t.Error("it ran"); return nil, nil, nil }},
+	}}
+	if err := b.Run(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.TrimSpace(out.String())
+	var got struct{ Claims []Claim }
+	if err := json.Unmarshal([]byte(text[strings.LastIndexByte(text, '\n')+1:]), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Claims) != 4 || Failed(got.Claims) == nil || got.Claims[3].Name != "all parts, s" || got.Claims[3].Holds {
+		t.Errorf("%+v", got.Claims)
+	}
+	for _, want := range []string{"no reason", "longer than 1ms", `"op":"<="`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in %s", want, text)
+		}
 	}
 }

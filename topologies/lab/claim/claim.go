@@ -11,14 +11,14 @@ import (
 type Claim struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
-	Op    string  `json:"op"` // "<=", ">=" or "=="
+	Op    string  `json:"op"` // "<=", ">=", "==", or ">", which with 0 says that it was measured
 	Bound float64 `json:"bound"`
 	Holds bool    `json:"holds"`
 }
 
 // New judges value against bound by op.
 func New(name string, value float64, op string, bound float64) Claim {
-	holds := map[string]bool{"<=": value <= bound, ">=": value >= bound, "==": value == bound}[op]
+	holds := map[string]bool{"<=": value <= bound, ">=": value >= bound, "==": value == bound, ">": value > bound}[op]
 	return Claim{name, value, op, bound, holds}
 }
 

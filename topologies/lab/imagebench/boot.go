@@ -149,6 +149,8 @@ func boot(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	}
 	f := &y.figures
 	return []claim.Claim{
+		measured("boot here, s", bootMedian(f.Local)),
+		measured("boot with the working set, s", bootMedian(f.Known)),
 		claim.New("boot with the working set next to local", bootMedian(f.Known)/bootMedian(f.Local), "<=", 2),
 		claim.New("50 volumes, s", f.FiftySecond, "<=", 5),
 		claim.New("50 volumes, bytes on the disk next to one image", float64(f.FiftyDisk)/float64(f.Content), "<=", 0.01),

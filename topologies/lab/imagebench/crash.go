@@ -9,25 +9,57 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"heliotrope/topologies/lab/claim"
 )
 
+// verdict is what was found where something is killed or spoilt.
+type verdict struct {
+	lost   []string // what was acknowledged, and is not there
+	wrong  []string // bytes that are none of those that may be there
+	failed []string // what could not be done any more
+}
+
+func (v *verdict) loses(format string, args ...any) {
+	v.lost = append(v.lost, fmt.Sprintf(format, args...))
+}
+func (v *verdict) spoils(format string, args ...any) {
+	v.wrong = append(v.wrong, fmt.Sprintf(format, args...))
+}
+func (v *verdict) fails(format string, args ...any) {
+	v.failed = append(v.failed, fmt.Sprintf(format, args...))
+}
+
+// judge says what is claimed of it, and the first of each kind to people.
+func (v *verdict) judge(b *Bench) (claims []claim.Claim) {
+	for _, k := range []struct {
+		name string
+		all  []string
+	}{{"acknowledged, and lost", v.lost}, {"wrong bytes", v.wrong}, {"operations that failed afterwards", v.failed}} {
+		for _, what := range k.all[:min(len(k.all), 10)] {
+			b.Say("%s: %s", strings.ToUpper(k.name), what)
+		}
+		claims = append(claims, claim.New("crashes: "+k.name, float64(len(k.all)), "==", 0))
+	}
+	return claims
+}
+
 // world is two stores, what must be in them, and what was killed.
 type world struct {
 	ours
+	verdict
 	random   *rand.Rand
 	versions map[int][]byte // of the first store's image, by number: they are there
 	highest  int
 	killed   map[string]int
 	ended    map[string]int
-	wrong    []string
 	took     map[string]time.Duration // an operation that nobody disturbs
 }
 
-// crash kills processes that change stores, at any time, and looks whether what was
-// acknowledged is there and whether what is there is right.
+// crash kills processes that change stores, and those that serve disks which are written to, at
+// any time, and looks whether what was acknowledged is there and whether what is there is right.
 func crash(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -42,25 +74,26 @@ func crash(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	}
 	w := &world{ours: ours{self, dir, "disk"}, random: rand.New(rand.NewPCG(1, 2)), versions: map[int][]byte{},
 		killed: map[string]int{}, ended: map[string]int{}, took: map[string]time.Duration{}}
-	err = w.run(ctx, b.Points)
+	d := &disks{world: w, usual: map[string]time.Duration{}}
+	if err = w.run(ctx, b.Points); err == nil {
+		err = d.run(ctx, b.Points/5)
+	}
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return nil, nil, err
 	}
-	killed, least := 0, b.Points
-	for _, op := range []string{"import", "pull", "gc"} {
+	killed, ended, claims := 0, b.Points, []claim.Claim(nil)
+	for _, op := range []string{"import", "push", "gc", "write", "flush"} {
 		n := w.killed[op]
 		killed += n
-		least = min(least, n, w.ended[op])
-		b.Say("%-7s killed %3d, ended before it was %3d", op, n, w.ended[op])
+		b.Say("%-7s killed %3d, ended before it was %d", op, n, w.ended[op])
+		claims = append(claims, claim.New("crashes: kill -9 in "+op, float64(n), ">=", float64(b.Points/10)))
+		ended = min(ended, w.ended[op])
 	}
-	for _, wrong := range w.wrong {
-		b.Say("WRONG: %s", wrong)
-	}
-	return []claim.Claim{
-		claim.New("processes that were killed", float64(killed), ">=", float64(b.Points)),
-		claim.New("import, pull and gc that were killed, and that were not, each at least", float64(least), ">=", float64(min(b.Points/50, 5))),
-		claim.New("acknowledged versions lost, or wrong bytes", float64(len(w.wrong)), "==", 0),
-	}, map[string]any{"killed": w.killed, "ended": w.ended}, nil
+	b.Say("%-7s killed %3d; %d volumes, %d blocks looked at", "opening", w.killed["opening"], d.number, d.looked)
+	claims = append(claims,
+		claim.New("crashes: kill -9 in any of them", float64(killed), ">=", float64(b.Points)),
+		claim.New("crashes: of each that came to their end, at least", float64(ended), ">=", float64(min(b.Points/50, 5))))
+	return append(claims, w.judge(b)...), map[string]any{"killed": w.killed, "ended": w.ended, "volumes": d.number, "blocks": d.looked}, nil
 }
 
 const crashSize = 12 << 20 // bytes of the image: some packs are never full, import takes 0.1 s
@@ -89,7 +122,7 @@ func (w *world) run(ctx context.Context, points int) error {
 		case n < 5 || w.highest == 0:
 			op, args = "import", w.command("here", "import", w.image, file)
 		case n < 8:
-			op, args = "pull", w.command("there", "pull", w.image, "--from", filepath.Join(w.dir, "here"))
+			op, args = "push", w.command("here", "push", w.image, "--to", filepath.Join(w.dir, "there"))
 		default:
 			op, args = "gc", w.command("here", "gc", "--dense", "0.9")
 			if err := w.retire(ctx); err != nil {
@@ -145,7 +178,7 @@ func (w *world) kill(ctx context.Context, op string, args []string) (done bool, 
 		return true, nil
 	}
 	if cmd.ProcessState.Exited() {
-		w.wrong = append(w.wrong, fmt.Sprintf("%s failed: %s", op, bytes.TrimSpace(said.Bytes())))
+		w.fails("%s: %s", op, bytes.TrimSpace(said.Bytes()))
 		return true, nil
 	}
 	w.killed[op]++

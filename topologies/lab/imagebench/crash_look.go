@@ -25,16 +25,12 @@ func (w *world) open(ctx context.Context, store string) (*imagesync.Store, error
 	return imagesync.Open(ctx, at, d, imagesync.Options{Keys: keyring.Dir(filepath.Join(w.dir, "keys"))})
 }
 
-func (w *world) say(format string, args ...any) {
-	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
-}
-
 // look checks the store after an operation, and learns whether an import that was killed had
 // made its version: then that is whole.
 func (w *world) look(ctx context.Context, op string, done bool, next []byte) error {
 	s, err := w.open(ctx, "here")
 	if err != nil {
-		w.say("after %s: %v", op, err)
+		w.fails("after %s: %v", op, err)
 		return nil
 	}
 	defer s.Close()
@@ -43,7 +39,7 @@ func (w *world) look(ctx context.Context, op string, done bool, next []byte) err
 		return nil
 	}
 	if err != nil {
-		w.say("after %s: %v", op, err)
+		w.fails("after %s: %v", op, err)
 		return nil
 	}
 	if op == "import" {
@@ -52,11 +48,11 @@ func (w *world) look(ctx context.Context, op string, done bool, next []byte) err
 			w.highest = v.Number
 			w.versions[v.Number] = next
 		case done:
-			w.say("version %d was acknowledged and is not there", w.highest+1)
+			w.loses("version %d was acknowledged and is not there", w.highest+1)
 		}
 	}
 	if v.Number != w.highest {
-		w.say("after %s version %d is the newest, not %d", op, v.Number, w.highest)
+		w.loses("after %s version %d is the newest, not %d", op, v.Number, w.highest)
 		return nil
 	}
 	w.compare(ctx, s, v.Ref(), w.versions[w.highest])
@@ -66,15 +62,15 @@ func (w *world) look(ctx context.Context, op string, done bool, next []byte) err
 func (w *world) compare(ctx context.Context, s *imagesync.Store, ref string, want []byte) {
 	r, err := s.Open(ctx, ref)
 	if err != nil {
-		w.say("%s: %v", ref, err)
+		w.fails("%s: %v", ref, err)
 		return
 	}
 	defer r.Close()
 	got := make(buffer, r.Size())
 	if err := r.Export(ctx, got, nil); err != nil {
-		w.say("%s: %v", ref, err)
+		w.fails("%s: %v", ref, err)
 	} else if !bytes.Equal(got, want) {
-		w.say("%s has wrong bytes", ref)
+		w.spoils("%s", ref)
 	}
 }
 
@@ -90,7 +86,7 @@ func (w *world) lookAtAll(ctx context.Context) error {
 			return errors.Join(err, s.Close())
 		}
 		for _, f := range report.Findings {
-			w.say("%s: %s: %v", store, f.What, f.Err)
+			w.spoils("%s: %s: %v", store, f.What, f.Err)
 		}
 		if store == "here" {
 			for number, content := range w.versions {

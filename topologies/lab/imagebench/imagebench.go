@@ -9,7 +9,9 @@
 //	nbd       how many reads a second, next to nbdkit's file plugin?
 //	spread    256 MB to 16 hosts over 100 Mbit/s each: how much longer than to one?
 //	boot      a VM where the image is not: how much longer to its first answer than at home?
-//	crash     kill -9 at hundreds of points of import, push and gc: is anything lost or wrong?
+//	crash     kill -9 at hundreds of points of import, push, gc, and of writes and flushes of disks: is
+//	          anything lost or wrong?
+//	faults    two writers race, the disk is full, bits flip on disk and on the wire: the same question
 //
 // The images are Debian roots that debootstrap makes, on ext4: one, the same after its upgrades and
 // a month of logs, in place; the same files on a new filesystem in another order; and three
@@ -20,11 +22,15 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"heliotrope/topologies/lab/claim"
 )
+
+// benchLimit is what all parts may take.
+const benchLimit = 30 * time.Minute
 
 // Bench is the benchmark.
 type Bench struct {
@@ -35,11 +41,11 @@ type Bench struct {
 
 // Command is "heliotrope lab bench-image".
 func Command() *cobra.Command {
-	b := &Bench{Bench: claim.Bench{Name: "image"}}
+	b := &Bench{Bench: claim.Bench{Name: "image", Limit: benchLimit}}
 	for _, p := range []struct {
 		name string
 		run  func(context.Context, *Bench) ([]claim.Claim, any, error)
-	}{{"copies", copies}, {"bitmap", bitmap}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"crash", crash}, {"boot", boot}} {
+	}{{"copies", copies}, {"bitmap", bitmap}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"boot", boot}, {"crash", crash}, {"faults", faults}} {
 		b.Parts = append(b.Parts, claim.Part{Name: p.name, Run: func(ctx context.Context) ([]claim.Claim, any, error) { return p.run(ctx, b) }})
 	}
 	cmd := &cobra.Command{
@@ -57,7 +63,7 @@ when it has measured; the last line, a JSON object, says whether what is claimed
 	f := cmd.Flags()
 	f.StringSliceVar(&b.Only, "only", nil, "parts to measure: "+b.Names()+" (default all)")
 	f.StringVar(&b.Images, "images", DefaultDir(), "directory in which the images are kept")
-	f.IntVar(&b.Points, "points", 500, "processes that are killed")
+	f.IntVar(&b.Points, "points", 500, "processes of import, push and gc that are killed, and two fifths more that serve disks")
 	return cmd
 }
 

@@ -77,7 +77,7 @@ func spreadTo(ctx context.Context, out io.Writer, size int) ([]claim.Claim, any,
 		fmt.Fprintf(w, "%s\t%.2f\t%.3f\t%.4f\t%d\t%.2f\t%.2f\t%.2f\t\n", r.Name, r.Time, r.Time/runs[0].Time, r.Sent, r.Moves, r.CPU, r.Waited, r.Busy)
 	}
 	w.Flush()
-	var claims []claim.Claim
+	claims := []claim.Claim{measured("time for one host, s", runs[0].Time)}
 	for _, r := range runs[1:] {
 		switch next := r.Time / runs[0].Time; {
 		case r.Star: // only to compare
