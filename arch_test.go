@@ -81,6 +81,7 @@ var rows = map[string]int{
 	"controller/webreport":    3,
 	"hostagent/agentapi":      3,
 	"hostagent/libvirt":       3,
+	"hostagent/libvirt/lost":  3,
 	"hostagent/capture":       3,
 	"hostagent/capture/flood": 3,
 	"hostagent/revocation":    3,
@@ -118,6 +119,7 @@ var rows = map[string]int{
 	"hostagent":  4,
 
 	"hostagent/bench":       4,
+	"hostagent/durable":     4,
 	"hostagent/images":      4,
 	"hostagent/memory":      4,
 	"imagesync/site":        4,
@@ -159,7 +161,7 @@ var beside = map[string][]string{
 	"ovsdb":             {"ovsdb/vswitch"},
 	"hostagent/capture": {"hostagent/capture/flood"},
 	"migration/relay":   {"migration/relay/disk", "migration/relay/kept", "migration/relay/share"},
-	"hostagent":         {"hostagent/bench", "hostagent/images", "hostagent/memory", "hostagent/paths"},
+	"hostagent":         {"hostagent/bench", "hostagent/durable", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/billing", "scheduler/licence"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast", "scheduler/pace"},
@@ -191,6 +193,7 @@ var beside = map[string][]string{
 		"imagesync/volume/trace", "imagesync/volume/turns"},
 	"imagesync/volume/epoch":   {"imagesync/volume/disk"},
 	"hostagent/images":         {"imagesync/site"},
+	"hostagent/libvirt":        {"hostagent/libvirt/lost"},
 	"hostagent/revocation":     {"internal/feed"},
 	"topologies/lab/endpoints": {"topologies/lab"},
 	"topologies/lab/wanbench":  {"topologies/lab/imagebench"},

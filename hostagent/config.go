@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/durable"
 	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/memory"
 	"heliotrope/hostagent/revocation"
@@ -130,15 +131,15 @@ func Join(ctx context.Context, c Config, token string) error {
 	if err := os.MkdirAll(c.ConfigDir, 0o755); err != nil {
 		return fmt.Errorf("make config directory: %w", err)
 	}
-	if err := writeFile(c.caFile(), creds.CA, 0o644); err != nil {
+	if err := durable.WriteFile(c.caFile(), creds.CA, 0o644); err != nil {
 		return err
 	}
-	if err := writeFile(c.hostFile(), creds.CertAndKey, 0o600); err != nil {
+	if err := durable.WriteFile(c.hostFile(), creds.CertAndKey, 0o600); err != nil {
 		return err
 	}
 	file := filepath.Join(c.ConfigDir, "agent.yaml")
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-		if err := writeFile(file, fmt.Appendf(nil, "controller: %q\n", c.Controller), 0o644); err != nil {
+		if err := durable.WriteFile(file, fmt.Appendf(nil, "controller: %q\n", c.Controller), 0o644); err != nil {
 			return err
 		}
 	}

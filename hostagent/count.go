@@ -4,6 +4,7 @@ import (
 	"context"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/capture"
+	"heliotrope/hostagent/durable"
 	"heliotrope/scheduler/traffic"
 )
 
@@ -12,12 +13,12 @@ var _ agentapi.Counter = counter{}
 // counter counts who talks to whom, as the newest controller wants it.
 type counter struct {
 	*capture.Capture
-	ledger *ledger
+	ledger *durable.Ledger
 }
 
 // Count takes an order in place of the one before.
 func (c counter) Count(_ context.Context, o agentapi.CaptureOrder) error {
-	if err := c.ledger.fence(o.Term); err != nil {
+	if err := c.ledger.Fence(o.Term); err != nil {
 		return err
 	}
 	c.Set(o.Orders)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/durable"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/migration/relay"
 	"os"
@@ -45,7 +46,7 @@ func (s *moves) prepare(ctx context.Context, m *move, o agentapi.MoveOrder) ([]b
 		return nil, err
 	}
 	// QEMU makes them anew; those of an agent that died are in the way.
-	if err := errors.Join(removeFile(memory), removeFile(disk)); err != nil {
+	if err := errors.Join(durable.RemoveFile(memory), durable.RemoveFile(disk)); err != nil {
 		return nil, fmt.Errorf("remove old sockets: %w", err)
 	}
 	s.expect(m, o)
@@ -88,7 +89,7 @@ func (s *moves) inject(ctx context.Context, vm heliotrope.VMID, nic int, frames 
 // stepActivate lets the VM run. It ends as active, as failed if the VM certainly never
 // ran here, or not at all: then the report's error says that nobody knows.
 func (s *moves) stepActivate(life context.Context, m *move, o agentapi.MoveOrder) {
-	if err := s.ledger.grant(o.VM, o.Epoch); err != nil {
+	if err := s.ledger.Grant(o.VM, o.Epoch); err != nil {
 		s.fail(life, m, fmt.Errorf("write permit: %w", err))
 		return
 	}
@@ -118,7 +119,7 @@ func (s *moves) activate(life context.Context, m *move, o agentapi.MoveOrder) {
 		s.active(life, m, o, begun)
 	case errors.Is(outcome, errNeverRan):
 		s.insist(life, m, func() error { return s.throwAway(life, o) })
-		s.insist(life, m, func() error { return s.ledger.revoke(o.VM) })
+		s.insist(life, m, func() error { return s.ledger.Revoke(o.VM) })
 		s.fail(life, m, outcome)
 	default:
 		s.doubt(life, m, outcome)

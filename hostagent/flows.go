@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"heliotrope/hostagent/durable"
 )
 
 const (
@@ -219,7 +221,7 @@ func (f *flows) copy(ctx context.Context) error {
 	if old, err := os.ReadFile(f.file); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	return writeFile(f.file, content, 0o600)
+	return durable.WriteFile(f.file, content, 0o600)
 }
 
 // bundleLines makes lines for ovs-ofctl bundle, each beginning with what is to be done,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/bench"
+	"heliotrope/hostagent/durable"
 	"heliotrope/scheduler/perf"
 	"io"
 	"os"
@@ -16,7 +17,7 @@ var _ agentapi.Bencher = bencher{}
 // bencher measures the host, as the newest controller wants it.
 type bencher struct {
 	*bench.Bench
-	ledger *ledger
+	ledger *durable.Ledger
 }
 
 // newBencher measures by running this program anew, with the word bench (Measure).
@@ -31,7 +32,7 @@ func newBencher(c Config, mv *moves) (bencher, error) {
 
 // Measure measures the host now.
 func (b bencher) Measure(ctx context.Context, o agentapi.BenchOrder) (perf.Measurement, error) {
-	if err := b.ledger.fence(o.Term); err != nil {
+	if err := b.ledger.Fence(o.Term); err != nil {
 		return perf.Measurement{}, err
 	}
 	return b.Bench.Measure(ctx)

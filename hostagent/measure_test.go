@@ -3,6 +3,7 @@ package hostagent
 import (
 	"errors"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/durable"
 	"testing"
 )
 
@@ -20,7 +21,7 @@ func TestMoveKeepsBenchAway(t *testing.T) {
 		}
 	}
 
-	book, err := openLedger(t.TempDir())
+	book, err := durable.OpenLedger(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/durable"
 	"heliotrope/hostagent/libvirt"
 	"log/slog"
 	"os"
@@ -54,7 +55,7 @@ type moves struct {
 	user    string // whose QEMU connects to them
 	log     *slog.Logger
 	conn    *connection
-	ledger  *ledger
+	ledger  *durable.Ledger
 	hub     *hub
 	relay   *relay.Server
 	to      func(peer heliotrope.HostID, tenant heliotrope.TenantID, addr string) (*relay.Client, error)
@@ -71,7 +72,7 @@ func (s *moves) load() error {
 	s.work = make(chan *move)
 	s.byID, s.begun = map[heliotrope.MoveID]*move{}, make(chan struct{})
 	s.ordered = map[heliotrope.VMID]bool{}
-	all, err := readAll[journal](s.dir)
+	all, err := durable.ReadAll[journal](s.dir)
 	for id, j := range all {
 		j.Report.Rev += revJump
 		s.byID[heliotrope.MoveID(id)] = &move{journal: j, busy: !j.ended(), news: make(chan struct{})}
@@ -176,7 +177,7 @@ func (s *moves) save(j journal) error {
 	if err != nil {
 		return fmt.Errorf("encode journal: %w", err)
 	}
-	return writeFile(filepath.Join(s.dir, string(j.Begun.Move)+".json"), data, 0o600)
+	return durable.WriteFile(filepath.Join(s.dir, string(j.Begun.Move)+".json"), data, 0o600)
 }
 
 // end writes down that the step at work has come to what change makes of the report, and
@@ -307,7 +308,7 @@ func (s *moves) prune(now time.Time) error {
 		if m.busy || !m.ended() || now.Sub(m.At) < journalKept {
 			continue
 		}
-		if err := removeFile(filepath.Join(s.dir, string(id)+".json")); err != nil {
+		if err := durable.RemoveFile(filepath.Join(s.dir, string(id)+".json")); err != nil {
 			return fmt.Errorf("remove journal: %w", err)
 		}
 		s.relay.Forget(id)

@@ -20,7 +20,7 @@ func (s *moves) put(ctx context.Context, o agentapi.MoveOrder) (agentapi.MoveRep
 	if !slices.Contains(stepsOf[o.Role], o.Step) {
 		return agentapi.MoveReport{}, fmt.Errorf("%w: %q is no step of a %q", agentapi.ErrInvalid, o.Step, o.Role)
 	}
-	if err := s.ledger.fence(o.Term); err != nil {
+	if err := s.ledger.Fence(o.Term); err != nil {
 		return agentapi.MoveReport{}, err
 	}
 	m, report, err := s.accept(o)
@@ -132,7 +132,7 @@ func (s *moves) begin(m *move, o agentapi.MoveOrder) (*move, agentapi.MoveReport
 
 // mayRun fences the orders that stand on the right to run the VM here.
 func (s *moves) mayRun(o agentapi.MoveOrder) error {
-	p := s.ledger.get(o.VM)
+	p := s.ledger.Get(o.VM)
 	switch o.Step {
 	case agentapi.StepActivate:
 		if o.Epoch <= p.Epoch && !(p.Held && o.Epoch == p.Epoch) {

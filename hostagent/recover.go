@@ -72,7 +72,7 @@ func (s *moves) recoverDestination(ctx context.Context, m *move, j journal) {
 }
 
 func (s *moves) recoverActivation(ctx context.Context, m *move, j journal, state agentapi.VMState, held bool) {
-	p := s.ledger.get(j.Begun.VM)
+	p := s.ledger.Get(j.Begun.VM)
 	permitted := p.Held && p.Epoch == j.Order.Epoch
 	switch {
 	case state == agentapi.VMRunning && permitted:

@@ -8,6 +8,7 @@ import (
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/capture"
+	"heliotrope/hostagent/durable"
 	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/memory"
@@ -46,7 +47,7 @@ func Run(ctx context.Context, c Config) error {
 			return local{hv}, nil
 		}
 	}
-	ledger, err := openLedger(c.StateDir)
+	ledger, err := durable.OpenLedger(c.StateDir)
 	if err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func renew(ctx context.Context, c Config, id *agentapi.Identity) error {
 		}
 		fresh, err := agentapi.Renew(ctx, c.Controller, id, Version)
 		if err == nil {
-			err = writeFile(c.hostFile(), fresh, 0o600)
+			err = durable.WriteFile(c.hostFile(), fresh, 0o600)
 		}
 		if err == nil {
 			err = id.Replace(fresh)

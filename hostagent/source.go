@@ -214,7 +214,7 @@ func (s *moves) finish(ctx context.Context, m *move, o agentapi.MoveOrder) error
 	if err := hv.Confirm(ctx, o.VM, o.Cookie, false); err != nil {
 		return fmt.Errorf("remove moved VM: %w", err)
 	}
-	if err := s.ledger.revoke(o.VM); err != nil {
+	if err := s.ledger.Revoke(o.VM); err != nil {
 		return err
 	}
 	if err := s.removeSockets(o.Move); err != nil {

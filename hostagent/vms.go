@@ -9,6 +9,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/durable"
 	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/paths"
@@ -28,7 +29,7 @@ type vms struct {
 	boot    string
 	log     *slog.Logger
 	conn    *connection
-	ledger  *ledger
+	ledger  *durable.Ledger
 	moves   *moves
 	uplink  *uplink
 	revoked *revoked
@@ -93,7 +94,7 @@ func (v *vms) PutVM(ctx context.Context, o agentapi.VMOrder) error {
 	if err := mayOrder(d, o.VM); err != nil {
 		return err
 	}
-	if err := v.ledger.grant(o.VM, o.Epoch); err != nil {
+	if err := v.ledger.Grant(o.VM, o.Epoch); err != nil {
 		return err
 	}
 	switch d.State {
@@ -123,7 +124,7 @@ func (v *vms) RemoveVM(ctx context.Context, o agentapi.RemoveOrder) error {
 		return err
 	}
 	defer release()
-	if seen := v.ledger.get(o.VM).Epoch; o.Epoch < seen {
+	if seen := v.ledger.Get(o.VM).Epoch; o.Epoch < seen {
 		return fmt.Errorf("%w: epoch %d of %s is over here, %d was seen", agentapi.ErrStale, o.Epoch, o.VM, seen)
 	}
 	hv, d, err := v.conn.find(ctx, o.VM)
@@ -138,14 +139,14 @@ func (v *vms) RemoveVM(ctx context.Context, o agentapi.RemoveOrder) error {
 			return err
 		}
 	}
-	return v.ledger.forget(o.VM)
+	return v.ledger.Forget(o.VM)
 }
 
 func (v *vms) take(term uint64, vm heliotrope.VMID) (release func(), err error) {
 	if v.config.Libvirt == NoLibvirt { // there is nobody to wait for
 		return nil, fmt.Errorf("%w: host %s runs no VMs: its agent was started with --libvirt %s", agentapi.ErrInvalid, v.host, NoLibvirt)
 	}
-	if err := v.ledger.fence(term); err != nil {
+	if err := v.ledger.Fence(term); err != nil {
 		return nil, err
 	}
 	return v.moves.exclude(vm)
@@ -160,7 +161,7 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 
 // PullImage lets a version of an image come before a VM needs it.
 func (v *vms) PullImage(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageCache, error) {
-	if err := v.ledger.fence(o.Term); err != nil {
+	if err := v.ledger.Fence(o.Term); err != nil {
 		return agentapi.ImageCache{}, err
 	}
 	return v.disks.Pull(ctx, o)
@@ -211,7 +212,7 @@ func (v *vms) status(d libvirt.Domain) agentapi.VMStatus {
 	s := agentapi.VMStatus{VM: vm, UUID: d.UUID, State: d.State, Epoch: d.Epoch, Foreign: d.Foreign}
 	if !d.Foreign {
 		s.Move = v.moves.live(vm)
-		if p := v.ledger.get(vm); p.Held {
+		if p := v.ledger.Get(vm); p.Held {
 			s.Epoch = p.Epoch
 		}
 	}

@@ -7,70 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"heliotrope/hostagent/libvirt/lost"
 )
 
 const (
 	lookEvery = 20 * time.Millisecond
 	keepLooks = 256 // the newest; older ones say no more than these
-
-	// lostAtMost is more than QEMU was ever seen to lose, which is two.
-	lostAtMost = 4
 )
-
-// look is a look at the accounts of a running VM's tap: so many of the card's buffers were
-// used (modulo 2^16) at a moment between those at which QEMU had read so many frames. What
-// is read and what is given to the guest cannot be asked for in one moment, and under load
-// packets come between any two questions.
-type look struct {
-	before uint64
-	used   uint16
-	after  uint64
-}
-
-// undelivered returns which of the frames that QEMU took the guest has not got: the last
-// ones but for those that the card has dropped, since a VM that has stopped gets none. taken
-// are the newest that QEMU took, read and used the counters of now.
-//
-// All that was taken since a look has been given, dropped or lost. So a look bounds how many
-// were lost: they are no more than what came since its before and the card does not drop,
-// less what was given, and no fewer than what came since its after. Looks that agree narrow
-// that to one number. certain is false if they do not, and then it is the least that they
-// say, or the newest frame alone, which a stopped QEMU always keeps.
-func undelivered(taken [][]byte, read uint64, used uint16, looks []look, filter *receiveFilter) (lost [][]byte, certain bool) {
-	asked := make([]int, 0, len(taken)) // where in taken those are that the card does not drop
-	for i, frame := range taken {
-		if i == len(taken)-1 || filter.passes(frame) { // the last one it keeps, whatever it is
-			asked = append(asked, i)
-		}
-	}
-	// since counts those of asked that were taken after so many had been read.
-	since := func(reads uint64) int {
-		first := len(taken) - int(read-reads)
-		i, _ := slices.BinarySearch(asked, first)
-		return len(asked) - i
-	}
-	least, most := 1, lostAtMost
-	exact := false
-	for _, l := range looks {
-		if l.before > read || read-l.before > uint64(len(taken)) {
-			continue // before the oldest frame that is known
-		}
-		given := int(used - l.used)
-		least, most, exact = max(least, since(l.after)-given), min(most, since(l.before)-given), true
-	}
-	certain = exact && least == most
-	if least > min(lostAtMost, len(asked)) { // for a large frame the card fills several buffers
-		least, certain = min(1, len(asked)), false
-	}
-	for _, i := range asked[len(asked)-min(least, len(asked)):] {
-		lost = append(lost, taken[i])
-	}
-	return lost, certain
-}
 
 // look looks at the accounts of r once.
 func (c *Catch) look(ctx context.Context, r *tapRecord) error {
@@ -93,7 +40,7 @@ func (c *Catch) look(ctx context.Context, r *tapRecord) error {
 	if len(r.looks) >= 2*keepLooks {
 		r.looks = append(r.looks[:0], r.looks[keepLooks:]...)
 	}
-	r.looks = append(r.looks, look{before, used, after})
+	r.looks = append(r.looks, lost.Look{Before: before, Used: used, After: after})
 	return nil
 }
 
@@ -163,4 +110,16 @@ func (c *Catch) ask(ctx context.Context, command string, answer any) error {
 		return fmt.Errorf("ask QEMU: %s", reply.Error.Desc)
 	}
 	return nil
+}
+
+// filter asks QEMU what a card passes to its guest.
+func (c *Catch) filter(ctx context.Context, nic int) (*lost.Filter, error) {
+	var answer []lost.Filter
+	if err := c.ask(ctx, fmt.Sprintf(`{"execute":"query-rx-filter","arguments":{"name":"net%d"}}`, nic), &answer); err != nil {
+		return nil, err
+	}
+	if len(answer) != 1 {
+		return nil, fmt.Errorf("read receive filter of card %d: QEMU tells %d", nic, len(answer))
+	}
+	return &answer[0], nil
 }

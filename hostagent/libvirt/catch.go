@@ -12,6 +12,7 @@ import (
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"heliotrope"
+	"heliotrope/hostagent/libvirt/lost"
 )
 
 // Catch brings back every packet that reached a VM's taps and not its guest, because the
@@ -144,20 +145,20 @@ func (c *Catch) take(ctx context.Context, r *tapRecord) ([][]byte, error) {
 	}
 	n := 1
 	if len(r.looks) > 0 && err == nil {
-		n = max(n, int(read-r.looks[0].before))
+		n = max(n, int(read-r.looks[0].Before))
 	}
 	taken, recordErr := r.takenByQEMU(queued, n)
-	lost, certain := undelivered(taken, read, used, r.looks, filter)
+	missing, certain := lost.Frames(taken, read, used, r.looks, filter)
 	if err = errors.Join(err, recordErr); err != nil || !certain {
 		// Better all but one than none.
 		c.h.log.Warn("a packet of a stopped VM may be lost", "vm", c.vm, "tap", r.tap.Name, "looks", len(r.looks), "taken", len(taken), "of", n, "error", err)
 	}
-	c.h.log.Debug("caught packets", "vm", c.vm, "tap", r.tap.Name, "lost", len(lost), "queued", len(queued), "looks", len(r.looks), "taken", len(taken))
-	return append(lost, queued...), nil
+	c.h.log.Debug("caught packets", "vm", c.vm, "tap", r.tap.Name, "lost", len(missing), "queued", len(queued), "looks", len(r.looks), "taken", len(taken))
+	return append(missing, queued...), nil
 }
 
 // settle reads the accounts of a VM that has stopped, and what its card drops.
-func (c *Catch) settle(ctx context.Context, r *tapRecord) (read uint64, used uint16, filter *receiveFilter, err error) {
+func (c *Catch) settle(ctx context.Context, r *tapRecord) (read uint64, used uint16, filter *lost.Filter, err error) {
 	if read, err = readByQEMU(r.tap.Name); err != nil {
 		return 0, 0, nil, err
 	}

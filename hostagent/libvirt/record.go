@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/hostagent/libvirt/lost"
 )
 
 // tapRecord remembers the newest frames that went into a tap: as many as its queue
@@ -18,8 +20,8 @@ type tapRecord struct {
 	tap    Tap
 	socket *os.File
 	reader sync.WaitGroup
-	looks  []look // the accounts' keeper's, until it has ended
-	found  bool   // what QEMU took has been found: it takes no more
+	looks  []lost.Look // the accounts' keeper's, until it has ended
+	found  bool        // what QEMU took has been found: it takes no more
 
 	mu     sync.Mutex
 	frames [][]byte
@@ -53,8 +55,6 @@ func recordTap(tap Tap) (*tapRecord, error) {
 	r.reader.Go(r.read)
 	return r, nil
 }
-
-var broadcast = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func (r *tapRecord) read() {
 	buf := make([]byte, 1<<16)
