@@ -40,6 +40,7 @@ func (r *moveRun) own(ctx context.Context, a migration.Action, m migration.Move)
 		if err := pause(ctx, time.Until(m.GraceUntil)); err != nil {
 			return err
 		}
+		r.hearAfter(ctx, m)
 		return r.place(ctx, m.VM, func(p *heliotrope.Placement) error { p.Previous = nil; return nil })
 	case migration.ActRevert:
 		return r.commit(ctx, m.VM, m.To, m.From, m.Epoch+1)
@@ -50,6 +51,25 @@ func (r *moveRun) own(ctx context.Context, a migration.Action, m migration.Move)
 		})
 	}
 	return refuse("unknown action %q", a)
+}
+
+// hearAfter asks the destination once more, for how the VM's writes go there. No move waits for that.
+func (r *moveRun) hearAfter(ctx context.Context, m migration.Move) {
+	agent := r.world.View().Hosts[m.To].Agent
+	if agent == nil {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	report, err := agent.GetMove(limited, m.ID, migration.Destination, 0)
+	if err != nil {
+		r.log.Debug("ask for writes after a move", "move", m.ID, "err", err)
+		return
+	}
+	select {
+	case r.events <- migration.Event{Report: &report}:
+	case <-ctx.Done():
+	}
 }
 
 // preflight looks for reasons why the move cannot work. It changes nothing.

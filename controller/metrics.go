@@ -54,6 +54,7 @@ var (
 	descHosts  = prometheus.NewDesc("heliotrope_hosts", "Hosts of the topology, by state.", []string{"state"}, nil)
 	descVMs    = prometheus.NewDesc("heliotrope_vms", "VMs of the topology, by state.", []string{"state"}, nil)
 	descMoves  = prometheus.NewDesc("heliotrope_migrations", "Migrations that are kept, by phase.", []string{"phase"}, nil)
+	descWrite  = prometheus.NewDesc("heliotrope_migration_last_disk_seconds", "The mean time of a guest's write or flush in a stretch (before, bulk, mirror, after) of the newest migration that succeeded.", []string{"stretch", "op"}, nil)
 	descPause  = prometheus.NewDesc("heliotrope_migration_last_pause_seconds", "The hypervisor's pause in the newest migration that succeeded.", nil, nil)
 	descRev    = prometheus.NewDesc("heliotrope_store_revision", "Revision of the store that the controller has seen.", nil, nil)
 	descLeader = prometheus.NewDesc("heliotrope_leader", "1 while this controller leads.", nil, nil)
@@ -67,7 +68,7 @@ var (
 
 // Describe names the metrics.
 func (v *viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	own := []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descRev, descLeader, descRate, descPair, descCPU, descShed, descPlans, descGained}
+	own := []*prometheus.Desc{descHosts, descVMs, descMoves, descPause, descWrite, descRev, descLeader, descRate, descPair, descCPU, descShed, descPlans, descGained}
 	for _, d := range append(own, imageDescs...) {
 		ch <- d
 	}
@@ -125,6 +126,14 @@ func (v *viewCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if newest.Revision != 0 {
 		gauge(descPause, time.Duration(newest.Measured.Pause).Seconds())
+		for _, w := range newest.Measured.DiskWrites {
+			if w.Writes > 0 {
+				gauge(descWrite, w.WriteMs/1000, string(w.Stretch), "write")
+			}
+			if w.Flushes > 0 {
+				gauge(descWrite, w.FlushMs/1000, string(w.Stretch), "flush")
+			}
+		}
 	}
 	if v.c.leading() != nil {
 		brief := v.c.traffic.Brief(pairsShown)

@@ -32,14 +32,15 @@ type machine struct {
 }
 
 type fakeVM struct {
-	state   agentapi.VMState
-	epoch   uint64
-	memory  string
-	queue   [][]byte // of its tap, while it does not run
-	got     [][]byte // what the guest received
-	begun   *session
-	arrived chan struct{} // incoming: everything is here
-	socket  net.Listener
+	state    agentapi.VMState
+	epoch    uint64
+	memory   string
+	queue    [][]byte // of its tap, while it does not run
+	got      [][]byte // what the guest received
+	begun    *session
+	counters libvirt.DiskCounters
+	arrived  chan struct{} // incoming: everything is here
+	socket   net.Listener
 }
 
 // session is an agent's connection to libvirt.
@@ -428,3 +429,12 @@ func (s *session) Inject(tap string, frames [][]byte) error {
 
 // Sweep has nothing to do: a fake host's disks are not files.
 func (s *session) Sweep(context.Context, string) error { return nil }
+
+func (s *session) DiskCounters(_ context.Context, id heliotrope.VMID) (libvirt.DiskCounters, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if vm := s.vms[id]; vm != nil {
+		return vm.counters, nil
+	}
+	return libvirt.DiskCounters{}, libvirt.ErrAbsent
+}

@@ -37,6 +37,10 @@ type (
 		Finish(ctx context.Context, vm heliotrope.VMID, cookie []byte, cancelled bool) error
 		Sweep(ctx context.Context, diskDir string) error
 	}
+	// counting is for how long a VM's writes take.
+	counting interface {
+		DiskCounters(ctx context.Context, vm heliotrope.VMID) (libvirt.DiskCounters, error)
+	}
 	// queues is for the packets of a VM that does not run.
 	queues interface {
 		Catch(ctx context.Context, vm heliotrope.VMID) (catcher, error)
@@ -53,6 +57,7 @@ type (
 		runner
 		sender
 		receiver
+		counting
 		queues
 		Events(ctx context.Context) (<-chan libvirt.Event, error)
 		Done() <-chan struct{}

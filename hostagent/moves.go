@@ -43,6 +43,7 @@ type move struct {
 	cancel context.CancelFunc  // of the step at work
 	news   chan struct{}       // closed at the next change
 	catch  catcher             // source: of a copy that began in this process; the steps' own
+	writes *writeWatch         // source: of a VM with disks whose move began in this process; the steps' own
 	client *relay.Client       // source: the way to the destination; the steps' own
 }
 

@@ -195,7 +195,11 @@ func (s moveService) PutMove(ctx context.Context, o agentapi.MoveOrder) (agentap
 }
 
 func (s moveService) GetMove(ctx context.Context, id heliotrope.MoveID, role agentapi.Role, after uint64) agentapi.MoveReport {
-	return s.get(ctx, id, role, after)
+	r := s.get(ctx, id, role, after)
+	if w := s.arrived(ctx, r); w != nil {
+		r.DiskWrites = w
+	}
+	return r
 }
 
 func (s moveService) Watch(ctx context.Context) <-chan agentapi.Event { return s.hub.watch(ctx) }

@@ -9,6 +9,7 @@ import (
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/memory"
+	"heliotrope/migration"
 	"heliotrope/migration/relay"
 	"os"
 	"path/filepath"
@@ -57,6 +58,10 @@ func (s *moves) stepBegin(ctx, life context.Context, m *move, o agentapi.MoveOrd
 		s.mu.Lock()
 		m.XML = d.XML
 		s.mu.Unlock()
+		if m.writes == nil && len(d.Disks) > 0 {
+			m.writes = &writeWatch{}
+			s.watchWrites(ctx, m, migration.WritesBefore, time.Now())
+		}
 		err = s.end(m, func(r *agentapi.MoveReport) {
 			r.State, r.XML, r.Disks, r.Cookie = agentapi.MoveBegun, d.XML, d.Disks, d.Cookie
 		})
@@ -120,17 +125,27 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		return nil, err
 	}
 	s.note(m, func(r *agentapi.MoveReport) { r.State = agentapi.MoveCopying })
+	s.watchWrites(ctx, m, migration.WritesBulk, time.Now())
 	passes := memory.NewPasses(cmp.Or(time.Duration(o.MaxDowntime), libvirt.DefaultDowntime))
+	stopped := false // no question more than needed in the pause
 	cookie, err := hv.Perform(ctx, libvirt.Outgoing{
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
 		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
 			p.RelayBytes, p.DiskBytes, p.Memory, p.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
 			p.Passes, pause = passes.Saw(p, time.Now())
-			s.note(m, func(r *agentapi.MoveReport) { r.Progress = p })
+			if !stopped {
+				in := migration.WritesBulk
+				if p.Rounds > 0 {
+					in = migration.WritesMirror
+				}
+				s.watchWrites(ctx, m, in, time.Now())
+			}
+			s.note(m, func(r *agentapi.MoveReport) { r.Progress, r.DiskWrites = p, m.writes.now() })
 			return pause
 		},
 		Paused: func(at time.Time) {
+			stopped = true
 			s.note(m, func(r *agentapi.MoveReport) { r.State, r.PausedAt = agentapi.MovePaused, at })
 		},
 	})
@@ -211,6 +226,7 @@ func (s *moves) finish(ctx context.Context, m *move, o agentapi.MoveOrder) error
 		return err
 	}
 	s.letGo(m)
+	s.watchWrites(ctx, m, m.writes.on(), m.Report.PausedAt)
 	if err := hv.Confirm(ctx, o.VM, o.Cookie, false); err != nil {
 		return fmt.Errorf("remove moved VM: %w", err)
 	}
@@ -220,7 +236,11 @@ func (s *moves) finish(ctx context.Context, m *move, o agentapi.MoveOrder) error
 	if err := s.removeSockets(o.Move); err != nil {
 		return err
 	}
-	return s.end(m, func(r *agentapi.MoveReport) { r.State, r.Error = agentapi.MoveFinished, "" })
+	return s.end(m, func(r *agentapi.MoveReport) {
+		if r.State, r.Error = agentapi.MoveFinished, ""; m.writes != nil {
+			r.DiskWrites = m.writes.now()
+		}
+	})
 }
 
 func (s *moves) removeSockets(id heliotrope.MoveID) error {

@@ -1,7 +1,9 @@
 package migration
 
 import (
+	"cmp"
 	"heliotrope"
+	"slices"
 	"time"
 )
 
@@ -68,6 +70,8 @@ type Report struct {
 	Disks    []Disk   `json:"disks,omitempty"`
 	Cookie   []byte   `json:"cookie,omitempty"`
 	Progress Progress `json:"progress"`
+	// DiskWrites are the stretches that this host saw of its part, the last as far as it has come.
+	DiskWrites []DiskWrites `json:"disk_writes,omitempty"`
 
 	PausedAt  time.Time `json:"paused_at,omitzero"`  // source: vCPUs stopped, by the host's clock
 	ResumedAt time.Time `json:"resumed_at,omitzero"` // destination: vCPUs started, by the host's clock
@@ -111,4 +115,46 @@ type Encoded struct {
 	Pages  uint64 `json:"pages"`        // of verbatim: pieces
 	Stream uint64 `json:"stream_bytes"` // of the hypervisor's stream
 	Wire   uint64 `json:"wire_bytes"`   // that it became
+}
+
+// Stretch is a part of a move as a VM sees it that writes to its disks. While its vCPUs are
+// stopped it writes nothing.
+type Stretch string
+
+const (
+	WritesBefore Stretch = "before" // nothing is copied yet
+	WritesBulk   Stretch = "bulk"   // what is on the disks is copied, and what the VM writes there
+	WritesMirror Stretch = "mirror" // the disks are alike, and each write goes over too, while memory is copied
+	WritesAfter  Stretch = "after"  // at the destination
+)
+
+// stretches are in the order of time.
+var stretches = []Stretch{WritesBefore, WritesBulk, WritesMirror, WritesAfter}
+
+// DiskWrites is how long a VM's writes and flushes took in a stretch: from when the hypervisor
+// got one from the guest until it answered, the mean over all of the VM's disks.
+type DiskWrites struct {
+	Stretch Stretch `json:"stretch" enum:"before,bulk,mirror,after"`
+	Seconds float64 `json:"seconds" doc:"For how long it was watched."`
+	Writes  uint64  `json:"writes"`
+	WriteMs float64 `json:"write_ms,omitempty" doc:"The mean of a write, until the guest was answered."`
+	Flushes uint64  `json:"flushes"`
+	FlushMs float64 `json:"flush_ms,omitempty" doc:"The mean of a flush."`
+}
+
+// mergeWrites takes in the stretches that a host tells of.
+func mergeWrites(have, news []DiskWrites) []DiskWrites {
+	have = slices.Clone(have)
+	for _, w := range news {
+		at := func(o DiskWrites) bool { return o.Stretch == w.Stretch }
+		if i := slices.IndexFunc(have, at); i >= 0 {
+			have[i] = w
+		} else {
+			have = append(have, w)
+		}
+	}
+	slices.SortStableFunc(have, func(a, b DiskWrites) int {
+		return cmp.Compare(slices.Index(stretches, a.Stretch), slices.Index(stretches, b.Stretch))
+	})
+	return have
 }

@@ -184,10 +184,12 @@ type Measured struct {
 	PausedAt  time.Time `json:"paused_at,omitzero"`
 	ResumedAt time.Time `json:"resumed_at,omitzero"`
 	// Pause is ResumedAt − PausedAt, each by its own host's clock.
-	Pause     heliotrope.Duration `json:"pause,omitempty"`
-	Rescued   int                 `json:"rescued"`             // packets caught at the source and sent on
-	Converged heliotrope.Duration `json:"converged,omitempty"` // from Commit until every switch and router had it
-	Total     heliotrope.Duration `json:"total,omitempty"`
+	Pause heliotrope.Duration `json:"pause,omitempty"`
+	// DiskWrites are the stretches that both hosts told of, in the order of time.
+	DiskWrites []DiskWrites        `json:"disk_writes,omitempty"`
+	Rescued    int                 `json:"rescued"`             // packets caught at the source and sent on
+	Converged  heliotrope.Duration `json:"converged,omitempty"` // from Commit until every switch and router had it
+	Total      heliotrope.Duration `json:"total,omitempty"`
 }
 
 // New returns a Move that has not begun.

@@ -84,3 +84,24 @@ func TestInvariants(t *testing.T) {
 		}
 	})
 }
+
+// Each host tells of its own stretches, again and again; what is kept has each once, the last word of
+// it, in the order of time, and a report without any changes nothing.
+func TestDiskWrites(t *testing.T) {
+	s := newSession()
+	tell := func(role Role, all ...DiskWrites) { s.step(Event{Report: &Report{Role: role, DiskWrites: all}}) }
+	s.step(Event{Start: true})
+	tell(Source, DiskWrites{Stretch: WritesBefore, Writes: 1})
+	tell(Source, DiskWrites{Stretch: WritesBefore, Writes: 2}, DiskWrites{Stretch: WritesBulk, Writes: 3})
+	before := s.move.Measured.DiskWrites
+	tell(Destination, DiskWrites{Stretch: WritesAfter, Writes: 9})
+	tell(Source, DiskWrites{Stretch: WritesBefore, Writes: 2}, DiskWrites{Stretch: WritesBulk, Writes: 4}, DiskWrites{Stretch: WritesMirror, Writes: 5})
+	tell(Source)
+	want := []DiskWrites{{Stretch: WritesBefore, Writes: 2}, {Stretch: WritesBulk, Writes: 4}, {Stretch: WritesMirror, Writes: 5}, {Stretch: WritesAfter, Writes: 9}}
+	if got := s.move.Measured.DiskWrites; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if len(before) != 2 || before[1].Writes != 3 {
+		t.Errorf("a move that was stored is another one now: %+v", before)
+	}
+}

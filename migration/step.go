@@ -206,6 +206,9 @@ func (m Move) report(r Report, now time.Time) Move {
 }
 
 func (m Move) measure(r Report, now time.Time) Move {
+	if len(r.DiskWrites) > 0 {
+		m.Measured.DiskWrites = mergeWrites(m.Measured.DiskWrites, r.DiskWrites)
+	}
 	if r.Role == Destination {
 		if !r.ResumedAt.IsZero() {
 			m.Measured.ResumedAt = r.ResumedAt

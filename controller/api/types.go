@@ -283,6 +283,8 @@ type Measured struct {
 
 	Memory []migration.Encoded `json:"memory,omitempty" doc:"What the hypervisor's stream of memory consisted of, and what became of it on the wire; none: it was sent as it is."`
 	Passes []migration.Pass    `json:"passes,omitempty" doc:"Over the memory, while the guest ran; the first of them if there are very many."`
+
+	DiskWrites []migration.DiskWrites `json:"disk_writes,omitempty" doc:"How long the guest's writes to its disks took in each stretch of the move, by the hypervisors' counters; none: it has no disk."`
 }
 
 // Route is one public prefix that the controller announces.

@@ -191,6 +191,13 @@ func migrationTable(t *output.Table, m api.Migration) {
 	for _, p := range m.Phases {
 		t.Row(p.Phase, fmt.Sprintf("%.3f s", p.At.Sub(m.CreatedAt).Seconds()), output.Seconds(p.TookS))
 	}
+	if len(d.DiskWrites) > 0 {
+		t.Line("")
+		t.Head("DISK", "FOR", "WRITES", "A WRITE", "FLUSHES", "A FLUSH")
+	}
+	for _, w := range d.DiskWrites {
+		t.Row(w.Stretch, output.Seconds(w.Seconds), w.Writes, meanOf(w.Writes, w.WriteMs), w.Flushes, meanOf(w.Flushes, w.FlushMs))
+	}
 	if len(d.Memory) > 0 {
 		t.Line("")
 		t.Head("MEMORY", "PAGES", "STREAM", "WIRE")
@@ -205,6 +212,14 @@ func migrationTable(t *output.Table, m api.Migration) {
 	for i, p := range d.Passes {
 		t.Row(i+1, output.Bytes(p.Sent), output.Bytes(p.Wire), output.Bytes(p.Dirty), output.Milliseconds(p.TookMs), output.Milliseconds(p.PauseMs), p.Why)
 	}
+}
+
+// meanOf is the mean time of some; of none there is none.
+func meanOf(n uint64, ms float64) string {
+	if n == 0 {
+		return ""
+	}
+	return output.Milliseconds(ms)
 }
 
 func took(m api.Migration) float64 {

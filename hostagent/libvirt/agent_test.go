@@ -115,6 +115,13 @@ func (a *Agent) Remove(vm heliotrope.VMID, _ *none) error {
 	return a.h.Remove(ctx, vm)
 }
 
+func (a *Agent) DiskCounters(vm heliotrope.VMID, c *DiskCounters) (err error) {
+	ctx, cancel := limited()
+	defer cancel()
+	*c, err = a.h.DiskCounters(ctx, vm)
+	return err
+}
+
 func (a *Agent) Suspend(vm heliotrope.VMID, _ *none) error {
 	ctx, cancel := limited()
 	defer cancel()

@@ -55,3 +55,13 @@ func TestVMWithoutADisk(t *testing.T) {
 		t.Errorf("an image that is not there: %v", err)
 	}
 }
+
+// counts wants a node's QEMU to have counted what the guest does, which writes with O_SYNC.
+func (n *node) counts() {
+	n.t.Helper()
+	var c DiskCounters
+	timed(n.t, "read disk counters", func() { n.call("DiskCounters", testVM, &c) })
+	if c.Writes == 0 || c.Flushes == 0 || c.WriteTime <= 0 || c.FlushTime <= 0 {
+		n.t.Errorf("counted is %+v", c)
+	}
+}

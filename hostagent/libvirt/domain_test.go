@@ -5,10 +5,8 @@ package libvirt
 import (
 	"bytes"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 

@@ -227,6 +227,7 @@ func testGivenUp(t *testing.T, p *pair) {
 func testAborted(t *testing.T, p *pair, after uint64) {
 	out, _ := p.prepared(20e6)
 	done := p.copying(out, after)
+	p.src.counts()
 	timed(t, "abort", func() {
 		p.src.call("CancelPerform", nothing, nil)
 		if err := <-done; err == nil {
@@ -311,6 +312,7 @@ func testAgentsDieAfterCopy(t *testing.T, p *pair) {
 // destination, and then lets the destination run.
 func testMemory(t *testing.T, p *pair) {
 	out, _ := p.prepared(60e6) // slow enough for several rounds
+	p.src.counts()
 	var done Performed
 	timed(t, "perform", func() { p.src.call("Perform", out, &done) })
 	t.Logf("progress: %d reports, the last %+v", done.Reports, done.Latest)

@@ -200,6 +200,44 @@ func progressOf(params []rpc.TypedParam) migration.Progress {
 	}
 }
 
+// DiskCounters is what QEMU has counted of all disks of a VM since it was started.
+type DiskCounters struct {
+	Writes, Flushes      uint64
+	WriteTime, FlushTime time.Duration // all of them together, each from the guest's request to its answer
+}
+
+// DiskCounters reads them, also during a move. A VM without a disk has none.
+func (h *Hypervisor) DiskCounters(ctx context.Context, vm heliotrope.VMID) (DiskCounters, error) {
+	d, err := h.lookup(ctx, vm)
+	if err != nil {
+		return DiskCounters{}, err
+	}
+	if len(d.parsed.Devices.Disks) == 0 {
+		return DiskCounters{}, nil
+	}
+	params, err := do(ctx, h, func() ([]rpc.TypedParam, error) {
+		_, n, err := h.control.DomainBlockStatsFlags(d.ref, "", 0, 0) // of all disks; so many parameters there are
+		if err != nil {
+			return nil, err
+		}
+		params, _, err := h.control.DomainBlockStatsFlags(d.ref, "", n, 0)
+		return params, err
+	})
+	if err != nil {
+		return DiskCounters{}, fmt.Errorf("read disk counters of %s: %w", vm, err)
+	}
+	n := make(map[string]uint64, len(params))
+	for _, p := range params {
+		if v, ok := p.Value.I.(int64); ok {
+			n[p.Field] = uint64(v)
+		}
+	}
+	return DiskCounters{
+		Writes: n["wr_operations"], WriteTime: time.Duration(n["wr_total_times"]),
+		Flushes: n["flush_operations"], FlushTime: time.Duration(n["flush_total_times"]),
+	}, nil
+}
+
 // Abort ends a copy out of this host that goes on, whoever began it, and waits until the
 // VM is in no move any more; a VM that is in none is left as it is. After a restart
 // of the agent it finds out how a copy ended: the VM then runs, or is paused for Resume or

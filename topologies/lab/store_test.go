@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/migration"
 	"heliotrope/topologies"
 	"heliotrope/topologies/lab/guest"
 )
@@ -141,7 +143,25 @@ func (s *stored) move(to string) api.Migration {
 	}
 	s.Logf("to %s: %.1f s, paused %.0f ms, disk %d bytes copied, %d spared; warnings %q", to, took(m), m.Measured.PauseMs,
 		m.Measured.DiskBytes, m.Measured.SparedBytes, m.Warnings)
+	s.writes(m)
 	return m
+}
+
+// writes says whether a move told how long the guest's writes took in all of its stretches.
+func (s *stored) writes(m api.Migration) {
+	s.Helper()
+	var seen []migration.Stretch
+	all := uint64(0)
+	for _, w := range m.Measured.DiskWrites {
+		s.Logf("%-6s %5.2f s: %3d writes of %.2f ms, %3d flushes of %.2f ms", w.Stretch, w.Seconds, w.Writes, w.WriteMs, w.Flushes, w.FlushMs)
+		seen, all = append(seen, w.Stretch), all+w.Writes
+		if w.Seconds <= 0 || w.Writes > 0 && (w.WriteMs <= 0 || w.WriteMs > 1000*w.Seconds) {
+			s.Errorf("that cannot be: %+v", w)
+		}
+	}
+	if want := []migration.Stretch{migration.WritesBefore, migration.WritesBulk, migration.WritesMirror, migration.WritesAfter}; !slices.Equal(seen, want) || all == 0 {
+		s.Errorf("of the disk %d writes are told, in the stretches %v", all, seen)
+	}
 }
 
 func took(m api.Migration) float64 { return m.FinishedAt.Sub(m.CreatedAt).Seconds() }
