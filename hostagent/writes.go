@@ -77,6 +77,7 @@ func (s *moves) watchWrites(ctx context.Context, m *move, in migration.Stretch, 
 }
 
 const (
+	arrivedMin = time.Second     // before, the controller waits to hear that the VM runs, and for nothing else
 	arrivedFor = time.Minute     // after it came here, what a VM's QEMU counts is shown with its move
 	askLimit   = 2 * time.Second // of libvirt, for that
 )
@@ -85,7 +86,7 @@ const (
 // has counted is of here.
 func (s *moves) arrived(ctx context.Context, r agentapi.MoveReport) []migration.DiskWrites {
 	since := time.Since(r.ResumedAt)
-	if r.Role != agentapi.Destination || r.State != agentapi.MoveActive || since > arrivedFor {
+	if r.Role != agentapi.Destination || r.State != agentapi.MoveActive || since < arrivedMin || since > arrivedFor {
 		return nil
 	}
 	s.mu.Lock()

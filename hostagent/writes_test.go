@@ -63,6 +63,7 @@ func TestWritesAfter(t *testing.T) {
 		"source":     func(r *agentapi.MoveReport) { r.Role = agentapi.Source },
 		"not active": func(r *agentapi.MoveReport) { r.State = agentapi.MovePrepared },
 		"long ago":   func(r *agentapi.MoveReport) { r.ResumedAt = r.ResumedAt.Add(-time.Hour) },
+		"just now":   func(r *agentapi.MoveReport) { r.ResumedAt = time.Now() },
 		"unknown":    func(r *agentapi.MoveReport) { r.Move = "m2" },
 	} {
 		r := active
