@@ -20,6 +20,7 @@ var rows = map[string]int{
 
 	"internal/reconcile": 1, // the one loop
 	"internal/axis":      1, // what pictures share
+	"internal/accept":    1, // the loop of servers
 
 	// Pure: no I/O, no clock, no locks.
 	"flows":     2,

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"heliotrope"
 	"heliotrope/imagesync/site"
 	"heliotrope/imagesync/spread"
+	"heliotrope/internal/accept"
 )
 
 // How hosts of a site pass a version on. The server of disks has what came, and the agent the one
@@ -112,41 +112,11 @@ func (p *peers) dial(ctx context.Context, host heliotrope.HostID) (net.Conn, err
 
 // serve passes images on to hosts that the agent lets in, until ctx ends.
 func (p *peers) serve(ctx context.Context, l net.Listener) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	slots := make(chan struct{}, peersMost)
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("let other hosts in: %w", err)
-		case err != nil: // as when there are too many open files
-			p.c.Log.Warn("cannot let another host in", "error", err)
-			pause(ctx, time.Second)
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
-		conns.Go(func() {
-			defer func() { <-slots }()
-			if err := p.one(ctx, conn); err != nil && ctx.Err() == nil {
-				p.c.Log.Warn("stopped passing an image on", "error", err)
-			}
-		})
-	}
+	return accept.Loop{Who: "another host", Most: peersMost, Log: p.c.Log, Serve: p.one}.Run(ctx, l)
 }
 
 // one serves a connection.
-func (p *peers) one(ctx context.Context, conn net.Conn) error {
-	defer conn.Close()
+func (p *peers) one(ctx context.Context, conn net.Conn, _ func()) error {
 	if err := conn.SetReadDeadline(time.Now().Add(dialPeer)); err != nil {
 		return err
 	}

@@ -192,9 +192,8 @@ func run(t *testing.T, f func(ctx context.Context)) {
 // piped connects to a server without a socket.
 func piped(ctx context.Context, t *testing.T, s *Server) net.Conn {
 	client, server := net.Pipe()
-	s.starting <- struct{}{}
 	run(t, func(context.Context) {
-		if err := s.serve(ctx, server); err != nil {
+		if err := s.serve(ctx, server, func() {}); err != nil {
 			t.Log(err)
 		}
 	})

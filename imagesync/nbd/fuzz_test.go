@@ -36,9 +36,8 @@ func (s *script) SetWriteDeadline(time.Time) error { return nil }
 // play has a server answer all that a client says. The device has 1 MiB.
 func play(t *testing.T, said []byte) []byte {
 	s := NewServer(Static{"disk": {Device: newMemory(1 << 20)}}, nil, slog.New(slog.DiscardHandler))
-	s.starting <- struct{}{}
 	conn := &script{in: bytes.NewReader(said)}
-	s.serve(t.Context(), conn) // its error says what the client did wrong
+	s.serve(t.Context(), conn, func() {}) // its error says what the client did wrong
 	return conn.out.Bytes()
 }
 

@@ -10,11 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"heliotrope/internal/accept"
 )
 
 const (
@@ -31,16 +32,15 @@ type Server struct {
 	// QEMU does with its reconnect-delay, asks for it again. Else it is answered with an error.
 	Cut bool
 
-	exports  Exports
-	tls      *tls.Config
-	log      *slog.Logger
-	starting chan struct{}
+	exports Exports
+	tls     *tls.Config
+	log     *slog.Logger
 }
 
 // NewServer returns a server of these exports. With a TLS configuration a client has to ask
 // for TLS before anything else; who it may be is for the configuration to say.
 func NewServer(exports Exports, config *tls.Config, log *slog.Logger) *Server {
-	return &Server{exports: exports, tls: config, log: log, starting: make(chan struct{}, maxHandshakes)}
+	return &Server{exports: exports, tls: config, log: log}
 }
 
 // Listen opens a unix socket that only its owner may connect to, at any instant. A socket
@@ -84,46 +84,12 @@ func abandoned(ctx context.Context, path string) bool {
 
 // Serve serves clients until ctx ends, and waits for their ends. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
-			return context.Cause(ctx)
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept NBD client: %w", err)
-		case err != nil:
-			s.log.Warn("cannot accept an NBD client", "error", err)
-			pause(ctx, 100*time.Millisecond)
-			continue
-		}
-		select {
-		case s.starting <- struct{}{}:
-		case <-ctx.Done():
-			conn.Close()
-			continue
-		}
-		conns.Go(func() {
-			if err := s.serve(ctx, conn); err != nil && ctx.Err() == nil {
-				s.log.Warn("NBD connection ended", "error", err)
-			}
-		})
-	}
+	return accept.Loop{Who: "NBD client", Most: maxHandshakes, Wait: true, Log: s.log, Serve: s.serve}.Run(ctx, l)
 }
 
 // serve serves one client.
-func (s *Server) serve(ctx context.Context, raw net.Conn) error {
+func (s *Server) serve(ctx context.Context, raw net.Conn, begun func()) error {
 	defer raw.Close()
-	started := sync.OnceFunc(func() { <-s.starting })
-	defer started()
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
@@ -142,7 +108,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 		return nil
 	}
 	raw.SetDeadline(time.Time{})
-	started()
+	begun()
 	if u, ok := raw.(*net.UnixConn); ok {
 		widen(u)
 	}
@@ -194,14 +160,4 @@ func widen(u *net.UnixConn) {
 // gone says whether a client went away without a word, which many do.
 func gone(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

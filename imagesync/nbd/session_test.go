@@ -404,9 +404,8 @@ func TestStubbornClient(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		client, server := net.Pipe()
 		s := NewServer(Static{"": {Device: newMemory(1 << 20)}}, nil, logTo(t))
-		s.starting <- struct{}{}
 		var g sync.WaitGroup
-		g.Go(func() { s.serve(ctx, server) })
+		g.Go(func() { s.serve(ctx, server, func() {}) })
 		r := raw{t, client}
 		r.take(18)
 		r.give([]byte{0, 0, 0, 3})

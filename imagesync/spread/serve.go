@@ -70,39 +70,6 @@ func (n *Node) Serve(ctx context.Context, conn net.Conn, limit *Limit) error {
 	return fmt.Errorf("feed host: %w", err)
 }
 
-// ServeAll serves each connection of l until ctx ends, and closes l; limit says what bounds a
-// connection, nil means nothing does.
-func (n *Node) ServeAll(ctx context.Context, l net.Listener, limit func(net.Conn) *Limit) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept host: %w", err)
-		case err != nil: // as when there are too many open files
-			n.log.Warn("cannot accept a host", "error", err)
-			pause(ctx, n.beat())
-			continue
-		}
-		conns.Go(func() {
-			var bound *Limit
-			if limit != nil {
-				bound = limit(conn)
-			}
-			if err := n.Serve(ctx, conn, bound); err != nil && ctx.Err() == nil {
-				n.log.Warn("stopped feeding a host", "to", conn.RemoteAddr(), "error", err)
-			}
-		})
-	}
-}
-
 // listen takes what the successor wants. It always ends with an error.
 func (c *client) listen(in io.Reader, pieces int) error {
 	for {

@@ -2,6 +2,7 @@ package spread
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"heliotrope"
+	"heliotrope/internal/accept"
 )
 
 // Over real connections, whose buffers hold what is under way, with a death in the middle.
@@ -36,7 +38,8 @@ func TestOverTCP(t *testing.T) {
 		node := NewNode(Config{Dial: dial})
 		nodes[id], ends[id], contexts[id] = node, cancel, ctx
 		limit := NewLimit(60_000_000)
-		parts.Go(func() { node.ServeAll(ctx, l, func(net.Conn) *Limit { return limit }) })
+		serve := func(ctx context.Context, conn net.Conn, _ func()) error { return node.Serve(ctx, conn, limit) }
+		parts.Go(func() { accept.Loop{Who: "host", Log: slog.New(slog.DiscardHandler), Serve: serve}.Run(ctx, l) })
 	}
 	if _, err := nodes[ids[0]].Offer(c.outline, newShelf(c, true)); err != nil {
 		t.Fatal(err)

@@ -6,14 +6,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"heliotrope"
-	"heliotrope/migration/relay/disk"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"heliotrope"
+	"heliotrope/internal/accept"
+	"heliotrope/migration/relay/disk"
 )
 
 const (
@@ -47,7 +49,6 @@ type Server struct {
 	log      *slog.Logger
 	sent     atomic.Uint64
 	received atomic.Uint64
-	starting chan struct{}
 	ahead    chan struct{}
 
 	mu    sync.Mutex
@@ -70,7 +71,7 @@ type expected struct {
 // certificates; peer says whose certificate a connection has.
 func NewServer(config *tls.Config, peer func(tls.ConnectionState) (heliotrope.HostID, error), log *slog.Logger) *Server {
 	return &Server{
-		tls: withVersions(config), peer: peer, log: log, starting: make(chan struct{}, maxHandshakes), ahead: make(chan struct{}, maxAhead),
+		tls: withVersions(config), peer: peer, log: log, ahead: make(chan struct{}, maxAhead),
 		moves: map[heliotrope.MoveID]*expected{},
 	}
 }
@@ -111,42 +112,10 @@ func (s *Server) Forget(move heliotrope.MoveID) {
 
 // Serve lets streams in until ctx ends, and waits for their ends. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept relay: %w", err)
-		case err != nil:
-			s.log.Warn("cannot accept a relay", "error", err)
-			pause(ctx, 100*time.Millisecond)
-			continue
-		}
-		select {
-		case s.starting <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
-		conns.Go(func() {
-			if err := s.serve(ctx, conn); err != nil && ctx.Err() == nil {
-				s.log.Warn("relay ended", "from", conn.RemoteAddr(), "error", err)
-			}
-		})
-	}
+	return accept.Loop{Who: "relay", Most: maxHandshakes, Log: s.log, Serve: s.serve}.Run(ctx, l)
 }
 
-func (s *Server) serve(ctx context.Context, raw net.Conn) error {
-	defer raw.Close()
-	started := sync.OnceFunc(func() { <-s.starting })
-	defer started()
+func (s *Server) serve(ctx context.Context, raw net.Conn, begun func()) error {
 	conn := tls.Server(wireConn{raw, &s.sent, &s.received}, s.tls)
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -157,18 +126,18 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 		return err
 	}
 	if other := s.Others[conn.ConnectionState().NegotiatedProtocol]; other != nil {
-		started()
+		begun()
 		raw.SetDeadline(time.Time{})
 		return other(ctx, from, conn)
 	}
-	h, err := s.header(ctx, conn, started)
+	h, err := s.header(ctx, conn, begun)
 	if errors.Is(err, io.EOF) {
 		return nil // there was no need for it
 	}
 	if err != nil {
 		return err
 	}
-	started()
+	begun()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	e, err := s.enter(from, h, conn, cancel)
@@ -182,8 +151,8 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	return e.carry(ctx, conn, h, s.Encoding)
 }
 
-// header waits for the header of a host's connection, which has started when that need not come at once.
-func (s *Server) header(ctx context.Context, conn *tls.Conn, started func()) (Header, error) {
+// header waits for the header of a host's connection, which has begun when that need not come at once.
+func (s *Server) header(ctx context.Context, conn *tls.Conn, begun func()) (Header, error) {
 	raw := conn.NetConn()
 	if conn.ConnectionState().NegotiatedProtocol == alpnV3 {
 		select {
@@ -192,7 +161,7 @@ func (s *Server) header(ctx context.Context, conn *tls.Conn, started func()) (He
 		default:
 			return Header{}, errors.New("too many connections wait for their headers")
 		}
-		started()
+		begun()
 		raw.SetDeadline(time.Now().Add(aheadMost))
 	}
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
@@ -291,14 +260,4 @@ func (e *expected) take(ctx context.Context, h Header, frames [][]byte) (int, er
 	}
 	e.batches[h.NIC], e.taken[h.NIC] = h.Batch, n
 	return n, nil
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -35,7 +35,7 @@ func store(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 		measured("import of all images, MB for a core's second", figures["import_MB_per_core_second"]),
 		measured("verification, MB for a core's second", figures["verify_MB_per_core_second"]),
 		measured("content of all versions next to what is stored", figures["content_over_packs"]),
-		claim.New("50 clones, s", figures["50_clones_s"], "<=", 5),
+		measured("50 clones, each a process, s", figures["50_clones_s"]),
 	}, figures, nil
 }
 
