@@ -84,7 +84,7 @@ bench-sun: deps build
 bench-wan: deps build
 	@$(BIN)/heliotrope lab bench-wan
 
-## bench-image: copies of images next to rsync, desync and casync; disks next to nbdkit; ends within 30 minutes
+## bench-image: copies of images next to rsync, desync and casync; disks next to nbdkit; hosts, boots, crashes; ends within 30 minutes
 bench-image: deps $(TOOLS)/desync build
 	@$(BIN)/heliotrope lab bench-image
 

@@ -2,16 +2,16 @@
 //
 // Each part is a question with an answer that does not come from us:
 //
-//	copies    real images to a site that has none, an older one, a sibling: bytes on the wire,
-//	          processor time, time; next to rsync -z, desync and casync in the same run
-//	bitmap    the same of a disk whose changes are known: is anything read that did not change?
 //	store     how fast are images read in and checked, and how much do they share?
+//	bitmap    a disk whose changes are known goes to another site: is anything read that did not change?
 //	nbd       how many reads a second, next to nbdkit's file plugin?
-//	spread    256 MB to 16 hosts over 100 Mbit/s each: how much longer than to one?
-//	boot      a VM where the image is not: how much longer to its first answer than at home?
 //	crash     kill -9 at hundreds of points of import, push, gc, and of writes and flushes of disks: is
 //	          anything lost or wrong?
 //	faults    two writers race, the disk is full, bits flip on disk and on the wire: the same question
+//	spread    256 MB to 16 hosts over 100 Mbit/s each: how much longer than to one?
+//	boot      a VM where the image is not: how much longer to its first answer than at home?
+//	copies    real images to a site that has none, an older one, a sibling: bytes on the wire,
+//	          processor time, time; next to rsync -z, desync and casync in the same run
 //
 // The images are Debian roots that debootstrap makes, on ext4: one, the same after its upgrades and
 // a month of logs, in place; the same files on a new filesystem in another order; and three
@@ -45,13 +45,16 @@ func Command() *cobra.Command {
 	for _, p := range []struct {
 		name string
 		run  func(context.Context, *Bench) ([]claim.Claim, any, error)
-	}{{"copies", copies}, {"bitmap", bitmap}, {"store", store}, {"nbd", nbdPart}, {"spread", spreadPart}, {"boot", boot}, {"crash", crash}, {"faults", faults}} {
+	}{
+		{"store", store}, {"bitmap", bitmap}, {"nbd", nbdPart}, {"crash", crash}, {"faults", faults}, {"spread", spreadPart}, {"boot", boot}, {"copies", copies},
+	} {
 		b.Parts = append(b.Parts, claim.Part{Name: p.name, Run: func(ctx context.Context) ([]claim.Claim, any, error) { return p.run(ctx, b) }})
 	}
 	cmd := &cobra.Command{
-		Use: "bench-image", Short: "Hold images' copies against rsync, desync and casync, and their disks against nbdkit", Args: cobra.NoArgs,
+		Use: "bench-image", Short: "Hold images' copies against rsync, desync and casync, their disks against nbdkit, and all against kill -9", Args: cobra.NoArgs,
 		Long: `Hold the copies of images against those of rsync, desync and casync, and their disks against nbdkit's, in the same run. It exits with 0
-when it has measured; the last line, a JSON object, says whether what is claimed held.`,
+when it has measured; the last line, a JSON object, says whether what is claimed held. Parts run one after the other, for 30 minutes in all at most: those that
+had not come to their end by then fail their claims. The images are made once, which needs a mirror of Debian (MIRROR); nothing else needs a network.`,
 		Example: "  heliotrope lab bench-image\n  heliotrope lab bench-image --only copies",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.Out = cmd.OutOrStdout()
