@@ -213,9 +213,10 @@ func (d *disks) lookAt(block int64, got []byte) {
 	}
 	if is <= d.stamp && bytes.Equal(got, d.content(block, is)) {
 		d.loses("volume %d: block %d is of write %d, and may be of %v", d.number, block, is, may)
-	} else {
-		d.spoils("volume %d: block %d begins with %x, and may be of write %v", d.number, block, got[:32], may)
+		d.possible[block] = []uint64{is} // it is said once
+		return
 	}
+	d.spoils("volume %d: block %d begins with %x, and may be of write %v", d.number, block, got[:32], may)
 	d.possible[block] = []uint64{may[len(may)-1]}
 }
 
