@@ -3,14 +3,15 @@ package agentapi
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"heliotrope"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"heliotrope"
+	"heliotrope/internal/accept"
 )
 
 const (
@@ -37,12 +38,11 @@ type Acceptor struct {
 
 // Listener is the controller's port for agents.
 type Listener struct {
-	tcp        net.Listener
-	tls        *tls.Config
-	acceptor   Acceptor
-	log        *slog.Logger
-	handshakes chan struct{}
-	joins      chan struct{}
+	tcp      net.Listener
+	tls      *tls.Config
+	acceptor Acceptor
+	log      *slog.Logger
+	joins    chan struct{}
 
 	mu       sync.Mutex
 	perIP    map[netip.Addr]int
@@ -69,7 +69,7 @@ func Listen(ctx context.Context, addr string, id *Identity, acceptor Acceptor, l
 	}
 	return &Listener{
 		tcp: l, tls: id.controllerServer(), acceptor: acceptor, log: log,
-		handshakes: make(chan struct{}, maxHandshakes), joins: make(chan struct{}, maxJoins),
+		joins: make(chan struct{}, maxJoins),
 		perIP: map[netip.Addr]int{}, sessions: map[sessionKey]*session{},
 	}, nil
 }
@@ -83,36 +83,10 @@ func (l *Listener) Close() error { return l.tcp.Close() }
 // Serve accepts agents until ctx ends, closes all connections and waits for all functions
 // of the Acceptor.
 func (l *Listener) Serve(ctx context.Context) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.tcp.Close() })
-	defer stop()
-	for {
-		conn, err := l.tcp.Accept()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept agent: %w", err)
-		}
-		if err != nil {
-			// Out of file descriptors, most likely: those of others will be back.
-			l.log.Warn("cannot accept an agent", "error", err)
-			pause(ctx, 100*time.Millisecond)
-			continue
-		}
-		release, ok := l.admit(conn)
-		if !ok {
-			conn.Close()
-			continue
-		}
-		conns.Go(func() { l.serve(ctx, conn, release) })
-	}
+	return accept.Loop{Who: "agent", Most: maxHandshakes, Log: l.log, Serve: l.serve}.Run(ctx, l.tcp)
 }
 
-// admit counts a connection that has yet to prove who it is.
+// admit counts a connection that has yet to prove who it is, by where it comes from.
 func (l *Listener) admit(conn net.Conn) (release func(), ok bool) {
 	var ip netip.Addr
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
@@ -123,14 +97,8 @@ func (l *Listener) admit(conn net.Conn) (release func(), ok bool) {
 	if l.perIP[ip] >= maxHandshakesIP {
 		return nil, false
 	}
-	select {
-	case l.handshakes <- struct{}{}:
-	default:
-		return nil, false
-	}
 	l.perIP[ip]++
 	return sync.OnceFunc(func() {
-		<-l.handshakes
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.perIP[ip]--; l.perIP[ip] == 0 {
@@ -139,15 +107,19 @@ func (l *Listener) admit(conn net.Conn) (release func(), ok bool) {
 	}), true
 }
 
-func (l *Listener) serve(ctx context.Context, raw net.Conn, release func()) {
-	defer raw.Close()
+// serve serves a connection. It tells by itself what went wrong.
+func (l *Listener) serve(ctx context.Context, raw net.Conn, begun func()) error {
+	release, ok := l.admit(raw)
+	if !ok {
+		return nil
+	}
 	defer release()
 	conn := tls.Server(raw, l.tls)
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {
 		l.log.Debug("refused an agent", "from", raw.RemoteAddr(), "error", err)
-		return
+		return nil
 	}
 	state := conn.ConnectionState()
 	var host heliotrope.HostID
@@ -157,14 +129,16 @@ func (l *Listener) serve(ctx context.Context, raw net.Conn, release func()) {
 	}
 	if host != "" && !l.acceptor.Allowed(host) {
 		l.log.Warn("refused a host that is not allowed", "host", host, "from", raw.RemoteAddr())
-		return
+		return nil
 	}
 	if state.NegotiatedProtocol == alpnJoin {
 		l.serveJoin(ctx, conn, host)
-		return
+		return nil
 	}
 	release()
+	begun()
 	l.serveHost(ctx, sessionKey{host, state.NegotiatedProtocol}, conn)
+	return nil
 }
 
 func (l *Listener) serveJoin(ctx context.Context, conn net.Conn, host heliotrope.HostID) {
