@@ -17,6 +17,8 @@ func sampleMove() api.Migration {
 			Memory: []migration.Encoded{{Kind: "zero", Pages: 36421, Stream: 327_800}, {Kind: "same", Pages: 3347, Stream: 13_700_000, Wire: 210}, {Kind: "dup", Pages: 1706, Stream: 7_000_000, Wire: 4100},
 				{Kind: "delta", Pages: 558, Stream: 2_300_000, Wire: 65_100}, {Kind: "literal", Pages: 16978, Stream: 69_700_000, Wire: 31_100_000}, {Kind: "noise", Pages: 10039, Stream: 41_200_000, Wire: 41_100_000},
 				{Kind: "verbatim", Pages: 498, Stream: 318_000, Wire: 25_000}, {Kind: "heads", Wire: 38_000}},
+			DiskWrites: []migration.DiskWrites{{Stretch: migration.WritesBefore, Seconds: 1.3, Writes: 24, WriteMs: 0.4, Flushes: 24, FlushMs: 1.2}, {Stretch: migration.WritesBulk, Seconds: 2.1, Writes: 40, WriteMs: 0.9, Flushes: 40, FlushMs: 1.9},
+				{Stretch: migration.WritesMirror, Seconds: 4.2, Writes: 80, WriteMs: 1.3, Flushes: 80, FlushMs: 2.4}, {Stretch: migration.WritesAfter, Seconds: 2.1, Writes: 41, WriteMs: 0.5, Flushes: 41, FlushMs: 1.4}},
 			Passes: []migration.Pass{{Sent: 90_800_000, Wire: 60_500_000, Dirty: 11_600_000, TookMs: 5717.5, PauseMs: 727.4, Why: "the pause would be 727ms, longer than 300ms"},
 				{Sent: 11_600_000, Wire: 5_000_000, Dirty: 2_100_000, TookMs: 603.6, PauseMs: 87.2, Why: "rounds are getting shorter"},
 				{Sent: 3_500_000, Wire: 677_700, Dirty: 57_300, TookMs: 92.9, PauseMs: 1.1, Stop: true, Why: "the rest takes no time"}}}}
@@ -54,7 +56,7 @@ func TestMovePageSays(t *testing.T) {
 		m    api.Migration
 		says []string
 	}{
-		"ended":  {sampleMove(), []string{"web went from us-1 to asia-1 in 10.0 s and stood still for 404 ms", "literal", "as another page of the VM", "54 %", "rounds are getting shorter", "87.9 MB/s", "encoded by a core", "31.7 MB"}},
+		"ended":  {sampleMove(), []string{"web went from us-1 to asia-1 in 10.0 s and stood still for 404 ms", "literal", "as another page of the VM", "54 %", "rounds are getting shorter", "87.9 MB/s", "encoded by a core", "31.7 MB", "mirror", "2.40 ms"}},
 		"undone": {back, []string{"web stays at us-1", "the destination's disk is full", "clocks differ"}},
 		"going":  {going, []string{"web is on its way from us-1 to eu-1", "42 %", "No pass has ended", "It was sent as the hypervisor makes it, or nothing has been sent"}},
 		"held":   {api.Migration{VM: "web", To: "eu-1", Phase: api.PhaseHeld}, []string{"web is safe"}},

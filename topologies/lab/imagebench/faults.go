@@ -16,6 +16,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/topologies/lab/claim"
 )
@@ -106,7 +107,7 @@ func (f *faulty) store(ctx context.Context, name string, wire func(depot.Depot) 
 	if err != nil {
 		return nil, err
 	}
-	at, o := depot.Depot(d), imagesync.Options{Keys: &imagesync.Keys{Dir: filepath.Join(f.dir, "keys")}}
+	at, o := depot.Depot(d), imagesync.Options{Keys: keyring.Dir(filepath.Join(f.dir, "keys"))}
 	if wire != nil {
 		at, o.There = wire(d), true
 	}
