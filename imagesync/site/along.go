@@ -130,7 +130,7 @@ func (s *Site) come(ctx context.Context, share *spread.Share, p *pieces, feeders
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for !share.Progress().Done() {
-		if !s.mayCome() {
+		if !s.mayCome() || s.held.Load() {
 			share.Rest()
 		}
 		fill := len(feeders) == 0 || share.Alone()

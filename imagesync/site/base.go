@@ -12,6 +12,7 @@ import (
 
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/spread"
 	"heliotrope/imagesync/volume"
 )
 
@@ -131,6 +132,7 @@ type storeBase struct {
 	*manifest.Manifest
 	source *Source
 	ref    string
+	limit  *spread.Limit // of what nobody waits for and comes from the store; nil: none
 }
 
 // Zero implements volume.Base, as does Fetch.
@@ -139,6 +141,9 @@ func (b *storeBase) Zero(i int) bool { return b.At(i).IsZero() }
 func (b *storeBase) Fetch(ctx context.Context, i int, dst []byte) error {
 	if b.source.near.take(b.Manifest, i, dst) {
 		b.source.Counters.Near.Add(int64(len(dst)))
+		if volume.IsBackground(ctx) {
+			b.limit.Return(len(dst))
+		}
 		return nil
 	}
 	began := time.Now()

@@ -46,6 +46,8 @@ func (s *Site) Fill(ctx context.Context) {
 	if s.o.NoPrefetch {
 		return
 	}
+	s.wants.Add(1)
+	defer s.wants.Add(-1)
 	var boot workingSet
 	b, err := os.ReadFile(s.o.WorkingSet)
 	if err == nil {

@@ -77,6 +77,9 @@ type Pull struct {
 	Windows []heliotrope.Hours `json:"windows,omitempty"` // times in which it may cross a WAN; none: always
 	Rate    heliotrope.BitRate `json:"rate,omitempty"`    // of content that comes from the store and nobody waits for; zero: any
 	Chain   []Peer             `json:"chain,omitempty"`   // hosts along which it comes, in order; none: from the store
+
+	Priority string `json:"priority,omitempty"` // of ImagePolicy; for who divides a link
+	Shared   bool   `json:"shared,omitempty"`   // images share a link on its way: it comes by the part of it that somebody gives, and waits before
 }
 
 // Peer is a host that passes versions on, and where it is asked.

@@ -70,6 +70,8 @@ type Site struct {
 	base  volume.Base
 	cache *volume.Cache
 	limit *spread.Limit // of what nobody waits for
+	wants atomic.Int32  // calls of Fill that are under way
+	held  atomic.Bool   // it waits, and so do other hosts
 
 	trouble atomic.Pointer[string] // why it does not come
 
@@ -77,8 +79,14 @@ type Site struct {
 	disks map[string]*Disk
 }
 
-// SetRate changes Options.Rate.
+// SetRate changes Options.Rate; spread.Nothing: nothing comes that nobody waits for, until it is changed again.
 func (s *Site) SetRate(bytesPerSecond int64) { s.limit.Set(bytesPerSecond) }
+
+// Wants says whether the rest of it is to come from its base, and not from other hosts.
+func (s *Site) Wants() bool { return s.wants.Load() > 0 }
+
+// Hold says whether other hosts wait for it as this one does, so that it is not their fault if nothing comes from them.
+func (s *Site) Hold(on bool) { s.held.Store(on) }
 
 // Trouble is why the rest of the version did not come when it was last tried, for people; empty: nothing is wrong.
 func (s *Site) Trouble() string {
@@ -133,13 +141,19 @@ func Open(dir string, v manifest.Version, base volume.Base, o Options) (*Site, e
 	}
 	s := &Site{Version: v, dir: dir, o: o, base: base, disks: map[string]*Disk{}}
 	s.limit = spread.NewLimit(o.Rate)
+	if b, ok := base.(*storeBase); ok {
+		b.limit = s.limit
+	}
 	c, err := volume.OpenCache(cacheDir(dir, v.Root), &remote{Base: base, air: make(chan struct{}, inAir)}, volume.CacheOptions{
 		Identity: v.Root.String(), Workers: fillers,
 		Limit: func(ctx context.Context, n int) error {
+			if err := s.limit.Wait(ctx, n, spread.Background); err != nil {
+				return err
+			}
 			if o.Room != nil && !o.Room() {
 				return errNoRoom
 			}
-			return s.limit.Wait(ctx, n, spread.Background)
+			return nil
 		},
 	})
 	if errors.Is(err, volume.ErrInUse) {

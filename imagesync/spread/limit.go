@@ -18,7 +18,7 @@ const burst = 50 * time.Millisecond
 // and the next one waits until that is paid. So a taker may need more than a burst.
 type Limit struct {
 	mu      sync.Mutex
-	rate    float64 // bytes a second, 0: no limit
+	rate    float64 // bytes a second, 0: no limit; below 0: nothing passes
 	tokens  float64 // bytes
 	at      time.Time
 	waiting [priorities][]*waiter
@@ -30,9 +30,12 @@ type waiter struct {
 	ready chan struct{}
 }
 
+// Nothing is the limit of a Limit that lets nothing pass, until it is Set to something else.
+const Nothing = -1
+
 // NewLimit returns a Limit of so many bytes a second; 0 is no limit.
 func NewLimit(bytesPerSecond int64) *Limit {
-	return &Limit{rate: max(0, float64(bytesPerSecond)), at: time.Now()}
+	return &Limit{rate: float64(bytesPerSecond), at: time.Now()}
 }
 
 // Set changes the limit, also for those who wait.
@@ -40,7 +43,21 @@ func (l *Limit) Set(bytesPerSecond int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refill()
-	l.rate = max(0, float64(bytesPerSecond))
+	l.rate = float64(bytesPerSecond)
+	l.grant()
+}
+
+// Return gives back bytes that were waited for and are not sent.
+func (l *Limit) Return(n int) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rate != 0 {
+		l.tokens += float64(n)
+	}
+	l.refill()
 	l.grant()
 }
 
@@ -70,8 +87,8 @@ func (l *Limit) Wait(ctx context.Context, n int, p Priority) error {
 }
 
 func (l *Limit) refill() {
-	now := time.Now()
-	l.tokens = min(l.tokens+now.Sub(l.at).Seconds()*l.rate, l.rate*burst.Seconds())
+	now, rate := time.Now(), max(0, l.rate)
+	l.tokens = min(l.tokens+now.Sub(l.at).Seconds()*rate, rate*burst.Seconds())
 	l.at = now
 }
 
@@ -83,7 +100,7 @@ func (l *Limit) grant() {
 	}
 	for {
 		w := l.next()
-		if w == nil {
+		if w == nil || l.rate < 0 {
 			return
 		}
 		if l.rate > 0 && l.tokens < 0 {

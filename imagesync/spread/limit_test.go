@@ -42,6 +42,38 @@ func TestLowLimitIsNoDeath(t *testing.T) {
 	})
 }
 
+// A Limit of Nothing holds all back until it is another, and what was given back is there for others.
+func TestLimitOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimit(Nothing)
+		began, done := time.Now(), make(chan time.Duration, 3)
+		for range 3 {
+			go func() {
+				if err := l.Wait(t.Context(), 1000, Background); err != nil {
+					t.Error(err)
+				}
+				done <- time.Since(began)
+			}()
+		}
+		time.Sleep(time.Hour)
+		if len(done) != 0 {
+			t.Fatal("something passed")
+		}
+		l.Set(1000)
+		first, second := <-done, <-done
+		l.Set(Nothing)
+		time.Sleep(time.Hour)
+		if len(done) != 0 || first != time.Hour || second-first < 900*time.Millisecond || second-first > 1100*time.Millisecond {
+			t.Errorf("they passed after %v, %v, %d more", first, second, len(done))
+		}
+		l.Set(1000)
+		l.Return(1000) // what the second has waited for
+		if third := <-done; third-second-time.Hour > 100*time.Millisecond {
+			t.Errorf("the last one passed after %v", third)
+		}
+	})
+}
+
 // Demand gets all that there is; Background what is left.
 func TestDemandGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

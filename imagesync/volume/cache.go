@@ -46,8 +46,8 @@ type CacheOptions struct {
 	// Identity names the base, at most 256 bytes: the root of its manifest. A cache and a volume
 	// of another base are refused.
 	Identity string
-	// Limit is asked after each background fetch of so many bytes, and returns when the next
-	// may begin. nil: at once.
+	// Limit is asked before each background fetch of so many bytes, and returns when it may
+	// begin. nil: at once.
 	Limit func(ctx context.Context, bytes int) error
 	// Workers is how many background fetches are under way at once; 0 for 4.
 	Workers int

@@ -213,6 +213,46 @@ func TestFill(t *testing.T) {
 	})
 }
 
+// While Limit holds Fill back nothing is under way for it, and who reads does not wait for that.
+func TestFillHeldBack(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		base := newMemoryBase(6<<20, 4)
+		paused, asked := make(chan struct{}), 0
+		c, err := OpenCache(dir, base, CacheOptions{Workers: 1, Limit: func(ctx context.Context, n int) error {
+			asked += n
+			select {
+			case <-paused:
+			case <-ctx.Done():
+			}
+			return context.Cause(ctx)
+		}})
+		check(t, err)
+		done := make(chan error, 1)
+		go func() { done <- c.Fill(context.Background(), nil, nil) }()
+		synctest.Wait()
+		all := filled(base)
+		if seen := base.seen(); len(seen) != 0 {
+			t.Errorf("%v were fetched", seen)
+		}
+		p := make([]byte, 10)
+		check(t, c.ReadAt(context.Background(), p, int64(all[0])*ChunkSize)) // the first that Fill waits for
+		if seen := base.seen(); seen[0] != all[0] {
+			t.Errorf("the reader had %v fetched", seen)
+		}
+		close(paused)
+		check(t, <-done)
+		whole := make([]byte, len(base.data))
+		if !c.ReadNow(whole, 0) || !bytes.Equal(whole, base.data) || asked > len(all)*ChunkSize {
+			t.Errorf("it is not all here, or %d bytes were asked for and not %d", asked, len(all)*ChunkSize)
+		}
+		if seen := base.seen(); len(seen) != len(all) {
+			t.Errorf("%d chunks were fetched, of %d", len(seen), len(all))
+		}
+		check(t, c.Close())
+	})
+}
+
 // A reader that waits for what Fill fetches is not told that Fill was ended.
 func TestFillEnds(t *testing.T) {
 	dir := t.TempDir()

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,12 +50,8 @@ func (c *Cache) Fill(ctx context.Context, order []int, progress func(done, total
 	defer cancel(nil)
 	stop := context.AfterFunc(c.ctx, func() { cancel(ErrClosed) })
 	defer stop()
-	workers := c.o.Workers
-	if workers <= 0 {
-		workers = 4
-	}
 	g, gctx := errgroup.WithContext(ctx)
-	for range workers {
+	for range cmp.Or(c.o.Workers, 4) {
 		g.Go(func() error { return f.work(gctx) })
 	}
 	err := g.Wait()
@@ -70,22 +67,25 @@ func (c *Cache) Fill(ctx context.Context, order []int, progress func(done, total
 // work fetches until there is nothing left to begin.
 func (f *fill) work(ctx context.Context) error {
 	for {
+		first, n := f.pick()
+		if n == 0 {
+			return nil
+		}
+		if f.o.Limit != nil {
+			if err := f.o.Limit(ctx, int(n*ChunkSize)); err != nil {
+				return err
+			}
+		}
 		if err := f.calm(ctx); err != nil {
 			return err
 		}
-		next := f.next()
-		if next == nil {
-			return nil
-		}
+		next := f.start(first, n)
 		err := f.fly(withBackground(ctx), next)
 		if next.err != nil {
 			err = next.err
 		}
 		if err == nil {
 			err = f.came(int(next.n))
-		}
-		if err == nil && f.o.Limit != nil {
-			err = f.o.Limit(ctx, int(next.n*ChunkSize))
 		}
 		if err != nil {
 			return err
@@ -110,39 +110,44 @@ func (c *Cache) calm(ctx context.Context) error {
 	}
 }
 
-// next begins the next flight, or returns nil if there is none.
-func (f *fill) next() *flight {
+// pick takes neighbours that are not here out of what is left; n is 0 if that is nothing. Nobody waits for them
+// yet: who does while Limit holds them back begins a flight of his own.
+func (f *fill) pick() (first, n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Cache.mu.Lock()
 	defer f.Cache.mu.Unlock()
-	absent := func(i int64) bool {
-		return i >= 0 && i < f.count() && !f.here.Has(i) && f.flights[i] == nil && !f.zero(i)
-	}
-	for len(f.order) > 0 {
-		first, n := int64(f.order[0]), int64(1)
-		f.order = f.order[1:]
-		if !absent(first) {
-			continue
-		}
-		for n < maxFlight && len(f.order) > 0 && int64(f.order[0]) == first+n && absent(first+n) {
+	for n == 0 && len(f.order) > 0 {
+		for first = int64(f.order[0]); n < maxFlight && len(f.order) > 0 && int64(f.order[0]) == first+n && f.wanted(first+n); n++ {
 			f.order = f.order[1:]
-			n++
 		}
-		return f.begin(first, n)
+		if n == 0 {
+			f.order = f.order[1:]
+		}
 	}
-	for ; f.linear < f.count(); f.linear++ {
-		if !absent(f.linear) {
-			continue
+	for ; n == 0 && f.linear < f.count(); f.linear += max(n, 1) {
+		for first = f.linear; n < maxFlight && f.wanted(first+n); n++ {
 		}
-		first, n := f.linear, int64(1)
-		for n < maxFlight && absent(first+n) {
-			n++
-		}
-		f.linear += n
-		return f.begin(first, n)
 	}
-	return nil
+	return first, n
+}
+
+// start begins a flight of what was picked, but for what has come of it meanwhile.
+func (f *fill) start(first, n int64) *flight {
+	f.Cache.mu.Lock()
+	defer f.Cache.mu.Unlock()
+	for ; n > 0 && !f.wanted(first); n-- {
+		first++
+	}
+	for n > 0 && !f.wanted(first+n-1) {
+		n--
+	}
+	return f.begin(first, n)
+}
+
+// wanted says whether a chunk is to be fetched, and nobody does. The caller holds mu of the cache.
+func (f *fill) wanted(i int64) bool {
+	return i >= 0 && i < f.count() && !f.here.Has(i) && f.flights[i] == nil && !f.zero(i)
 }
 
 // begin registers a background flight. The caller holds mu of the cache.
@@ -173,13 +178,7 @@ func (f *fill) came(n int) error {
 
 // rest waits for what readers were fetching when Fill came by, and fetches it if they failed.
 func (f *fill) rest(ctx context.Context) error {
-	for i := range f.count() {
-		f.Cache.mu.Lock()
-		here := f.here.Has(i)
-		f.Cache.mu.Unlock()
-		if here || f.zero(i) {
-			continue
-		}
+	for _, i := range f.Cache.absent(0, f.size) {
 		if err := f.readChunk(ctx, make([]byte, 1), i*ChunkSize, nil); err != nil {
 			return err
 		}
