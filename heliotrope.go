@@ -80,6 +80,7 @@ type Link struct {
 	Rate       BitRate   `yaml:"rate,omitempty" json:"rate,omitempty"` // bits per second, each way
 	Queue      Duration  `yaml:"queue,omitempty" json:"queue,omitempty"`
 	PricePerGB float64   `yaml:"price_per_gb,omitempty" json:"price_per_gb,omitempty"` // USD per 10^9 bytes
+	ImagesRate BitRate   `yaml:"images_rate,omitempty" json:"images_rate,omitempty"`   // most that images which are pushed take of it together, each way; zero: any
 }
 
 // Host is a machine (often itself a cloud VM) that runs Open vSwitch, libvirt and the agent.

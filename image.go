@@ -15,13 +15,24 @@ const (
 	ImageOnDemand   = "on-demand"  // nowhere: it comes as VMs read it
 )
 
+// Who goes first where images share a link: ImagePolicy.Priority.
+const (
+	ImageLow    = "low"
+	ImageNormal = "normal"
+	ImageHigh   = "high"
+)
+
+// ImagePriorities are all priorities, the lowest first.
+var ImagePriorities = []string{ImageLow, ImageNormal, ImageHigh}
+
 // ImagePolicy says where the newest version of an image is to be before a VM there needs it, and
 // when it may come there.
 type ImagePolicy struct {
-	Policy  string   `yaml:"policy,omitempty" json:"policy,omitempty"`   // everywhere, follow or on-demand; empty: on-demand
-	Sites   []SiteID `yaml:"sites,omitempty" json:"sites,omitempty"`     // nowhere else; empty: all
-	Rate    BitRate  `yaml:"rate,omitempty" json:"rate,omitempty"`       // most that crosses the WAN to a site; zero: any
-	Windows []Hours  `yaml:"windows,omitempty" json:"windows,omitempty"` // times in which it may cross a WAN; empty: always
+	Policy   string   `yaml:"policy,omitempty" json:"policy,omitempty"`     // everywhere, follow or on-demand; empty: on-demand
+	Sites    []SiteID `yaml:"sites,omitempty" json:"sites,omitempty"`       // nowhere else; empty: all
+	Rate     BitRate  `yaml:"rate,omitempty" json:"rate,omitempty"`         // most that crosses the WAN to a site; zero: any
+	Priority string   `yaml:"priority,omitempty" json:"priority,omitempty"` // over links that images share: low, normal or high; empty: normal
+	Windows  []Hours  `yaml:"windows,omitempty" json:"windows,omitempty"`   // times in which it may cross a WAN; empty: always
 }
 
 // Open says whether it may cross a WAN at t, and when that is otherwise; zero: never.

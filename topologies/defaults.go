@@ -24,6 +24,7 @@ type LinkDefaults struct {
 	Rate       heliotrope.BitRate  `yaml:"rate,omitempty"`
 	Queue      heliotrope.Duration `yaml:"queue,omitempty"`
 	PricePerGB float64             `yaml:"price_per_gb,omitempty"`
+	ImagesRate heliotrope.BitRate  `yaml:"images_rate,omitempty"`
 }
 
 // HostDefaults are for hosts.

@@ -78,7 +78,7 @@ func valid(t *rapid.T) heliotrope.Topology {
 			mapSet(&topo.Links, heliotrope.LinkID(name("l", i)), heliotrope.Link{
 				Between: [2]heliotrope.SiteID{heliotrope.SiteID(name("s", rapid.IntRange(0, i-1).Draw(t, "to"))), heliotrope.SiteID(name("s", i))},
 				Delay:   duration.Draw(t, "delay"), Jitter: duration.Draw(t, "jitter"), Queue: duration.Draw(t, "queue"),
-				Loss: share.Draw(t, "loss"), PricePerGB: share.Draw(t, "price"), Rate: heliotrope.BitRate(rapid.Uint64Range(0, 1e15).Draw(t, "rate")),
+				Loss: share.Draw(t, "loss"), PricePerGB: share.Draw(t, "price"), Rate: heliotrope.BitRate(rapid.Uint64Range(1e9, 1e15).Draw(t, "rate")), ImagesRate: heliotrope.BitRate(rapid.SampledFrom([]uint64{0, 64_000, 1e9}).Draw(t, "images' rate")),
 			})
 		}
 		if rapid.Bool().Draw(t, "peer") {
@@ -136,7 +136,8 @@ func withPools(t *rapid.T, topo *heliotrope.Topology) {
 	mapSet(&topo.Policies, "own", own)
 	mapSet(&topo.Images, "Debian_12.qcow2", heliotrope.ImagePolicy{Policy: heliotrope.ImageFollow, Rate: heliotrope.BitRate(64_000 + draw(1e6, "image rate")), Sites: slices.Sorted(maps.Keys(topo.Sites))[:1],
 		Windows: []heliotrope.Hours{{From: heliotrope.DayTime(draw(1440, "opens")), To: heliotrope.DayTime(draw(1440, "closes"))}}})
-	mapSet(&topo.Images, "web", heliotrope.ImagePolicy{Policy: rapid.SampledFrom(append([]string{""}, imagePolicies...)).Draw(t, "image policy")})
+	mapSet(&topo.Images, "web", heliotrope.ImagePolicy{Policy: rapid.SampledFrom(append([]string{""}, imagePolicies...)).Draw(t, "image policy"),
+		Priority: rapid.SampledFrom(append([]string{""}, heliotrope.ImagePriorities...)).Draw(t, "image priority")})
 	if len(ids) == 0 {
 		return
 	}

@@ -1,6 +1,7 @@
 package topologies
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,6 +15,17 @@ const (
 )
 
 var imagePolicies = []string{heliotrope.ImageEverywhere, heliotrope.ImageFollow, heliotrope.ImageOnDemand}
+
+// imagesRate checks what images may take of a link together.
+func (c *checker) imagesRate(at *path, l heliotrope.Link) {
+	if l.ImagesRate == 0 {
+		return
+	}
+	number(c, at, l.ImagesRate, minImageRate, maxImageRate)
+	if l.Rate > 0 && l.ImagesRate > l.Rate {
+		c.say(at, fmt.Sprintf("use at most %v, or leave it out", l.Rate), "%v is more than the link's rate, %v", l.ImagesRate, l.Rate)
+	}
+}
 
 func (c *checker) images() {
 	for id, p := range sorted(c.t.Images) {
@@ -29,6 +41,7 @@ func (c *checker) images() {
 				c.say(at.key("sites").at(i), "", "%s stands here twice", s)
 			}
 		}
+		c.word(at.key("priority"), p.Priority, "priorities", heliotrope.ImagePriorities)
 		if p.Rate != 0 {
 			number(c, at.key("rate"), p.Rate, minImageRate, maxImageRate)
 		}

@@ -134,6 +134,7 @@ func (c *checker) links() {
 		number(c, at.key("loss"), l.Loss, 0, 1)
 		number(c, at.key("rate"), l.Rate, 0, 1e15)
 		number(c, at.key("price_per_gb"), l.PricePerGB, 0, 1e6)
+		c.imagesRate(at.key("images_rate"), l)
 	}
 	if sound {
 		c.reach()
