@@ -53,6 +53,15 @@ type ImageCache struct {
 	Volumes int    `json:"volumes"`
 	Note    string `json:"note,omitempty"` // why the rest of it does not come now, for people
 	Full    bool   `json:"full,omitempty"` // it is for lack of room
+
+	// Of a version that an order has come.
+	Pushed   bool               `json:"pushed,omitempty"`
+	Priority string             `json:"priority,omitempty"`
+	Rate     heliotrope.BitRate `json:"rate,omitempty"`   // the order's
+	Wants    bool               `json:"wants,omitempty"`  // the rest is to come from the store, and might now
+	Waits    bool               `json:"waits,omitempty"`  // nothing of it comes now, and nothing is wrong
+	Shared   bool               `json:"shared,omitempty"` // it comes from the store by ImageParts
+	Part     heliotrope.BitRate `json:"part,omitempty"`   // that it has now
 }
 
 // PullOrder has a version of an image come to a host before a VM there needs it.
@@ -68,6 +77,21 @@ type PullOrder struct {
 	Chain []ImagePeer `json:"chain,omitempty"`
 	// Lend is that the host was told already when it may come, or has it: it is to pass it on.
 	Lend bool `json:"lend,omitempty"`
+	// Priority is that of a heliotrope.ImagePolicy. The host tells it, and does not go by it.
+	Priority string `json:"priority,omitempty"`
+	// Shared is that images share a link on the way from the store: nothing comes from there, but by the ImageParts
+	// that are given after this. What somebody waits for counts for nothing.
+	Shared bool `json:"shared,omitempty"`
+	// Part is given to a version that an order has come already. The rest of this order says nothing then.
+	Part *ImagePart `json:"part,omitempty"`
+}
+
+// ImagePart is what a version may take of links that images share.
+type ImagePart struct {
+	Shared bool                `json:"shared"`         // false: none is shared any more, and the order's rate is all that counts
+	Rate   heliotrope.BitRate  `json:"rate,omitempty"` // of content; zero: it waits
+	For    heliotrope.Duration `json:"for,omitempty"`  // from when it is given; then it waits, until it is given again
+	Held   bool                `json:"held,omitempty"` // it waits at all hosts of the site
 }
 
 // ImagePeer is a host that passes images on, and the port where its agent lets others in.

@@ -58,6 +58,13 @@ func (b *budget) says() string {
 	return fmt.Sprintf("the host keeps at most %.0f MB of images (--image-cache), and has so many", float64(b.limit)/1e6)
 }
 
+// mark says of a version whether there is no room for the rest of it. The lock is held.
+func (b *budget) mark(c *agentapi.ImageCache) {
+	if c.Here < c.Bytes && (c.Note == "" || c.Wants) && b.limit > 0 && b.used >= b.limit {
+		c.Full, c.Wants, c.Waits, c.Note = true, false, false, b.says()
+	}
+}
+
 // note takes in what the caches have. The lock is held.
 func (b *budget) note(all []cacheDir) {
 	b.used, b.looked = 0, time.Now()
@@ -253,9 +260,7 @@ func (s *server) status() agentapi.ImageStatus {
 		sum.Demand, sum.Background, sum.Hits = sum.Demand+stats.Demand, sum.Background+stats.Background, sum.Hits+stats.Hits
 		c := on.seen()
 		c.Volumes = volumes[root]
-		if c.Here < c.Bytes && c.Note == "" && s.budget.limit > 0 && s.budget.used >= s.budget.limit {
-			c.Full, c.Note = true, s.budget.says()
-		}
+		s.budget.mark(&c)
 		out.Caches = append(out.Caches, c)
 	}
 	for root, c := range s.dropped {

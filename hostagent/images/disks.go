@@ -195,7 +195,7 @@ func (d *Disks) Pull(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageC
 	if err := d.wait(ctx); err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
 	}
-	p := pulling{Pull: site.Pull{Windows: o.Windows, Rate: o.Rate}, Lend: o.Lend}
+	p := pulling{Pull: site.Pull{Windows: o.Windows, Rate: o.Rate, Priority: o.Priority, Shared: o.Shared}, Lend: o.Lend, Part: o.Part}
 	for _, h := range o.Chain {
 		p.Chain = append(p.Chain, site.Peer(h))
 	}

@@ -44,7 +44,8 @@ type wanted struct {
 // pulling is how a version is to come before a volume needs it.
 type pulling struct {
 	site.Pull
-	Lend bool `json:"lend,omitempty"` // when it may come was said before
+	Lend bool                `json:"lend,omitempty"` // when it may come was said before
+	Part *agentapi.ImagePart `json:"part,omitempty"` // and nothing else: it comes already
 }
 
 // made is a volume that is there.

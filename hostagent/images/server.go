@@ -71,6 +71,7 @@ type opened struct {
 	// pulled is that it stays open though no volume needs it: it was asked for, or lends what it has.
 	pulled bool
 	pull   atomic.Pointer[site.Pull] // how it is to come, where it was asked for
+	part   part                      // of links that images share
 	needed atomic.Bool               // a volume reads it: it may come at any time
 }
 

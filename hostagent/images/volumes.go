@@ -64,7 +64,7 @@ func (s *server) openPulled(ctx context.Context) error {
 		}
 		on.pulled = true
 		on.pull.Store(&p)
-		on.SetRate(int64(p.Rate / 8))
+		on.setRate()
 		s.come(on)
 	}
 	return err
@@ -219,6 +219,9 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 	p := o.Pull
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if o.Part != nil {
+		return s.take(ref, *o.Part)
+	}
 	store, err := s.source.Store(ctx)
 	if err != nil {
 		return agentapi.ImageCache{}, fmt.Errorf("pull %s: %w", ref, err)
@@ -236,7 +239,7 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 			p.Chain = was.Chain // others may be fed from here
 		}
 		if o.Lend {
-			p.Windows, p.Rate = was.Windows, was.Rate
+			p.Windows, p.Rate, p.Priority, p.Shared = was.Windows, was.Rate, was.Priority, was.Shared
 		}
 	}
 	if err := site.SetPulled(s.c.Dir, v.Root, &p); err != nil {
@@ -244,7 +247,7 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 	}
 	on.pulled = true
 	on.pull.Store(&p)
-	on.SetRate(int64(p.Rate / 8))
+	on.setRate()
 	delete(s.dropped, v.Root)
 	s.come(on)
 	return on.seen(), nil
@@ -253,10 +256,17 @@ func (s *server) pull(ctx context.Context, ref string, o pulling) (agentapi.Imag
 // seen is what there is of the version.
 func (on *opened) seen() agentapi.ImageCache {
 	c := agentapi.ImageCache{Image: on.Version.Ref(), Bytes: on.Version.Content, Here: int64(on.Present()) * volume.ChunkSize}
+	lacks := on.coming != nil && c.Here < c.Bytes
+	if p := on.pull.Load(); p != nil {
+		c.Pushed, c.Priority, c.Rate, c.Shared, c.Part = true, p.Priority, p.Rate, p.Shared, on.part.now()
+		c.Wants = lacks && on.Wants() && on.mayCome()
+	}
 	switch {
-	case on.coming == nil || c.Here >= c.Bytes:
+	case !lacks:
 	case !on.mayCome():
-		c.Note = "it waits for its window"
+		c.Waits, c.Note = true, "it waits for its window"
+	case c.Shared && c.Part == 0 && (c.Wants || on.part.held):
+		c.Waits, c.Note = true, "it waits for its part of a link that images share"
 	default:
 		c.Note = on.Trouble()
 	}
@@ -275,6 +285,7 @@ func (s *server) closeIfIdle(on *opened) error {
 		}
 	}
 	delete(s.sites, on.Version.Root)
+	on.part.forget()
 	on.end()
 	on.run.Wait()
 	s.budget.closed(on.Cache().Stats())
