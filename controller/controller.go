@@ -146,6 +146,10 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error { return c.images.Run(ctx) })
 		g.Go(func() error { return c.images.Distribute(ctx) })
 		g.Go(func() error { return c.images.Scrub(ctx) })
+		g.Go(func() error { return c.images.Share(ctx) })
+		g.Go(func() error {
+			return world.Follow(ctx, c.world, func(v *world.View) int64 { return v.TopologyAt }, func(*world.View) { c.images.Look() })
+		})
 	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err

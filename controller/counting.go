@@ -15,6 +15,7 @@ import (
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
 	"heliotrope/scheduler/traffic"
+	"heliotrope/topologies"
 )
 
 // door is what the membership of hosts sees of the view.
@@ -59,16 +60,47 @@ func (c counted) ImageHosts() (all []images.Host, term uint64) {
 		term = d.term
 	}
 	v := c.world.View()
+	shared := c.sharedLinks(v.Topology)
 	for id := range v.Topology.Hosts {
-		all = append(all, c.imageHost(v, id))
+		h := c.imageHost(v, id)
+		h.Shared = shared[h.Site]
+		all = append(all, h)
 	}
 	return all, term
+}
+
+// imageSite is where the image store is.
+func (c counted) imageSite(t heliotrope.Topology) heliotrope.SiteID {
+	return cmp.Or(heliotrope.SiteID(c.cfg.ImageSite), t.Controller.Site)
+}
+
+// sharedLinks are, by site, the links on the way from the image store that images share.
+func (c counted) sharedLinks(t heliotrope.Topology) map[heliotrope.SiteID]map[heliotrope.LinkID]heliotrope.BitRate {
+	some := false
+	for _, l := range t.Links {
+		some = some || l.ImagesRate > 0
+	}
+	if !some {
+		return nil
+	}
+	all := map[heliotrope.SiteID]map[heliotrope.LinkID]heliotrope.BitRate{}
+	for site, way := range topologies.Ways(t, c.imageSite(t)) {
+		for _, id := range way {
+			if rate := t.Links[id].ImagesRate; rate > 0 {
+				if all[site] == nil {
+					all[site] = map[heliotrope.LinkID]heliotrope.BitRate{}
+				}
+				all[site][id] = rate
+			}
+		}
+	}
+	return all
 }
 
 // imageHost is a host of the topology as one that may have images.
 func (c counted) imageHost(v *world.View, id heliotrope.HostID) images.Host {
 	site := v.Topology.Hosts[id].Site
-	store := cmp.Or(heliotrope.SiteID(c.cfg.ImageSite), v.Topology.Controller.Site)
+	store := c.imageSite(v.Topology)
 	h := images.Host{ID: id, Site: site, Images: v.Hosts[id].Status.Images, Link: linkBetween(v.Topology, store, site), Local: site == store,
 		Relay: netip.AddrPortFrom(v.Topology.Hosts[id].Address, agentapi.RelayPort)}
 	if agent := v.Hosts[id].Agent; agent != nil {

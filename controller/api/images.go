@@ -76,13 +76,15 @@ type PushRequest struct {
 	DryRun       bool                `json:"dry_run,omitempty" doc:"Only say what would come, how long it would take and what it would cost."`
 	RateBitsPerS int64               `json:"rate_bits_per_s,omitempty" minimum:"0" doc:"Most that crosses the WAN to each site, of content; default: any."`
 	// InWindow keeps the push to times in which a policy's would go.
-	InWindow bool `json:"in_window,omitempty" doc:"Hosts let it cross a WAN only in the windows of the image's policy; default: at once."`
+	Priority string `json:"priority,omitempty" enum:"low,normal,high," doc:"Who goes first over a link that images share (links' images_rate in the topology); default: as the image's policy, else normal."`
+	InWindow bool   `json:"in_window,omitempty" doc:"Hosts let it cross a WAN only in the windows of the image's policy; default: at once."`
 }
 
 // States of a place.
 const (
 	PlaceAbsent  = "absent"   // nothing has come
 	PlaceComing  = "coming"   // some has
+	PlaceWaits   = "waits"    // it is to come, and nothing comes now: note says why
 	PlaceHere    = "here"     // all has
 	PlaceAway    = "away"     // the host is not connected
 	PlaceNoStore = "no-store" // it has no image store
@@ -94,7 +96,7 @@ const (
 type ImagePlace struct {
 	Host         heliotrope.HostID `json:"host"`
 	Site         heliotrope.SiteID `json:"site"`
-	State        string            `json:"state" doc:"absent, coming, here, away, no-store, failed or full."`
+	State        string            `json:"state" doc:"absent, coming, waits, here, away, no-store, failed or full."`
 	HereBytes    int64             `json:"here_bytes" doc:"Of its content, by what the host told lately."`
 	ContentBytes int64             `json:"content_bytes"`
 	Disks        int               `json:"disks,omitempty" doc:"VMs' disks that stand on it there."`
@@ -103,7 +105,7 @@ type ImagePlace struct {
 	// Of a dry run, for hosts that it would come to.
 	MissingBytes int64   `json:"missing_bytes,omitempty" doc:"Dry run: of its content, what the host has neither of it nor, at the same place, of another version."`
 	WireBytes    int64   `json:"wire_bytes,omitempty" doc:"Dry run: the same as the store has it, compressed: what crosses from there; 0 where a host of the site passes it on, which note names."`
-	ETAS         float64 `json:"eta_s,omitempty" doc:"Dry run: seconds until all hosts of the site have it, if the link from the store's site has nothing else to carry; 0 where there is no such link, or none with a rate."`
+	ETAS         float64 `json:"eta_s,omitempty" doc:"Dry run: seconds until all hosts of the site have it, if the link from the store's site has nothing to carry but images, and those only that come already; 0 where there is no such link, or none with a rate."`
 	CostUSD      float64 `json:"cost_usd,omitempty" doc:"Dry run: what those bytes cost by that link's price."`
 }
 
@@ -112,18 +114,21 @@ type ImagePolicyQuery struct {
 	Image  heliotrope.ImageID  // only this one
 	Policy string              // as if Image had this policy; empty: as the topology says
 	Sites  []heliotrope.SiteID // with Policy, at these sites only
+
+	Priority string // with Policy; empty: as the topology says
 }
 
 // ImagePolicy is a policy of the topology, and what it would have come where.
 type ImagePolicy struct {
-	Image   heliotrope.ImageID  `json:"image"`
-	Policy  string              `json:"policy" doc:"everywhere, follow or on-demand."`
-	Sites   []heliotrope.SiteID `json:"sites,omitempty" doc:"Nowhere else."`
-	Version int                 `json:"version,omitempty" doc:"The newest in the store."`
-	Note    string              `json:"note,omitempty" doc:"Why nothing comes."`
-	Open    bool                `json:"open" doc:"It may cross a WAN now."`
-	Until   time.Time           `json:"until,omitzero" doc:"When that is otherwise; absent: never."`
-	Comes   []ImageComes        `json:"comes" doc:"By site."`
+	Image    heliotrope.ImageID  `json:"image"`
+	Policy   string              `json:"policy" doc:"everywhere, follow or on-demand."`
+	Priority string              `json:"priority" doc:"low, normal or high."`
+	Sites    []heliotrope.SiteID `json:"sites,omitempty" doc:"Nowhere else."`
+	Version  int                 `json:"version,omitempty" doc:"The newest in the store."`
+	Note     string              `json:"note,omitempty" doc:"Why nothing comes."`
+	Open     bool                `json:"open" doc:"It may cross a WAN now."`
+	Until    time.Time           `json:"until,omitzero" doc:"When that is otherwise; absent: never."`
+	Comes    []ImageComes        `json:"comes" doc:"By site."`
 }
 
 // ImageComes is what a policy has come to a site.
@@ -139,7 +144,7 @@ type ImageComes struct {
 
 	MissingBytes int64   `json:"missing_bytes" doc:"Of its content, what those hosts and those that were told lack."`
 	WireBytes    int64   `json:"wire_bytes" doc:"The same as it crosses from the store."`
-	ETAS         float64 `json:"eta_s" doc:"Seconds that it takes, if the link from the store's site has nothing else to carry; 0 where there is none with a rate."`
+	ETAS         float64 `json:"eta_s" doc:"Seconds that it takes, if the link from the store's site has nothing to carry but images, and those only that come already; 0 where there is none with a rate."`
 	CostUSD      float64 `json:"cost_usd" doc:"By that link's price."`
 }
 
@@ -243,7 +248,7 @@ func (c *Client) ImagePlaces(ctx context.Context, ref string) ([]ImagePlace, err
 // ImagePolicies are those of the topology, and what they would have come.
 func (c *Client) ImagePolicies(ctx context.Context, q ImagePolicyQuery) ([]ImagePolicy, error) {
 	v := url.Values{}
-	for name, value := range map[string]string{"image": string(q.Image), "policy": q.Policy} {
+	for name, value := range map[string]string{"image": string(q.Image), "policy": q.Policy, "priority": q.Priority} {
 		if value != "" {
 			v.Set(name, value)
 		}

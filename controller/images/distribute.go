@@ -1,10 +1,12 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ const lookEvery = time.Minute
 type distribution struct {
 	mu      sync.Mutex
 	ordered map[order]time.Time
+	ways    map[order]how
 	full    map[order]string // why there was no room, as of the last round
 	trouble string           // of the last round
 	counts  map[string]int
@@ -70,7 +73,8 @@ func (m *Images) state(now time.Time) (s snapshot, term uint64) {
 	m.spreads.mu.Lock()
 	defer m.spreads.mu.Unlock()
 	maps.DeleteFunc(m.spreads.ordered, func(_ order, at time.Time) bool { return now.Sub(at) >= 2*orderAgain })
-	s.ordered = maps.Clone(m.spreads.ordered)
+	maps.DeleteFunc(m.spreads.ways, func(o order, _ how) bool { _, told := m.spreads.ordered[o]; return !told })
+	s.ordered, s.ways = maps.Clone(m.spreads.ordered), maps.Clone(m.spreads.ways)
 	return s, term
 }
 
@@ -153,7 +157,7 @@ func (m *Images) noted(needs []need, err error) {
 	d := &m.spreads
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.counts = map[string]int{api.PlaceAbsent: 0, api.PlaceComing: 0, api.PlaceHere: 0, api.PlaceFull: 0, api.PlaceAway: 0, api.PlaceNoStore: 0}
+	d.counts = map[string]int{api.PlaceAbsent: 0, api.PlaceComing: 0, api.PlaceWaits: 0, api.PlaceHere: 0, api.PlaceFull: 0, api.PlaceAway: 0, api.PlaceNoStore: 0}
 	for _, n := range needs {
 		d.counts[n.place.State]++
 	}
@@ -180,13 +184,13 @@ func (m *Images) tell(ctx context.Context, s snapshot, id heliotrope.ImageID, du
 	}
 	costs := ""
 	if fresh > 0 {
-		places, err := m.foresee(ctx, s, i, hosts, s.Images[id].Rate)
+		places, err := m.foresee(ctx, s, i, hosts, howOf(s.Images[id]))
 		if err != nil {
 			return err
 		}
 		costs = sumOf(places)
 	}
-	places := m.order(ctx, s, i, hosts, term, how{s.Images[id].Windows, s.Images[id].Rate}, orderAgain)
+	places := m.order(ctx, s, i, hosts, term, howOf(s.Images[id]), orderAgain)
 	var errs []error
 	m.spreads.mu.Lock()
 	for _, p := range places {
@@ -217,10 +221,18 @@ func sumOf(places []api.ImagePlace) string {
 // pullsAtOnce bounds the orders that are under way; each is answered before anything has come.
 const pullsAtOnce = 32
 
-// how a version is to cross a WAN: in which times, and how much of it a second to each site.
+// how a version is to cross a WAN: in which times, how much of it a second to each site, and who goes first where
+// images share a link.
 type how struct {
-	windows []heliotrope.Hours
-	rate    heliotrope.BitRate
+	windows  []heliotrope.Hours
+	rate     heliotrope.BitRate
+	priority string
+}
+
+func howOf(p heliotrope.ImagePolicy) how { return how{p.Windows, p.Rate, p.Priority} }
+
+func (w how) equal(o how) bool {
+	return w.rate == o.rate && rank(w.priority) == rank(o.priority) && reflect.DeepEqual(w.windows, o.windows)
 }
 
 // order has a version come to hosts that can have it and lack something of it, along a chain at each site
@@ -251,7 +263,8 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 		if !slices.ContainsFunc(chain, h.is) {
 			chain = nil
 		}
-		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: way.windows, Rate: way.rate, Chain: peersOf(chain), Lend: k >= len(hosts) || at.State == api.PlaceHere}
+		o := agentapi.PullOrder{Term: term, Image: i.Ref(), Windows: way.windows, Rate: way.rate, Priority: way.priority, Shared: len(h.Shared) > 0, Chain: peersOf(chain),
+			Lend: k >= len(hosts) || at.State == api.PlaceHere}
 		if !o.Lend && h.Agent != nil && !fits(h, i, i.ContentBytes) {
 			places[k] = noRoom(at, h)
 			continue
@@ -260,18 +273,21 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 			continue
 		}
 		if h.Local || o.Lend {
-			o.Windows, o.Rate = nil, 0
+			o.Windows, o.Rate, o.Shared = nil, 0, false
 		}
 		if chain == nil { // those of its site that have none share the line
 			o.Rate /= heliotrope.BitRate(max(1, single[h.Site]))
 		}
 		if !o.Lend {
-			m.spreads.note(order{h.ID, i.Ref()}, s.now.Add(letBe-orderAgain))
+			m.spreads.note(order{h.ID, i.Ref()}, s.now.Add(letBe-orderAgain), way)
 		}
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			c, err := h.Agent.PullImage(ctx, o)
+			if err == nil {
+				m.shares.ordered(h, c, term)
+			}
 			switch {
 			case k >= len(places):
 				if err != nil {
@@ -283,18 +299,19 @@ func (m *Images) order(ctx context.Context, s snapshot, i api.Image, hosts []Hos
 				places[k].State = api.PlaceNoStore
 			default:
 				places[k].State, places[k].Note = api.PlaceFailed, err.Error()
-				m.spreads.note(order{h.ID, i.Ref()}, s.now) // and is told again before long
+				m.spreads.note(order{h.ID, i.Ref()}, s.now, way) // and is told again before long
 			}
 		})
 	}
 	all.Wait()
+	kicked(m.shares.kick)
 	return places
 }
 
-func (d *distribution) note(o order, at time.Time) {
+func (d *distribution) note(o order, at time.Time, way how) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ordered[o] = at
+	d.ordered[o], d.ways[o] = at, way
 }
 
 // Distribution is what the last round found, by a place's state, and how many orders were given and
@@ -320,7 +337,7 @@ func (m *Images) ImagePolicies(ctx context.Context, q api.ImagePolicyQuery) ([]a
 	all := []api.ImagePolicy{}
 	for _, id := range show {
 		policy := p.Images[id]
-		one := api.ImagePolicy{Image: id, Policy: policy.Policy, Sites: policy.Sites, Version: s.newest[id].Version, Comes: []api.ImageComes{}}
+		one := api.ImagePolicy{Image: id, Policy: policy.Policy, Priority: cmp.Or(policy.Priority, heliotrope.ImageNormal), Sites: policy.Sites, Version: s.newest[id].Version, Comes: []api.ImageComes{}}
 		one.Open, one.Until = policy.Open(s.now)
 		switch {
 		case onDemand(policy):
@@ -391,11 +408,15 @@ func (m *Images) asked(q api.ImagePolicyQuery, p Policies) ([]heliotrope.ImageID
 	if q.Policy == "" && len(q.Sites) > 0 {
 		return nil, api.Invalid(cannot, api.FieldProblem{Pointer: "query.policy", Detail: "is missing: sites go with a policy that is tried"})
 	}
+	if q.Policy == "" && q.Priority != "" {
+		return nil, api.Invalid(cannot, api.FieldProblem{Pointer: "query.policy", Detail: "is missing: a priority goes with a policy that is tried"})
+	}
 	if q.Policy != "" {
 		if _, _, _, err := m.hosts(q.Sites, "query.site"); err != nil {
 			return nil, err
 		}
-		p.Images[q.Image] = heliotrope.ImagePolicy{Policy: q.Policy, Sites: q.Sites, Rate: p.Images[q.Image].Rate, Windows: p.Images[q.Image].Windows}
+		p.Images[q.Image] = heliotrope.ImagePolicy{Policy: q.Policy, Sites: q.Sites, Rate: p.Images[q.Image].Rate, Windows: p.Images[q.Image].Windows,
+			Priority: cmp.Or(q.Priority, p.Images[q.Image].Priority)}
 	}
 	if q.Image == "" {
 		return slices.Sorted(maps.Keys(p.Images)), nil
@@ -437,7 +458,7 @@ func (m *Images) comes(ctx context.Context, s snapshot, id heliotrope.ImageID, n
 			}
 		}
 	}
-	places, err := m.foresee(ctx, s, s.newest[id], lacking, s.Images[id].Rate)
+	places, err := m.foresee(ctx, s, s.newest[id], lacking, howOf(s.Images[id]))
 	if err != nil {
 		return nil, err
 	}

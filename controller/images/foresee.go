@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 
 	"heliotrope"
 	"heliotrope/controller/api"
@@ -13,13 +16,15 @@ import (
 )
 
 // foresee says what would come to each host, in what time and for how much. What a host of its site passes on costs nothing.
-func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []Host, most heliotrope.BitRate) ([]api.ImagePlace, error) {
+func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []Host, way how) ([]api.ImagePlace, error) {
 	places := make([]api.ImagePlace, len(hosts))
 	f, err := m.forecast(i)
 	if err != nil {
 		return nil, err
 	}
-	crosses, chains := map[heliotrope.SiteID]int64{}, s.chains(i, hosts)
+	crosses, content, chains := map[heliotrope.SiteID]int64{}, map[heliotrope.SiteID]int64{}, s.chains(i, hosts)
+	var from []Host // that get it from the store over links that images share
+	var lack []float64
 	for k, h := range hosts {
 		places[k] = place(h, i)
 		if s := places[k].State; s == api.PlaceHere || s == api.PlaceAway || s == api.PlaceNoStore {
@@ -40,18 +45,45 @@ func (m *Images) foresee(ctx context.Context, s snapshot, i api.Image, hosts []H
 		}
 		places[k].WireBytes = l.Stored
 		places[k].CostUSD = float64(l.Stored) / 1e9 * h.Link.PricePerGB
-		crosses[h.Site] += l.Stored
+		crosses[h.Site], content[h.Site] = crosses[h.Site]+l.Stored, content[h.Site]+l.Content
+		if len(h.Shared) > 0 && l.Content > 0 {
+			from, lack = append(from, h), append(lack, float64(l.Content)*8)
+		}
 	}
+	shared := m.beside(s, i.Ref(), from, lack, way)
 	for k, h := range hosts { // those of a site share the link
-		rate := h.Link.Rate
-		if most > 0 && (most < rate || rate == 0) && !h.Local {
-			rate = most
+		if places[k].MissingBytes == 0 {
+			continue
 		}
-		if places[k].MissingBytes > 0 && rate > 0 {
-			places[k].ETAS = float64(crosses[h.Site]) * 8 / float64(rate)
+		if h.Link.Rate > 0 {
+			places[k].ETAS = float64(crosses[h.Site]) * 8 / float64(h.Link.Rate)
 		}
+		if way.rate > 0 && !h.Local { // what crosses a second is of content
+			places[k].ETAS = max(places[k].ETAS, float64(content[h.Site])*8/float64(way.rate))
+		}
+		places[k].ETAS = max(places[k].ETAS, shared[h.Site])
 	}
 	return places, nil
+}
+
+// beside says after how many seconds each site has a version of which these hosts lack so many bits, beside all
+// that comes over their links now.
+func (m *Images) beside(s snapshot, ref string, from []Host, lack []float64, way how) map[heliotrope.SiteID]float64 {
+	single := map[heliotrope.SiteID]heliotrope.BitRate{}
+	for _, h := range from {
+		single[h.Site]++
+	}
+	var flows []flow
+	for _, h := range from {
+		flows = append(flows, flow{slices.Sorted(maps.Keys(h.Shared)), rank(way.priority), way.rate / single[h.Site]})
+	}
+	at := map[heliotrope.SiteID]float64{}
+	for k, seconds := range m.foretold(s.hosts, from, ref, flows, lack) {
+		if !math.IsInf(seconds, 1) {
+			at[from[k].Site] = max(at[from[k].Site], seconds)
+		}
+	}
+	return at
 }
 
 // Lacks is what a host lacks of a version; all of it where it has no image store.

@@ -17,7 +17,8 @@
 // carries out while this controller leads. It remembers what it has told for no other reason than not to say it
 // too often; a host that is told twice does nothing. Windows and rates are the hosts' own to keep to,
 // so that they hold while there is no controller. Both ways tell the hosts of a site of each other in one
-// order (chain.go), so that what they lack crosses the WAN once.
+// order (chain.go), so that what they lack crosses the WAN once. A link that images share is divided here (divide.go), by
+// parts that hosts are lent for a short time (share.go), so that its rate holds too while there is no controller.
 //
 // What lies in the store is read again and again, slowly, for bits that have turned (scrub.go).
 package images
@@ -67,19 +68,27 @@ type Images struct {
 	mu      sync.Mutex // guards uploads and what they point at
 	uploads map[string]*upload
 
-	made    chan struct{} // of size 1: there may be a new version
+	made    chan struct{} // of size 1: there may be a new version, or another topology
 	spreads distribution
+	shares  sharing
 	scrub   scrubbing
 }
 
 // Open takes up the uploads that there are. The caller calls Close after Run has ended.
 func Open(cfg Config) (*Images, error) {
 	m := &Images{cfg: cfg, whole: make(chan struct{}, 1), uploads: map[string]*upload{}, made: make(chan struct{}, 1),
-		spreads: distribution{ordered: map[order]time.Time{}}, scrub: scrubbing{asked: make(chan struct{}, 1)}}
+		spreads: distribution{ordered: map[order]time.Time{}, ways: map[order]how{}}, shares: sharing{kick: make(chan struct{}, 1)},
+		scrub: scrubbing{asked: make(chan struct{}, 1)}}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("take up uploads: %w", err)
 	}
 	return m, nil
+}
+
+// Look has policies and links looked at now: the topology is another.
+func (m *Images) Look() {
+	kicked(m.made)
+	kicked(m.shares.kick)
 }
 
 // Close closes the store, if it was opened.

@@ -35,6 +35,7 @@ type snapshot struct {
 	newest  map[heliotrope.ImageID]api.Image // a policy's image that is not in it is not in the store
 	hosts   []Host                           // by site and name
 	ordered map[order]time.Time              // lately
+	ways    map[order]how                    // of those
 }
 
 // order is that a host gets a version.
@@ -65,7 +66,7 @@ func (n need) due(now time.Time) bool { return !n.at.IsZero() && !n.at.After(now
 
 // lacks says whether something is to come.
 func (n need) lacks() bool {
-	return n.place.State == api.PlaceAbsent || n.place.State == api.PlaceComing
+	return n.place.State == api.PlaceAbsent || n.place.State == api.PlaceComing || n.place.State == api.PlaceWaits
 }
 
 // needs are the hosts that policies give an image, by image, site and host. It is a function of the
@@ -123,8 +124,10 @@ func (s snapshot) need(id heliotrope.ImageID, i api.Image, h Host, why string, u
 	open, until := s.Images[id].Open(s.now)
 	last, told := s.ordered[order{h.ID, i.Ref()}]
 	n.told = told
+	way, known := s.ways[order{h.ID, i.Ref()}]
+	asTold := !known || way.equal(howOf(s.Images[id])) || last.After(s.now) // by hand, which counts for more
 	switch {
-	case told && s.now.Sub(last) < orderAgain:
+	case told && s.now.Sub(last) < orderAgain && asTold:
 		n.at = last.Add(orderAgain)
 	case open || h.Local:
 		n.at = s.now

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,8 @@ type Host struct {
 	Link   heliotrope.Link       // from the store's site; zero where there is none, or it is the same site
 	Relay  netip.AddrPort        // where other hosts ask its agent; zero: they do not
 	Local  bool                  // it is at the store's site: nothing that comes crosses a WAN
+	// Shared are links on the way from the store that images share, and what they may take of each; none: none is shared.
+	Shared map[heliotrope.LinkID]heliotrope.BitRate
 }
 
 // Hosts are those of the topology, and the term under which they may be given orders; 0: another
@@ -48,20 +51,22 @@ func (m *Images) PushImage(ctx context.Context, ref string, r api.PushRequest) (
 	if err != nil {
 		return nil, err
 	}
-	var windows []heliotrope.Hours
+	policy := m.cfg.Hosts.ImagePolicies().Images[heliotrope.ImageID(i.Image)]
+	way := how{rate: heliotrope.BitRate(r.RateBitsPerS), priority: cmp.Or(r.Priority, policy.Priority)}
 	if r.InWindow {
-		if windows = m.cfg.Hosts.ImagePolicies().Images[heliotrope.ImageID(i.Image)].Windows; len(windows) == 0 {
+		if way.windows = policy.Windows; len(way.windows) == 0 {
 			return nil, api.Invalid("the image cannot be pushed", api.FieldProblem{Pointer: "/in_window", Detail: "the topology has no windows for " + i.Image,
 				Hint: "leave it out to push at once, or give the topology's images." + i.Image + " windows"})
 		}
 	}
 	if r.DryRun {
-		return m.foresee(ctx, s, i, hosts, heliotrope.BitRate(r.RateBitsPerS))
+		return m.foresee(ctx, s, i, hosts, way)
 	}
-	places := m.order(ctx, s, i, hosts, term, how{windows, heliotrope.BitRate(r.RateBitsPerS)}, byHand)
-	if open, until := heliotrope.InHours(windows, time.Now()); !open {
+	places := m.order(ctx, s, i, hosts, term, way, byHand)
+	m.explain(i.Ref(), places)
+	if open, until := heliotrope.InHours(way.windows, time.Now()); !open {
 		for k, p := range places {
-			if p.State == api.PlaceComing && !hosts[k].Local {
+			if (p.State == api.PlaceComing || p.State == api.PlaceWaits) && !hosts[k].Local {
 				places[k].Note = opens(until)
 			}
 		}
@@ -94,6 +99,7 @@ func (m *Images) ImagePlaces(ctx context.Context, ref string) ([]api.ImagePlace,
 	for k, h := range hosts {
 		places[k] = place(h, i)
 	}
+	m.explain(i.Ref(), places)
 	return places, nil
 }
 
@@ -146,6 +152,8 @@ func told(p api.ImagePlace, c agentapi.ImageCache) api.ImagePlace {
 		p.State, p.Note = api.PlaceHere, ""
 	case c.Full:
 		p.State = api.PlaceFull
+	case c.Waits:
+		p.State = api.PlaceWaits
 	default:
 		p.State = api.PlaceComing
 	}

@@ -15,9 +15,10 @@ type (
 		Image string `query:"image" maxLength:"63" doc:"Only versions of this image."`
 	}
 	policyQuery struct {
-		Image  string   `query:"image" maxLength:"63" doc:"Only of this image."`
-		Policy string   `query:"policy" enum:"everywhere,follow,on-demand," doc:"What if the image had this policy?"`
-		Site   []string `query:"site,explode" doc:"With policy: at this site only. May stand there several times."`
+		Image    string   `query:"image" maxLength:"63" doc:"Only of this image."`
+		Policy   string   `query:"policy" enum:"everywhere,follow,on-demand," doc:"What if the image had this policy?"`
+		Priority string   `query:"priority" enum:"low,normal,high," doc:"With policy: and this priority?"`
+		Site     []string `query:"site,explode" doc:"With policy: at this site only. May stand there several times."`
 	}
 	imageRef struct {
 		Ref string `path:"ref" doc:"IMAGE is its newest version, IMAGE@2 the second."`
@@ -91,7 +92,7 @@ func (h *handler) registerImages(routes huma.API) {
 			if err := h.stored(); err != nil {
 				return nil, err
 			}
-			q := api.ImagePolicyQuery{Image: heliotrope.ImageID(in.Image), Policy: in.Policy}
+			q := api.ImagePolicyQuery{Image: heliotrope.ImageID(in.Image), Policy: in.Policy, Priority: in.Priority}
 			for _, s := range in.Site {
 				q.Sites = append(q.Sites, heliotrope.SiteID(s))
 			}

@@ -227,10 +227,12 @@ hosts of these sites (or of all), so that a VM there starts from what is there; 
 	f.BoolVar(&p.dry, "dry-run", false, "only say what would be sent, or come")
 	f.BoolVar(&p.inWindow, "in-window", false, "with --sites: hosts let it come in the windows of the image's policy only")
 	f.StringVar(&p.rate, "rate", "", "with --sites: most that crosses the WAN to each site, as 50Mbit (default: any)")
+	f.StringVar(&p.priority, "priority", "", "with --sites: which images go first over a link that they share: low, normal or high (default: as the image's policy, else normal)")
 	cmd.MarkFlagsOneRequired("to", "sites")
 	cmd.MarkFlagsMutuallyExclusive("to", "sites")
 	cmd.MarkFlagsMutuallyExclusive("to", "in-window")
 	cmd.MarkFlagsMutuallyExclusive("to", "rate")
+	cmd.MarkFlagsMutuallyExclusive("to", "priority")
 	return cmd
 }
 

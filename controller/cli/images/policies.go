@@ -39,6 +39,7 @@ are and what they cost. --policy shows that of a policy which is not in force; n
 	}
 	cmd.Flags().StringVar(&q.Policy, "policy", "", "what if the image had this policy: everywhere, follow or on-demand")
 	cmd.Flags().StringSliceVar(&sites, "sites", nil, "with --policy: at these sites only (default: all)")
+	cmd.Flags().StringVar(&q.Priority, "priority", "", "with --policy: with this priority: low, normal or high (default: as the topology says)")
 	return cmd
 }
 
@@ -56,11 +57,15 @@ func showPolicies(out *output.Printer, all []api.ImagePolicy) error {
 			if p.Version > 0 {
 				name = fmt.Sprintf("%s@%d", p.Image, p.Version)
 			}
+			policy := p.Policy
+			if p.Priority != "" && p.Priority != heliotrope.ImageNormal {
+				policy += ", " + p.Priority
+			}
 			if len(p.Comes) == 0 {
-				t.Row(name, p.Policy, "", "", "", "", "", "", "", whyNothing(p))
+				t.Row(name, policy, "", "", "", "", "", "", "", whyNothing(p))
 			}
 			for _, c := range p.Comes {
-				t.Row(name, p.Policy, c.Site, fmt.Sprintf("%d of %d", c.Here, c.Hosts), c.Coming, output.Bytes(uint64(c.WireBytes)), output.Seconds(c.ETAS), dollars(c.CostUSD), when(c, p),
+				t.Row(name, policy, c.Site, fmt.Sprintf("%d of %d", c.Here, c.Hosts), c.Coming, output.Bytes(uint64(c.WireBytes)), output.Seconds(c.ETAS), dollars(c.CostUSD), when(c, p),
 					strings.Join(reasons(c), "; "))
 				crosses, usd = crosses+c.WireBytes, usd+c.CostUSD
 			}

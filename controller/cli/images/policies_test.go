@@ -36,6 +36,8 @@ func (pictures) PushImage(_ context.Context, ref string, r api.PushRequest) ([]a
 	switch {
 	case r.DryRun:
 		place.State, place.MissingBytes, place.WireBytes, place.ETAS, place.CostUSD = api.PlaceAbsent, 16<<20, 9_000_000, 1.5, 0.0125
+	case r.Priority == heliotrope.ImageLow:
+		place.State, place.Note = api.PlaceWaits, "shop@3 goes first over eu-us"
 	case r.InWindow:
 		place.Note = "its window opens Mon 22:00 UTC"
 	}
@@ -47,12 +49,12 @@ func (pictures) PushImage(_ context.Context, ref string, r api.PushRequest) ([]a
 
 func (pictures) ImagePolicies(_ context.Context, q api.ImagePolicyQuery) ([]api.ImagePolicy, error) {
 	all := []api.ImagePolicy{
-		{Image: "db", Policy: heliotrope.ImageOnDemand, Version: 4, Note: "it comes as VMs read it", Open: true},
-		{Image: "web", Policy: heliotrope.ImageFollow, Version: 2, Until: time.Date(2099, 1, 5, 22, 0, 0, 0, time.UTC), Comes: []api.ImageComes{
+		{Image: "db", Policy: heliotrope.ImageOnDemand, Priority: heliotrope.ImageNormal, Version: 4, Note: "it comes as VMs read it", Open: true},
+		{Image: "web", Policy: heliotrope.ImageFollow, Priority: heliotrope.ImageNormal, Version: 2, Until: time.Date(2099, 1, 5, 22, 0, 0, 0, time.UTC), Comes: []api.ImageComes{
 			{Site: "eu", Why: "a plan has web go there", Hosts: 3, Coming: 1, Away: 1, At: time.Date(2099, 1, 5, 22, 0, 0, 0, time.UTC), MissingBytes: 32 << 20, WireBytes: 18_000_000, ETAS: 3, CostUSD: 0.025},
 			{Site: "us", Why: "web runs there", Hosts: 1, Here: 1}}}}
 	if q.Policy != "" {
-		all[1].Policy, all[1].Open, all[1].Until = q.Policy, true, time.Time{}
+		all[1].Policy, all[1].Priority, all[1].Open, all[1].Until = q.Policy, q.Priority, true, time.Time{}
 		all[1].Comes[0].Why, all[1].Comes[0].At = q.Policy, time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	}
 	return slices.DeleteFunc(all, func(p api.ImagePolicy) bool { return q.Image != "" && p.Image != q.Image }), nil
@@ -75,13 +77,17 @@ push web --sites all --in-window
 push web --sites eu,mars --in-window -o json
 push web --sites us --wait
 push web --sites us --rate 5
+push web --sites all --priority low
+push web --sites all --priority urgent
 push nix --sites all
 push web
 push web --to /nowhere --in-window
+push web --to /nowhere --priority low
 policies
 policies web -o json
 policies nix
 policies web --policy everywhere --sites eu
+policies web --policy everywhere --priority high
 policies web --policy sometimes
 policies web db
 `

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,11 +19,11 @@ const lookAgain = 2 * time.Second
 type pushFlags struct {
 	sites               []string
 	wait, dry, inWindow bool
-	rate                string
+	rate, priority      string
 }
 
 func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer, ref string) error {
-	r := api.PushRequest{DryRun: p.dry, InWindow: p.inWindow}
+	r := api.PushRequest{DryRun: p.dry, InWindow: p.inWindow, Priority: p.priority}
 	if p.rate != "" {
 		var rate heliotrope.BitRate
 		if err := rate.UnmarshalText([]byte(p.rate)); err != nil {
@@ -74,7 +75,9 @@ func (p pushFlags) push(ctx context.Context, c *api.Client, out *output.Printer,
 }
 
 func coming(places []api.ImagePlace) bool {
-	return slices.ContainsFunc(places, func(p api.ImagePlace) bool { return p.State == api.PlaceComing || p.State == api.PlaceAbsent })
+	return slices.ContainsFunc(places, func(p api.ImagePlace) bool {
+		return p.State == api.PlaceComing || p.State == api.PlaceWaits || p.State == api.PlaceAbsent
+	})
 }
 
 func showPlaces(out *output.Printer, places []api.ImagePlace) error {
@@ -128,7 +131,10 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		return
 	}
 	b.said = time.Now()
-	type sum struct{ hosts, whole, here, all, full int64 }
+	type sum struct {
+		hosts, whole, here, all, full, coming int64
+		waits                                 string // why a host does
+	}
 	sites, order := map[heliotrope.SiteID]*sum{}, []heliotrope.SiteID{}
 	for _, p := range places {
 		s := sites[p.Site]
@@ -139,11 +145,15 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		s.hosts++
 		s.here += p.HereBytes
 		s.all += p.ContentBytes
-		if p.State == api.PlaceHere {
+		switch p.State {
+		case api.PlaceHere:
 			s.whole++
-		}
-		if p.State == api.PlaceFull {
+		case api.PlaceFull:
 			s.full++
+		case api.PlaceComing:
+			s.coming++
+		case api.PlaceWaits:
+			s.waits = cmp.Or(s.waits, "; waits: "+p.Note)
 		}
 	}
 	if b.out.Terminal && b.lines > 0 {
@@ -155,6 +165,9 @@ func (b *siteBar) update(places []api.ImagePlace) {
 		line := fmt.Sprintf("%-16s [%-30s] %4s  %d of %s", site, strings.Repeat("=", int(30*share)), output.Percent(share), s.whole, output.Plural(int(s.hosts), "host"))
 		if s.full > 0 {
 			line += fmt.Sprintf(", %d without room", s.full)
+		}
+		if s.coming == 0 {
+			line += s.waits
 		}
 		if b.out.Terminal {
 			line = "\033[K" + line

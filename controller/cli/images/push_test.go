@@ -32,3 +32,23 @@ func TestForecastIsShown(t *testing.T) {
 		t.Errorf("got %s, %v", &said, err)
 	}
 }
+
+// A site of which all hosts wait says why; one of which somebody does not shows how far that has come.
+func TestBarSaysWhyNothingComes(t *testing.T) {
+	places := []api.ImagePlace{
+		{Host: "asia-1", Site: "asia", State: api.PlaceWaits, HereBytes: 4 << 20, ContentBytes: 16 << 20, Note: "shop@3 goes first over eu-asia"},
+		{Host: "asia-2", Site: "asia", State: api.PlaceWaits, ContentBytes: 16 << 20, Note: "shop@3 goes first over eu-asia"},
+		{Host: "us-1", Site: "us", State: api.PlaceComing, HereBytes: 8 << 20, ContentBytes: 16 << 20},
+		{Host: "us-2", Site: "us", State: api.PlaceWaits, ContentBytes: 16 << 20, Note: "it waits for its window"},
+	}
+	var said bytes.Buffer
+	bar := siteBar{out: output.New("table", &said, &said)}
+	bar.update(places)
+	lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+	if len(lines) != 2 || !strings.HasSuffix(lines[0], "0 of 2 hosts; waits: shop@3 goes first over eu-asia") || !strings.HasSuffix(lines[1], "0 of 2 hosts") {
+		t.Errorf("it says %q", lines)
+	}
+	if !coming([]api.ImagePlace{places[0]}) {
+		t.Error("what waits is not waited for")
+	}
+}
