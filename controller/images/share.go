@@ -340,14 +340,18 @@ func (m *Images) lend(ctx context.Context, hosts map[heliotrope.HostID]Host, ter
 	all.Wait()
 }
 
-// explain says of places how they share a link.
+// explain says of places how they share a link; what hosts said of that is newer than their statuses.
 func (m *Images) explain(ref string, places []api.ImagePlace) {
 	sh := &m.shares
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for k, p := range places {
 		l := sh.all[order{p.Host, ref}]
-		if l == nil || !l.lacks() || len(l.links) == 0 || p.State != api.PlaceComing && p.State != api.PlaceWaits {
+		if l == nil || l.cache.Bytes == 0 || len(l.links) == 0 || p.State != api.PlaceAbsent && p.State != api.PlaceComing && p.State != api.PlaceWaits {
+			continue
+		}
+		places[k] = told(p, l.cache)
+		if p, places[k].Disks = places[k], p.Disks; p.State != api.PlaceComing && p.State != api.PlaceWaits {
 			continue
 		}
 		links := namesOf(l.links)

@@ -33,9 +33,10 @@ type stored struct {
 	file   []byte // the topology
 }
 
-func bringStored(t *testing.T) *stored {
+// bringStored brings the lab of a file in testdata up.
+func bringStored(t *testing.T, name string) *stored {
 	t.Helper()
-	const file = "testdata/stored.yaml"
+	file := filepath.Join("testdata", name+".yaml")
 	top, err := topologies.LoadFile(file, topologies.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +45,7 @@ func bringStored(t *testing.T) *stored {
 	if out, err := exec.Command("go", "build", "-o", dir, "heliotrope/cmd/heliotrope", "heliotrope/cmd/heliotrope-agent").CombinedOutput(); err != nil {
 		t.Fatalf("build programs: %v: %s", err, out)
 	}
-	s := &stored{T: t, lab: Target{Name: "stored", Dir: filepath.Join(dir, "stored")}}
+	s := &stored{T: t, lab: Target{Name: name, Dir: filepath.Join(dir, name)}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			showLogs(t, s.lab)
@@ -172,7 +173,7 @@ const granule = 64 << 10
 // A VM on an image of the store moves between two agents and back: what crosses of its disk is what
 // it has written, and on the way back what it has written since.
 func TestImageStore(t *testing.T) {
-	s := bringStored(t)
+	s := bringStored(t, "stored")
 	s.runs("web")
 	s.runs("db")
 	first := s.ask()
