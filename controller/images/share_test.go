@@ -34,11 +34,10 @@ type lines struct {
 type far struct {
 	w       *lines
 	host    Host
-	away    bool // it is not connected
-	deaf    bool // it does not hear what it is told
-	mute    bool // it hears, and its answer is lost
-	coming  map[string]*arriving
-	waiting string // the last reason that it gave
+	away   bool // it is not connected
+	deaf   bool // it does not hear what it is told
+	mute   bool // it hears, and its answer is lost
+	coming map[string]*arriving
 }
 
 type arriving struct {

@@ -32,6 +32,13 @@
 // no host before it alive gets it from the store, so it comes as long as there is a way; a host that
 // was away goes on where it was. Each chunk is checked against the signed manifest, which every host has from the store.
 //
+// # Links that images share
+//
+// An order may say that images share a link on the way from the store. Then the version waits until the controller
+// lends it a part of that link (part.go), and again when that has ended; each time it is told what to take
+// it answers what there is of the version, and whether it would take from the store. What waits has nothing under
+// way. A guest's reads take no part and need none.
+//
 // # Moves
 //
 // The destination makes an empty volume on the same version, of its own store or the same one, and
