@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"testing"
 	"time"
@@ -87,6 +88,28 @@ func TestPart(t *testing.T) {
 	}
 	if got := h.give(c, "nix@7", agentapi.ImagePart{Shared: true, Rate: slow}); got.Bytes != 0 || got.Pushed {
 		t.Errorf("what nobody has come is %+v", got)
+	}
+}
+
+// What another version here has takes nothing of a rate.
+func TestWhatIsHereTakesNoPart(t *testing.T) {
+	h := newHost(t)
+	content := h.image("debian", 1, 8)
+	c, _ := h.serve()
+	_, err := c.pull(t.Context(), "debian", pulling{})
+	h.must(err)
+	h.until(c, "the first comes", func(c agentapi.ImageCache) bool { return c.Here == c.Bytes })
+	next := bytes.Clone(content)
+	next[1<<20]++
+	h.content = next
+	h.image("debian", 0, 0)
+	began := time.Now()
+	_, err = c.pull(t.Context(), "debian", pulling{Pull: site.Pull{Shared: true}})
+	h.must(err)
+	h.give(c, "debian@2", agentapi.ImagePart{Shared: true, Rate: 256_000, For: heliotrope.Duration(time.Hour)}) // all of it would take four minutes
+	h.until(c, "the next comes", func(c agentapi.ImageCache) bool { return c.Image == "debian@2" && c.Here == c.Bytes })
+	if took := time.Since(began); took > 2*time.Minute {
+		t.Errorf("64 KiB took %v", took)
 	}
 }
 

@@ -141,7 +141,7 @@ func (b *storeBase) Zero(i int) bool { return b.At(i).IsZero() }
 func (b *storeBase) Fetch(ctx context.Context, i int, dst []byte) error {
 	if b.source.near.take(b.Manifest, i, dst) {
 		b.source.Counters.Near.Add(int64(len(dst)))
-		if volume.IsBackground(ctx) {
+		if ctx.Value(limitedKey{}) != nil {
 			b.limit.Return(len(dst))
 		}
 		return nil

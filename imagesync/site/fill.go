@@ -41,6 +41,10 @@ func (s *Site) Background(ctx context.Context) {
 	_ = g.Wait()
 }
 
+// limitedKey is in the context of fetches that the limit of what nobody waits for has let through. Those that
+// read ahead of a guest are not among them.
+type limitedKey struct{}
+
 // Fill lets the image come, unless it is not to: what the last boot has read, then the rest.
 func (s *Site) Fill(ctx context.Context) {
 	if s.o.NoPrefetch {
@@ -60,7 +64,7 @@ func (s *Site) Fill(ctx context.Context) {
 		began := time.Now()
 		err := errNoRoom
 		if s.o.Room == nil || s.o.Room() {
-			err = s.cache.Fill(ctx, boot.Chunks, nil)
+			err = s.cache.Fill(context.WithValue(ctx, limitedKey{}, true), boot.Chunks, nil)
 		}
 		if ctx.Err() != nil {
 			return

@@ -1,12 +1,15 @@
 package lab
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"heliotrope"
 	"heliotrope/topologies"
@@ -37,6 +40,40 @@ func TestNextHopsTakeTheLinkElseTheShortestWay(t *testing.T) {
 	if len(hops["alone"]) != 0 {
 		t.Errorf("a site without links reaches %v", hops["alone"])
 	}
+}
+
+// What is reckoned of ways (topologies.Ways) is what the lab's routers do.
+func TestWaysAreThoseOfTheRouters(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		top := heliotrope.Topology{Sites: map[heliotrope.SiteID]heliotrope.Site{}, Links: map[heliotrope.LinkID]heliotrope.Link{}}
+		delay := time.Millisecond
+		for _, a := range "abcdef" {
+			for _, b := range slices.Sorted(maps.Keys(top.Sites)) {
+				if rapid.Bool().Draw(t, "linked") { // no two ways take equally long
+					delay *= 2
+					site := heliotrope.SiteID(a)
+					top.Links[heliotrope.LinkID(fmt.Sprint(b, site))] = heliotrope.Link{Between: [2]heliotrope.SiteID{b, site}, Delay: heliotrope.Duration(delay)}
+				}
+			}
+			top.Sites[heliotrope.SiteID(a)] = heliotrope.Site{}
+		}
+		hops := nextHops(top)
+		for from := range top.Sites {
+			for to, way := range topologies.Ways(top, from) {
+				at := from
+				for _, id := range way {
+					l, next := top.Links[id], hops[at][to]
+					if l.Between != [2]heliotrope.SiteID{at, next} && l.Between != [2]heliotrope.SiteID{next, at} {
+						t.Fatalf("from %s to %s by %v; the router of %s takes %s", from, to, way, at, next)
+					}
+					at = next
+				}
+				if at != to {
+					t.Fatalf("the way from %s to %s, %v, ends at %s", from, to, way, at)
+				}
+			}
+		}
+	})
 }
 
 func TestPlansOfThreeClouds(t *testing.T) {
