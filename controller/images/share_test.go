@@ -32,8 +32,8 @@ type lines struct {
 
 // far is such a host.
 type far struct {
-	w       *lines
-	host    Host
+	w      *lines
+	host   Host
 	away   bool // it is not connected
 	deaf   bool // it does not hear what it is told
 	mute   bool // it hears, and its answer is lost
