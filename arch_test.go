@@ -97,9 +97,11 @@ var rows = map[string]int{
 	"imagesync/volume/disk":   3,
 
 	"imagesync/volume/epoch":  3,
+	"imagesync/volume/frame":  3,
 	"imagesync/volume/recent": 3,
 	"imagesync/volume/trace":  3,
 	"imagesync/volume/turns":  3,
+	"imagesync/volume/view":   3,
 	"imagesync/storetest":     4, // for tests
 
 	"controller/prices":     3,
@@ -190,8 +192,10 @@ var beside = map[string][]string{
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
 	"migration/wan":              {"migration/wan/ramstream"},
-	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/recent",
-		"imagesync/volume/trace", "imagesync/volume/turns"},
+	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/frame", "imagesync/volume/recent",
+		"imagesync/volume/trace", "imagesync/volume/turns", "imagesync/volume/view"},
+	"imagesync/volume/frame":   {"imagesync/volume/disk"},
+	"imagesync/volume/view":    {"imagesync/volume/disk"},
 	"imagesync/volume/epoch":   {"imagesync/volume/disk"},
 	"hostagent/images":         {"imagesync/site"},
 	"hostagent/libvirt":        {"hostagent/libvirt/lost"},

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -86,6 +87,10 @@ func child(dir string, seed uint64) error {
 				failed <- err
 				return
 			}
+			if err := childSnapshot(v); err != nil {
+				failed <- err
+				return
+			}
 		}
 	}()
 	return <-failed
@@ -142,6 +147,23 @@ func childCommit(v *Volume, dir string) error {
 		}
 		return os.Rename(committed+".new", committed)
 	})
+}
+
+// childSnapshot reads a snapshot of which every block is of one write.
+func childSnapshot(v *Volume) error {
+	s, err := v.Snapshot()
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.Read(context.Background(), func(_ context.Context, i int, chunk []byte) error {
+		for b := range chunkBlocks {
+			block := chunk[b*BlockSize:][:BlockSize]
+			if !bytes.Equal(block, bytes.Repeat(block[:16], BlockSize/16)) && !bytes.Equal(block, crashBase().data[i*ChunkSize+b*BlockSize:][:BlockSize]) {
+				return fmt.Errorf("block %d of chunk %d of a snapshot is of two writes", b, i)
+			}
+		}
+		return nil
+	}), s.Close())
 }
 
 // TestKilled kills a process that writes to a volume, again and again: what was answered, flushed

@@ -337,6 +337,8 @@ func (c *Cache) ahead(first, end int64) {
 	c.streams = append(c.streams, s)
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // seal puts a page's checksum in front of it.
 func seal(page []byte) []byte {
 	binary.LittleEndian.PutUint32(page, crc32.Checksum(page[4:], castagnoli))

@@ -27,7 +27,11 @@ func (v *Volume) flush(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	if err := v.writeBack(nil); err != nil {
+	err := v.writeBack(nil)
+	if err != nil && v.yield(err) {
+		err = v.writeBack(nil)
+	}
+	if err != nil {
 		return fmt.Errorf("flush volume: %w", err)
 	}
 	v.rounds.Done(round)
@@ -65,7 +69,7 @@ func (v *Volume) writeAnew() error {
 	if err := v.syncBlocks(); err != nil {
 		return v.settle(runs, err)
 	}
-	j, err := writeJournal(v.dir, v.journal.generation+1, v.geometry, whole)
+	j, err := writeJournal(v.dir, v.journal.Generation+1, v.geometry, whole)
 	if err == nil {
 		j.slack = v.journal.slack
 		_ = v.journal.f.Close() // of which nothing is needed any more
@@ -162,7 +166,11 @@ func (v *Volume) punch(ctx context.Context, from, to int64) error {
 		return err
 	}
 	defer unlock()
+	w := v.looking()
 	for _, r := range v.reclaimable(from, to) { // of what was, some may have been written since
+		if w != nil && w.Keeps(r.from/chunkBlocks, (r.to-1)/chunkBlocks+1) {
+			continue // until that was read
+		}
 		if err := v.blocks.Punch(r.from*BlockSize, (r.to-r.from)*BlockSize); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -102,4 +103,44 @@ func TestDiskFillsUp(t *testing.T) {
 	}
 	check(t, os.Remove(filepath.Join(dir, "ballast")))
 	_ = c.Close()
+}
+
+// A disk that fills up while there is a snapshot: what the guest writes has the room, and the snapshot fails.
+func TestSnapshotYields(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatalf("mount tmpfs (run as root): %v", err)
+	}
+	t.Cleanup(func() { check(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	const size = 128 * ChunkSize
+	for name, next := range map[string]int64{"over what is there": 0, "where nothing is": 32 * ChunkSize} {
+		t.Run(name, func(t *testing.T) {
+			v, err := Create(filepath.Join(dir, fmt.Sprint(next)), Options{Size: size})
+			check(t, err)
+			ctx, content := context.Background(), bytes.Repeat([]byte{7}, 32*ChunkSize) // half of the room
+			check(t, v.WriteAt(ctx, content, 0, true))
+			s, err := v.Snapshot()
+			check(t, err)
+			for off := int64(0); off < int64(len(content))*7/8; off += ChunkSize { // each saves what was there
+				check(t, v.WriteAt(ctx, content[:ChunkSize], off, false))
+			}
+			for i := range int64(24) {
+				if err := v.WriteAt(ctx, bytes.Repeat([]byte{8}, ChunkSize), next+i*ChunkSize, true); err != nil {
+					t.Fatalf("the guest has no room: %v", err)
+				}
+			}
+			err = s.Read(ctx, func(context.Context, int, []byte) error { return nil })
+			if next > 0 && (!errors.Is(err, syscall.ENOSPC) || !errors.Is(err, ErrNoRoom)) {
+				t.Errorf("the snapshot: %v", err)
+			}
+			check(t, s.Close())
+			got := make([]byte, 24*ChunkSize)
+			check(t, v.ReadAt(ctx, got, next))
+			if !bytes.Equal(got, bytes.Repeat([]byte{8}, len(got))) {
+				t.Error("what was written is not there")
+			}
+			check(t, v.Close())
+			check(t, os.RemoveAll(filepath.Join(dir, fmt.Sprint(next))))
+		})
+	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"heliotrope/imagesync/volume/bitmap"
 	"heliotrope/imagesync/volume/epoch"
+	"heliotrope/imagesync/volume/frame"
 )
 
 // A bit that flips in any acknowledged frame is found; one in the mark behind them costs
@@ -26,10 +27,10 @@ func TestFlippedBit(t *testing.T) {
 	for i := range int64(20) {
 		check(t, v.WriteAt(ctx, bytes.Repeat([]byte{byte(i + 1)}, BlockSize), i*3*BlockSize, true))
 	}
-	frames := int(v.journal.seq)
+	frames := int(v.journal.Seq)
 	journal := d.names[journalFile]
 	whole := slices.Clone(journal.data)
-	if len(whole) != (frames+1)*frameSize {
+	if len(whole) != (frames+1)*frame.Size {
 		t.Fatalf("%d bytes are not %d frames and a mark", len(whole), frames)
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -39,9 +40,9 @@ func TestFlippedBit(t *testing.T) {
 		journal.data[at/8] ^= 1 << (at % 8)
 		d.locks = make(map[string]bool)
 		v, err := openIn(d, Options{}, func() {})
-		if frame := at / 8 / frameSize; frame < frames {
+		if n := at / 8 / frame.Size; n < frames {
 			if !errors.Is(err, ErrDamaged) {
-				t.Fatalf("bit %d of frame %d of %d: %v", at%(8*frameSize), frame, frames, err)
+				t.Fatalf("bit %d of frame %d of %d: %v", at%(8*frame.Size), n, frames, err)
 			}
 			continue
 		}
@@ -70,22 +71,22 @@ func TestTornTail(t *testing.T) {
 		b.run(r)
 	}
 	check(t, j.append(b))
-	safe := int(j.seq) * frameSize
+	safe := int(j.Seq) * frame.Size
 	mark := slices.Clone(d.names[journalFile].data[safe:])
 	more := new(batch)
 	for i := range int64(400) {
 		more.run(run{50_000 + i*3, 50_000 + i*3 + 1, dataDirty})
 	}
-	p := j.position
-	p.durable = p.seq - 1
-	tail := p.encode(more)
+	p := j.Position
+	p.Durable = p.Seq - 1
+	tail := more.encode(&p)
 	rng := rand.New(rand.NewPCG(2, 2))
 	for range 500 {
 		torn := slices.Clone(tail[:rng.IntN(len(tail))])
 		switch rng.IntN(4) {
 		case 0:
 			for at := range torn {
-				if at/frameSize%3 == 1 {
+				if at/frame.Size%3 == 1 {
 					torn[at] = 0
 				}
 			}
@@ -94,11 +95,11 @@ func TestTornTail(t *testing.T) {
 				torn[at] = byte(rng.Uint32())
 			}
 		case 2:
-			torn = append(slices.Clone(mark), torn[min(len(torn), frameSize):]...)
+			torn = append(slices.Clone(mark), torn[min(len(torn), frame.Size):]...)
 		}
 		f := &simFile{d: newSim(), data: slices.Concat(d.names[journalFile].data[:safe], torn)}
 		var got []run
-		opened, g, err := openJournal(f, func(g geometry, kind frameKind, payload []byte) error {
+		opened, g, err := openJournal(f, func(g geometry, kind frame.Kind, payload []byte) error {
 			return decodeRuns(payload, g.blocks(), func(r run) { got = append(got, r) })
 		})
 		if err != nil || g != (geometry{1 << 30, "x"}) {
@@ -112,11 +113,11 @@ func TestTornTail(t *testing.T) {
 		again.run(run{1, 2, zeroDirty})
 		check(t, opened.append(again))
 		got = nil
-		_, _, err = openJournal(f, func(g geometry, kind frameKind, payload []byte) error {
+		_, _, err = openJournal(f, func(g geometry, kind frame.Kind, payload []byte) error {
 			return decodeRuns(payload, g.blocks(), func(r run) { got = append(got, r) })
 		})
 		if err != nil || got[len(got)-1] != (run{1, 2, zeroDirty}) {
-			t.Fatalf("after %d frames more: %v, the last is %+v", len(torn)/frameSize, err, got[len(got)-1])
+			t.Fatalf("after %d frames more: %v, the last is %+v", len(torn)/frame.Size, err, got[len(got)-1])
 		}
 	}
 }
@@ -154,21 +155,21 @@ func FuzzJournal(f *testing.F) {
 	_, err := writeJournal(d, 1, geometry{1 << 30, "identity"}, b)
 	check(f, err)
 	f.Add(d.names[journalFile].data, true)
-	f.Add(d.names[journalFile].data[:frameSize*2+17], false)
+	f.Add(d.names[journalFile].data[:frame.Size*2+17], false)
 	f.Add([]byte{}, false)
 	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
 		if sealed { // or hardly any frame would be looked into
 			data = slices.Clone(data)
-			p := position{}
-			for at := 0; at+frameSize <= len(data); at += frameSize {
-				frame := slices.Clone(data[at : at+frameSize])
-				n := min(int(frame[10])|int(frame[11])<<8, framePayload)
-				p.put(data[at:], frameKind(frame[8]), frame[frameHeader:][:n])
+			p := frame.Position{}
+			for at := 0; at+frame.Size <= len(data); at += frame.Size {
+				one := slices.Clone(data[at : at+frame.Size])
+				n := min(int(one[10])|int(one[11])<<8, frame.Payload)
+				p.Put(data[at:], frame.Kind(one[8]), one[frame.Header:][:n])
 			}
 		}
 		var s state
-		p := position{}
-		g, err := readFrames(bytes.NewReader(data), int64(len(data)), &p, func(g geometry, kind frameKind, payload []byte) error {
+		p := frame.Position{}
+		g, err := readFrames(bytes.NewReader(data), int64(len(data)), &p, func(g geometry, kind frame.Kind, payload []byte) error {
 			if g.size > 1<<30 {
 				return io.ErrShortBuffer // the overlay's size bounds it, elsewhere
 			}

@@ -27,6 +27,8 @@ type model struct {
 	committed []byte // what the last commit gave, chunks that it did not give included
 	epoch     uint64
 	stamp     int
+	snapshot  *Snapshot // that was taken and not read yet
+	then      []byte    // what was there at that moment
 }
 
 const modelSize = 8*ChunkSize + 1234
@@ -121,7 +123,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		"mark": func(t *rapid.T) {
 			m.t = t
 			before := m.v.Marks()
-			m.check(m.v.Mark(ctx))
+			m.check(m.v.Mark(ctx)) // also while there is a snapshot
 			if m.v.Marks() <= before {
 				t.Fatal("a mark that counts for nothing")
 			}
@@ -139,14 +141,28 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		},
 		"commit": func(t *rapid.T) {
 			m.t = t
+			if m.snapshot != nil {
+				if err := m.v.Commit(ctx, nil, nil); !errors.Is(err, ErrLooked) {
+					t.Fatalf("a commit while there is a snapshot: %v", err)
+				}
+				return
+			}
 			m.commit(rapid.SampledFrom([]string{"", "", "put", "done"}).Draw(t, "fails"), rapid.IntRange(0, 3).Draw(t, "writes"))
 		},
-		"drop": func(t *rapid.T) { m.t = t; m.check(m.cache.Drop()) },
+		"drop":          func(t *rapid.T) { m.t = t; m.check(m.cache.Drop()) },
+		"snapshot":      func(t *rapid.T) { m.t = t; m.takeSnapshot() },
+		"read snapshot": func(t *rapid.T) { m.t = t; m.readSnapshot(rapid.IntRange(0, 6).Draw(t, "writes")) },
+		"drop snapshot": func(t *rapid.T) { m.t = t; m.dropSnapshot() },
+		"kill": func(t *rapid.T) { // and what was answered is there, flushed or not
+			m.t = t
+			m.recent()
+		},
 		"reopen": func(t *rapid.T) {
 			m.t = t
 			m.check(m.v.Close())
 			m.epoch += uint64(rapid.IntRange(0, 1).Draw(t, "newer"))
 			m.open()
+			m.lostSnapshot()
 		},
 		"": func(t *rapid.T) { m.t = t; m.dirty() },
 	}
@@ -262,6 +278,7 @@ func TestModel(t *testing.T) {
 		m.want = make([]byte, m.size)
 		copy(m.want, m.base.data)
 		m.committed = bytes.Clone(m.want)
+		defer m.dropSnapshot()
 		t.Repeat(m.actions())
 	})
 }
@@ -383,6 +400,10 @@ func (o *powerOps) run() {
 			case 0:
 				check(o.t, o.v.Unmark(ctx))
 				o.flushed()
+			case 3, 4:
+				if o.snapshot(op); o.after != nil {
+					return
+				}
 			case 1, 2:
 				check(o.t, o.v.Mark(ctx))
 				o.committed = bytes.Clone(o.now)

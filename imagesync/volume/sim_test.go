@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/frame"
 )
 
 // simDirectory is a disk whose power can be cut. It has what was written, and knows what of it
@@ -177,7 +178,7 @@ func (d *simDirectory) cut(rng *rand.Rand) *simDirectory {
 		names = d.names
 	}
 	for name, f := range names {
-		unit := int64(frameSize)
+		unit := int64(frame.Size)
 		if name == blocksFile || name == chunksFile {
 			unit = BlockSize
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"heliotrope/imagesync/volume/bitmap"
+	"heliotrope/imagesync/volume/frame"
 	"heliotrope/imagesync/volume/recent"
 )
 
@@ -48,7 +49,7 @@ func (s *state) become(r run) {
 }
 
 // replay applies a frame of the journal.
-func (s *state) replay(g geometry, kind frameKind, payload []byte) error {
+func (s *state) replay(g geometry, kind frame.Kind, payload []byte) error {
 	if kind == frameRuns {
 		return decodeRuns(payload, g.blocks(), s.become)
 	}

@@ -14,7 +14,7 @@
 //	journal     frames with checksums, written anew now and then (journal.go)
 //	recent      what became of blocks and was not flushed yet (package recent)
 //	epoch       whose writes count (package epoch)
-//	before      during a commit: what its chunks were when it began
+//	before      during a commit or snapshot: what its chunks were when it began (package view)
 //	lock, epoch.lock
 //
 // What holds, and how:
@@ -34,6 +34,9 @@
 //   - A commit is of one moment. Its chunks are read one by one while the VM writes on; who is
 //     about to change one that was not read yet saves it first (before). It reads these chunks
 //     and nothing else.
+//   - A snapshot is of one moment too, and of all that is not the base's. It is in no journal: what a crash
+//     leaves of it is dropped, and the volume is what it would be without.
+//   - The guest wins: where there is no room for both it is the snapshot, or commit, that fails.
 //   - There is one writer. A volume is opened with an epoch; an older one than the volume knows
 //     is refused, a newer one ends the older writer, in this process at once, in another one at
 //     its next flush. That other one is not overtaken while it holds the directory's lock.
@@ -57,6 +60,7 @@ import (
 	"heliotrope/imagesync/volume/recent"
 	"heliotrope/imagesync/volume/trace"
 	"heliotrope/imagesync/volume/turns"
+	"heliotrope/imagesync/volume/view"
 )
 
 // Sizes in bytes. They are part of the files' format.
@@ -128,9 +132,9 @@ type Volume struct {
 
 	mu     sync.RWMutex // guards what follows; nobody does I/O with it
 	state  state
-	commit *commit // that is under way
-	failed error   // why there are no more writes; ErrClosed and ErrFenced: nor reads
-	gone   bool    // the files are closed
+	view   *view.View // of a commit or a snapshot that is under way
+	failed error      // why there are no more writes; ErrClosed and ErrFenced: nor reads
+	gone   bool       // the files are closed
 }
 
 // opened are the volumes of this process by their directories: a newer writer ends an older
@@ -288,7 +292,7 @@ func (v *Volume) load(o Options) error {
 		}
 		v.wrote.Store(true)
 	}
-	return v.dir.Remove(beforeFile) // of a commit that a crash has ended
+	return v.dir.Remove(beforeFile) // of a commit or snapshot that a crash has ended
 }
 
 // checkBlocks sees to it that the overlay's file is as long as it was made. A crash may have
@@ -338,6 +342,10 @@ func (v *Volume) stop(why error) error {
 	v.mu.Unlock()
 	if gone {
 		return nil
+	}
+	if w := v.looking(); w != nil {
+		w.Fail(why)
+		_ = v.unlook(w)
 	}
 	return errors.Join(v.journal.f.Datasync(), v.closeFiles()) // for the mark; all else is synced
 }

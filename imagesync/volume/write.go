@@ -38,8 +38,9 @@ func (v *Volume) write(ctx context.Context, p []byte, off int64) error {
 	}
 }
 
-// change lets f change blocks from to before to, which no one else changes meanwhile.
-func (v *Volume) change(ctx context.Context, from, to int64, f func() error) error {
+// change lets f change blocks from to before to, which no one else changes meanwhile; zeros says that it makes
+// them zeros. f is called again where there is room only now.
+func (v *Volume) change(ctx context.Context, from, to int64, zeros bool, f func() error) error {
 	v.gate.RLock()
 	defer v.gate.RUnlock()
 	if err := v.usable(); err != nil {
@@ -50,15 +51,20 @@ func (v *Volume) change(ctx context.Context, from, to int64, f func() error) err
 		return err
 	}
 	defer unlock()
-	v.preserve(from/chunkBlocks, (to-1)/chunkBlocks+1)
-	return f()
+	if w := v.looking(); w != nil {
+		w.Preserve(from/chunkBlocks, (to-1)/chunkBlocks+1, zeros)
+	}
+	if err = f(); err != nil && v.yield(err) {
+		err = f()
+	}
+	return err
 }
 
 // tryWrite writes, or returns a part of the base that has to come first.
 func (v *Volume) tryWrite(ctx context.Context, p []byte, off int64) (absent *part, err error) {
 	end := off + int64(len(p))
 	from, to := off/BlockSize, (end+BlockSize-1)/BlockSize
-	err = v.change(ctx, from, to, func() error {
+	err = v.change(ctx, from, to, false, func() error {
 		var whole []writing
 		if whole, absent = v.wholeBlocks(p, off); absent != nil {
 			return nil
@@ -274,7 +280,7 @@ func (v *Volume) Trim(ctx context.Context, off, n int64) error {
 // zeroBlocks makes blocks zeros. Those that are so already, of the base or of the overlay,
 // do not become dirty: a guest that trims its whole disk changes little.
 func (v *Volume) zeroBlocks(ctx context.Context, from, to int64) error {
-	return v.change(ctx, from, to, func() error {
+	return v.change(ctx, from, to, true, func() error {
 		runs := v.notZero(from, to)
 		if err := v.note(runs, recent.Zero); err != nil {
 			return err
