@@ -33,6 +33,8 @@ type BeginOptions struct {
 	From   string            // for people
 	copied bool              // from another store
 	Permit func() error      // asked right before the version is made: is the writer still the one? nil: it is
+	// Unsigned is for who has not the store's key: his version ends with Seal, and another one's Publish.
+	Unsigned bool
 }
 
 // Writer makes a version of an image. Put may be called by several goroutines.
@@ -64,7 +66,7 @@ func (s *Store) Begin(ctx context.Context, image string, o BeginOptions) (*Write
 	if o.Size < 0 || o.Size > manifest.MaxSize {
 		return nil, fmt.Errorf("an image of %d bytes cannot be: the largest has %d", o.Size, int64(manifest.MaxSize))
 	}
-	if s.key == nil {
+	if s.key == nil && !o.Unsigned {
 		return nil, fmt.Errorf("write %s: %w", image, ErrReadOnly)
 	}
 	newest, err := s.newest(ctx, image)
@@ -218,22 +220,31 @@ func (w *Writer) Stats() WriteStats {
 // Commit makes the version: it is the image's newest when Commit returns, and on the disk.
 func (w *Writer) Commit(ctx context.Context) (manifest.Version, error) {
 	defer w.Abort(ctx)
+	root, content, err := w.finish(ctx)
+	if err != nil {
+		return manifest.Version{}, err
+	}
+	return w.commit(ctx, root, content)
+}
+
+// finish writes what the version needs and is not in the store yet.
+func (w *Writer) finish(ctx context.Context) (root manifest.ID, content int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.flush(ctx); err != nil {
-		return manifest.Version{}, err
+		return root, 0, err
 	}
-	root, content := w.target.Manifest.Root(), int64(0)
+	root = w.target.Manifest.Root()
 	for range w.target.Manifest.Content() {
 		content += manifest.ChunkSize
 	}
 	if err := w.writeManifest(ctx, root); err != nil {
-		return manifest.Version{}, err
+		return root, 0, err
 	}
 	if err := w.store.putCompressed(ctx, sketchDir+"/"+root.String(), w.target.Sketch.Encode()); err != nil {
-		return manifest.Version{}, fmt.Errorf("write sketch: %w", err)
+		return root, 0, fmt.Errorf("write sketch: %w", err)
 	}
-	return w.commit(ctx, root, content)
+	return root, content, nil
 }
 
 // writeManifest writes the manifest under a name of this writer's own: GC may be about to take
