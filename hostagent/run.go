@@ -91,8 +91,8 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, port.Close())
 	}
 	vm := &vms{
-		config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
-		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone, disks: disks,
+		Orders: &images.Orders{Fence: ledger.Fence, Disks: disks}, config: c, host: id.Host(), boot: rand.Text(), log: c.Log,
+		conn: conn, ledger: ledger, moves: mv, uplink: up, paths: ways, revoked: gone,
 		known: make(chan libvirt.Host, 1),
 	}
 	flows, counts := newFlows(c), capture.New(id.Host(), c.Log)

@@ -24,6 +24,7 @@ var _ agentapi.Host = (*vms)(nil)
 
 // vms carries out orders about VMs that are no moves, and says how the host is.
 type vms struct {
+	*images.Orders
 	config  Config
 	host    heliotrope.HostID
 	boot    string
@@ -34,7 +35,6 @@ type vms struct {
 	uplink  *uplink
 	revoked *revoked
 	paths   *paths.Paths
-	disks   *images.Disks
 
 	known chan libvirt.Host // of size 1; holds what learn has learnt
 }
@@ -159,14 +159,6 @@ func mayOrder(d libvirt.Domain, vm heliotrope.VMID) error {
 	return nil
 }
 
-// PullImage lets a version of an image come before a VM needs it.
-func (v *vms) PullImage(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageCache, error) {
-	if err := v.ledger.Fence(o.Term); err != nil {
-		return agentapi.ImageCache{}, err
-	}
-	return v.disks.Pull(ctx, o)
-}
-
 // Status says how the host is. It is an error, not an empty list, if libvirt does not
 // tell which VMs there are.
 func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
@@ -196,7 +188,7 @@ func (v *vms) Status(ctx context.Context) (agentapi.HostStatus, error) {
 	}
 	s.GatewayMAC, s.UnderlayMTU = v.uplink.gateway()
 	var trouble []string
-	s.Images, trouble = v.disks.Status(ctx)
+	s.Images, trouble = v.Disks.Status(ctx)
 	s.Warnings = append(s.Warnings, trouble...)
 	for _, d := range domains {
 		s.VMs = append(s.VMs, v.status(d))

@@ -9,28 +9,21 @@ import (
 	"heliotrope/imagesync/manifest"
 )
 
-// Sealed is a version of which all is in the store but that it is one: somebody who has the key is to publish it.
-// Its number is not known yet. It is worth something as long as its writer does not Abort.
-type Sealed struct {
-	manifest.Version
-	Lease string `json:"lease"` // its writer's
-}
-
 // Seal writes what is missing of the version, and leaves it to another to publish. The writer keeps its
 // lease until Abort, for an hour at most.
-func (w *Writer) Seal(ctx context.Context) (Sealed, error) {
+func (w *Writer) Seal(ctx context.Context) (manifest.Sealed, error) {
 	root, content, err := w.finish(ctx)
 	if err == nil {
 		err = w.lease.renew(ctx)
 	}
 	if err != nil {
-		return Sealed{}, err
+		return manifest.Sealed{}, err
 	}
 	v := manifest.Version{Image: w.image, Root: root, Size: w.o.Size, Content: content, From: w.o.From}
 	if w.o.Base != nil {
 		v.Parent = w.o.Base.Root
 	}
-	return Sealed{v, w.lease.id}, nil
+	return manifest.Sealed{Version: v, Lease: w.lease.id}, nil
 }
 
 // Publish signs a version that another writer has sealed, who need not be trusted to have done it well: nothing is
@@ -39,7 +32,7 @@ func (w *Writer) Seal(ctx context.Context) (Sealed, error) {
 //
 // What was condemned before this store's own lease waits for the writer's, which is looked for after that; so
 // whenever it is reckoned again what is needed, this lease counts, or the version does.
-func (s *Store) Publish(ctx context.Context, v Sealed, next bool) (manifest.Version, error) {
+func (s *Store) Publish(ctx context.Context, v manifest.Sealed, next bool) (manifest.Version, error) {
 	if err := errors.Join(manifest.CheckName(v.Image), manifest.CheckName(v.Lease)); err != nil {
 		return manifest.Version{}, err
 	}
@@ -93,7 +86,7 @@ func (s *Store) mayBegin(ctx context.Context, image string, next bool) func() er
 }
 
 // complete says whether a sealed version's writer is alive, and all that it needs there.
-func (s *Store) complete(ctx context.Context, v Sealed) error {
+func (s *Store) complete(ctx context.Context, v manifest.Sealed) error {
 	var l leaseFile
 	err := s.getJSON(ctx, leaseDir+"/"+v.Lease, &l)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && s.now().After(l.Expires) {

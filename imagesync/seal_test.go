@@ -28,7 +28,7 @@ func (s *stand) keyless(t *testing.T) *Store {
 }
 
 // sealed is a version over base whose chunk 1 is another, from a writer without the key.
-func sealed(t *testing.T, s *Store, image string, base manifest.Version, chunk memory, from string) (*Writer, Sealed) {
+func sealed(t *testing.T, s *Store, image string, base manifest.Version, chunk memory, from string) (*Writer, manifest.Sealed) {
 	t.Helper()
 	w, err := s.Begin(t.Context(), image, BeginOptions{Size: base.Size, Base: &base, From: from, Unsigned: true})
 	if err != nil {
@@ -103,15 +103,17 @@ func TestSealAndPublish(t *testing.T) {
 // said to be what it is not.
 func TestPublishRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		do   func(t *testing.T, s *stand, w *Writer, v *Sealed)
+		do   func(t *testing.T, s *stand, w *Writer, v *manifest.Sealed)
 		want error
 	}{
-		"aborted":        {func(_ *testing.T, _ *stand, w *Writer, _ *Sealed) { w.Abort(context.Background()) }, ErrFenced},
-		"taken for dead": {func(_ *testing.T, s *stand, _ *Writer, _ *Sealed) { s.clock.now = s.clock.now.Add(2 * time.Hour) }, ErrFenced},
-		"another size":   {func(_ *testing.T, _ *stand, _ *Writer, v *Sealed) { v.Size-- }, ErrDamaged},
-		"more content":   {func(_ *testing.T, _ *stand, _ *Writer, v *Sealed) { v.Content++ }, ErrDamaged},
-		"no manifest":    {func(_ *testing.T, _ *stand, _ *Writer, v *Sealed) { v.Root[0]++ }, ErrMissing},
-		"no chunk": {func(t *testing.T, s *stand, _ *Writer, _ *Sealed) {
+		"aborted": {func(_ *testing.T, _ *stand, w *Writer, _ *manifest.Sealed) { w.Abort(context.Background()) }, ErrFenced},
+		"taken for dead": {func(_ *testing.T, s *stand, _ *Writer, _ *manifest.Sealed) {
+			s.clock.now = s.clock.now.Add(2 * time.Hour)
+		}, ErrFenced},
+		"another size": {func(_ *testing.T, _ *stand, _ *Writer, v *manifest.Sealed) { v.Size-- }, ErrDamaged},
+		"more content": {func(_ *testing.T, _ *stand, _ *Writer, v *manifest.Sealed) { v.Content++ }, ErrDamaged},
+		"no manifest":  {func(_ *testing.T, _ *stand, _ *Writer, v *manifest.Sealed) { v.Root[0]++ }, ErrMissing},
+		"no chunk": {func(t *testing.T, s *stand, _ *Writer, _ *manifest.Sealed) {
 			packs, err := os.ReadDir(filepath.Join(s.dir, packDir))
 			for _, p := range packs {
 				err = errors.Join(err, os.Remove(filepath.Join(s.dir, packDir, p.Name())))
@@ -136,7 +138,7 @@ func TestPublishRefuses(t *testing.T) {
 		})
 	}
 	s := newStand(t)
-	if _, err := s.Publish(t.Context(), Sealed{Version: manifest.Version{Image: "web"}, Lease: "../images"}, false); err == nil {
+	if _, err := s.Publish(t.Context(), manifest.Sealed{Version: manifest.Version{Image: "web"}, Lease: "../images"}, false); err == nil {
 		t.Error("a lease that is no name")
 	}
 }

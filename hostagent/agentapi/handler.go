@@ -21,6 +21,8 @@ type Host interface {
 	Probe(ctx context.Context, order ProbeOrder) ([]Path, error)
 	// PullImage lets a version of an image come from the host's store, and does not wait for it.
 	PullImage(ctx context.Context, order PullOrder) (ImageCache, error)
+	// Snapshot begins a snapshot of a VM's disk, or says what it is at, and does not wait for it.
+	Snapshot(ctx context.Context, order SnapshotOrder) (ImageSnapshot, error)
 }
 
 // Moves is an agent's part in moves.
@@ -80,6 +82,7 @@ func Handler(host Host, moves Moves, counter Counter, bencher Bencher) http.Hand
 		}
 		answer(w, c, err)
 	})
+	mux.HandleFunc("PUT /v1/snapshots/{id}", func(w http.ResponseWriter, r *http.Request) { serveSnapshot(w, r, host) })
 	mux.HandleFunc("PUT /v1/moves/{id}", func(w http.ResponseWriter, r *http.Request) {
 		var o MoveOrder
 		err := readOrder(w, r, &o)

@@ -18,8 +18,10 @@ type ImageStatus struct {
 	PID     int           `json:"pid"`
 	Volumes []ImageVolume `json:"volumes,omitempty"`
 	Caches  []ImageCache  `json:"caches,omitempty"`
-	Budget  int64         `json:"cache_budget_bytes,omitempty"` // 0: none
-	Used    int64         `json:"cache_used_bytes"`
+	// Snapshots are those of VMs' disks that are under way, or ended lately.
+	Snapshots []ImageSnapshot `json:"snapshots,omitempty"`
+	Budget    int64           `json:"cache_budget_bytes,omitempty"` // 0: none
+	Used      int64           `json:"cache_used_bytes"`
 
 	Kept       int64 `json:"kept_bytes"` // of disks that have left, in case they come back
 	KeptDisks  int   `json:"kept_disks"`

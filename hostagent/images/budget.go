@@ -234,6 +234,7 @@ func (s *server) status() agentapi.ImageStatus {
 			out.Kept += k.used
 		}
 	}
+	out.Snapshots = s.snapshots.list()
 	volumes := map[manifest.ID]int{}
 	for name, d := range s.disks {
 		v := agentapi.ImageVolume{VM: heliotrope.VMID(name), Base: d.Origin.Base.Ref(), Bytes: d.Size()}

@@ -206,6 +206,28 @@ func (d *Disks) Pull(ctx context.Context, o agentapi.PullOrder) (agentapi.ImageC
 	return c, err
 }
 
+// Orders are the controller's about images. Fence refuses those of a term that is over.
+type Orders struct {
+	Fence func(term uint64) error
+	Disks *Disks
+}
+
+// PullImage implements agentapi.Host, as does Snapshot.
+func (o *Orders) PullImage(ctx context.Context, order agentapi.PullOrder) (agentapi.ImageCache, error) {
+	if err := o.Fence(order.Term); err != nil {
+		return agentapi.ImageCache{}, err
+	}
+	return o.Disks.Pull(ctx, order)
+}
+
+// Snapshot begins a snapshot of a VM's disk, or says what it is at.
+func (o *Orders) Snapshot(ctx context.Context, order agentapi.SnapshotOrder) (agentapi.ImageSnapshot, error) {
+	if err := o.Fence(order.Term); err != nil {
+		return agentapi.ImageSnapshot{}, err
+	}
+	return o.Disks.Snapshot(ctx, order)
+}
+
 // hold keeps a VM's volume from being swept until release is called.
 func (d *Disks) hold(vm heliotrope.VMID) (release func()) {
 	d.mu.Lock()

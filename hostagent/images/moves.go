@@ -119,6 +119,9 @@ func (s *server) keep(ctx context.Context, vm string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.waits(vm, true) { // and comes here again once it was read
+		return nil
+	}
 	o, err := site.ReadOrigin(s.c.Dir, vm)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && o.Moves.Left != "" {
 		return nil

@@ -28,6 +28,7 @@ import (
 //	PUT    /v1/volumes/VM/telling  a telling, which holds until the request ends; the answer is a told
 //	PUT    /v1/volumes/VM/arrived  a move has brought all of it
 //	PUT    /v1/volumes/VM/left     a move has taken it away
+//	PUT    /v1/snapshots/ID   an agentapi.SnapshotOrder; the answer is an agentapi.ImageSnapshot
 //	PUT    /v1/images/REF     a pulling: lets a version come; the answer is an agentapi.ImageCache
 //	POST   /v1/stop
 const answerLimit = 4 << 20 // bytes
@@ -64,14 +65,25 @@ var (
 
 type wireError struct {
 	NoImage bool   `json:"no_image,omitempty"`
+	Unknown bool   `json:"unknown,omitempty"` // agentapi.ErrUnknown
+	Busy    bool   `json:"busy,omitempty"`    // agentapi.ErrBusy
 	Message string `json:"message"`
 }
+
+// serverError is an error of the server's: its words, and what an agent tells a controller.
+type serverError struct {
+	kind    error
+	message string
+}
+
+func (e serverError) Error() string { return e.message }
+func (e serverError) Unwrap() error { return e.kind }
 
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		w.WriteHeader(http.StatusInternalServerError)
-		v = wireError{errors.Is(err, imagesync.ErrNotFound), err.Error()}
+		v = wireError{errors.Is(err, imagesync.ErrNotFound), errors.Is(err, agentapi.ErrUnknown), errors.Is(err, agentapi.ErrBusy), err.Error()}
 	}
 	_ = json.NewEncoder(w).Encode(v) // an agent that has gone
 }
@@ -107,6 +119,11 @@ func readAnswer(resp *http.Response, v any) error {
 		}
 		if e.NoImage {
 			return fmt.Errorf("%w: %s", ErrNoImage, e.Message)
+		}
+		for kind, is := range map[error]bool{agentapi.ErrUnknown: e.Unknown, agentapi.ErrBusy: e.Busy} {
+			if is {
+				return serverError{kind, e.Message}
+			}
 		}
 		return errors.New(e.Message)
 	}

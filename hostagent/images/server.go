@@ -51,6 +51,7 @@ type server struct {
 	background context.Context // of what goes on while volumes are open
 	budget     budget
 	spared     atomic.Int64 // bytes that moves out of here did not have to copy
+	snapshots  snapshots
 
 	mu     sync.Mutex // held by whoever opens, makes, or removes
 	sites  map[manifest.ID]*opened
@@ -120,6 +121,9 @@ func Serve(ctx context.Context, c Config) error {
 		sites: map[manifest.ID]*opened{}, disks: map[string]*served{}, broken: map[string]error{}, dropped: map[manifest.ID]agentapi.ImageCache{}}
 	s.budget, s.peers = budget{dir: c.Dir, limit: c.Cache}, newPeers(c)
 	if s.owner, err = site.Owner(c.Dir, c.Host); err != nil {
+		return fmt.Errorf("serve disks: %w", err)
+	}
+	if err := s.snapshots.load(c.Dir); err != nil {
 		return fmt.Errorf("serve disks: %w", err)
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -228,6 +232,7 @@ func (s *server) handler() http.Handler {
 		answer(w, c, err)
 	})
 	s.moveHandlers(mux)
+	s.handleSnapshots(mux)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, struct{}{}, nil)
 		s.stop()

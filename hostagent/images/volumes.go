@@ -299,6 +299,7 @@ func (s *server) release(name string) error {
 	if d == nil {
 		return nil
 	}
+	s.snapshots.stopReading(name, errDiskGone)
 	delete(s.disks, name)
 	d.end()
 	_, err := d.on.Release(name)
@@ -312,6 +313,10 @@ func (s *server) release(name string) error {
 
 // close closes everything.
 func (s *server) close() error {
+	s.mu.Lock()
+	s.snapshots.ending = true
+	s.mu.Unlock()
+	s.snapshots.run.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
@@ -332,6 +337,9 @@ func (s *server) put(ctx context.Context, vm string, w wanted) (made, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if j := s.snapshots.reading(vm); j != nil {
+		j.keep = false // it is used again
+	}
 	has := site.HasLeft
 	d, err := s.back(ctx, vm, w)
 	if d == nil {
@@ -419,6 +427,9 @@ func (s *server) remove(ctx context.Context, vm string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.waits(vm, false) {
+		return nil // it has left, and goes once it was read
+	}
 	if err := s.drop(ctx, vm); err != nil {
 		return fmt.Errorf("remove disk of %s: %w", vm, err)
 	}

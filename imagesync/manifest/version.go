@@ -26,6 +26,13 @@ type Version struct {
 // Ref is how people write it: IMAGE@VERSION.
 func (v Version) Ref() string { return fmt.Sprintf("%s@%d", v.Image, v.Number) }
 
+// Sealed is a version of which all is in the store but that it is one: somebody who has the key is to publish it.
+// Its number is not known yet. It is worth something as long as its writer does not Abort.
+type Sealed struct {
+	Version
+	Lease string `json:"lease"` // its writer's
+}
+
 // signed is a version as it is stored. What is signed is its very bytes.
 type signed struct {
 	Version   json.RawMessage `json:"signed"`
