@@ -131,6 +131,7 @@ var rows = map[string]int{
 	"controller/collector":  4,
 	"controller/images":     4,
 	"controller/membership": 4,
+	"controller/snapshots":  4,
 	"controller/world":      4,
 	"controller/autopilot":  4,
 
@@ -181,7 +182,7 @@ var beside = map[string][]string{
 	"scheduler/traffic/phases":   {"scheduler/traffic", "scheduler/traffic/pattern"},
 	"scheduler/traffic/synth":    {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
 	"scheduler/traffic/report":   {"scheduler/traffic", "scheduler/traffic/pattern", "scheduler/traffic/phases"},
-	"controller":                 {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks", "controller/images", "controller/world"},
+	"controller":                 {"controller/collector", "controller/membership", "controller/autopilot", "controller/benchmarks", "controller/images", "controller/snapshots", "controller/world"},
 	"controller/rest":            {"controller/api", "controller/webreport"},
 	"controller/webreport":       {"controller/api"},
 	"controller/cli/traffictext": {"controller/cli/output"},

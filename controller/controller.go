@@ -35,6 +35,7 @@ import (
 	"heliotrope/controller/images"
 	"heliotrope/controller/membership"
 	"heliotrope/controller/prices"
+	"heliotrope/controller/snapshots"
 	"heliotrope/controller/store"
 	"heliotrope/controller/world"
 	"heliotrope/migration"
@@ -88,9 +89,11 @@ type Controller struct {
 	prices  *prices.Feed
 	speeds  *benchmarks.Benchmarks
 	images  *images.Images // nil: there is no store
-	metrics *metrics
-	meshing chan struct{} // one for each host that gets many ports just now
-	started time.Time
+	// snapshots are of VMs' disks; nil as images.
+	snapshots *snapshots.Snapshots
+	metrics   *metrics
+	meshing   chan struct{} // one for each host that gets many ports just now
+	started   time.Time
 
 	mu      sync.Mutex   // guards the rest
 	driver  *driver      // while it leads, else nil
@@ -136,6 +139,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		defer c.images.Close()
+		c.snapshots = snapshots.New(snapshots.Config{World: counted{c}, Records: c.store, Store: c.images.Store, Made: c.images.Changed, Log: cfg.Log})
 	}
 	c.metrics = newMetrics(c)
 	g, ctx := errgroup.WithContext(ctx)
@@ -150,6 +154,7 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error {
 			return world.Follow(ctx, c.world, func(v *world.View) int64 { return v.TopologyAt }, func(*world.View) { c.images.Look() })
 		})
+		g.Go(func() error { return c.snapshots.Run(ctx) })
 	}
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err

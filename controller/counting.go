@@ -11,6 +11,7 @@ import (
 	"heliotrope/controller/autopilot"
 	"heliotrope/controller/collector"
 	"heliotrope/controller/images"
+	"heliotrope/controller/snapshots"
 	"heliotrope/controller/world"
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/ovsdb"
@@ -56,9 +57,6 @@ func (c counted) Fabric() collector.Fabric {
 
 // ImageHosts are the hosts of the topology, and the term while this controller leads.
 func (c counted) ImageHosts() (all []images.Host, term uint64) {
-	if d := c.leading(); d != nil {
-		term = d.term
-	}
 	v := c.world.View()
 	shared := c.sharedLinks(v.Topology)
 	for id := range v.Topology.Hosts {
@@ -66,7 +64,7 @@ func (c counted) ImageHosts() (all []images.Host, term uint64) {
 		h.Shared = shared[h.Site]
 		all = append(all, h)
 	}
-	return all, term
+	return all, c.Term()
 }
 
 // imageSite is where the image store is.
@@ -107,6 +105,45 @@ func (c counted) imageHost(v *world.View, id heliotrope.HostID) images.Host {
 		h.Agent = agent
 	}
 	return h
+}
+
+// Term is that under which hosts get orders; 0: another controller leads.
+func (c counted) Term() uint64 {
+	if d := c.leading(); d != nil {
+		return d.term
+	}
+	return 0
+}
+
+// SnapshotVM is a VM of the topology as one whose disk may have a snapshot.
+func (c counted) SnapshotVM(id heliotrope.VMID) (vm snapshots.VM, ok bool) {
+	v := c.world.View()
+	if _, ok = v.Topology.VMs[id]; !ok {
+		return vm, false
+	}
+	vm.Host = v.Placements[id].Host
+	if m, moving := v.Moving(id); moving {
+		vm.Move = m.ID
+	}
+	for _, s := range v.Hosts[vm.Host].Status.VMs {
+		if s.VM == id {
+			vm.State = s.State
+		}
+	}
+	if vm.Host != "" {
+		vm.Link = c.imageHost(v, vm.Host).Link
+	}
+	return vm, true
+}
+
+// SnapshotAgent is a host's agent, where it is connected.
+func (c counted) SnapshotAgent(h heliotrope.HostID) (a snapshots.Agent, known bool) {
+	v := c.world.View()
+	if agent := v.Hosts[h].Agent; agent != nil {
+		a = agent
+	}
+	_, known = v.Topology.Hosts[h]
+	return a, known
 }
 
 // Devices are the network devices of a host's ports that are VMs', by interface ID.

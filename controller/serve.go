@@ -53,7 +53,7 @@ func (c *Controller) backend() api.Backend {
 		Metrics: promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}), ParseTopology: parseTopology, FormatTopology: topologies.Marshal,
 	}
 	if c.images != nil {
-		b.Images = c.images
+		b.Images, b.Snapshots = c.images, c.snapshots
 	}
 	return b
 }

@@ -175,7 +175,7 @@ type Answers interface {
 }
 
 // Backend is all of the above. Metrics may be nil, Traffic and Plans where none is counted, and
-// Images where there is no store.
+// Images and Snapshots where there is no store.
 type Backend struct {
 	Topologies Topologies
 	Inventory  Inventory
@@ -191,6 +191,7 @@ type Backend struct {
 	Plans      Plans
 	Benchmarks Benchmarks
 	Images     Images
+	Snapshots  Snapshots
 	Metrics    http.Handler
 
 	// ParseTopology reads a topology in YAML or JSON and returns every problem it has.

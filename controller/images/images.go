@@ -121,6 +121,17 @@ func (m *Images) open(ctx context.Context) (*imagesync.Store, error) {
 	return s, nil
 }
 
+// Store is the store, for who has something else to do with it.
+func (m *Images) Store(ctx context.Context) (*imagesync.Store, error) { return m.open(ctx) }
+
+// Changed says that there may be a new version, which policies are to hear of.
+func (m *Images) Changed() {
+	select {
+	case m.made <- struct{}{}:
+	default: // Distribute looks anyway
+	}
+}
+
 // Images implements api.Images, as do the methods below.
 func (m *Images) Images(ctx context.Context, image string) ([]api.Image, error) {
 	if image != "" {

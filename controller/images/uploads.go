@@ -308,10 +308,7 @@ func (m *Images) importOne(ctx context.Context, id string) {
 	} else {
 		u.state, u.made, u.fresh = api.UploadDone, &made, fresh
 		m.cfg.Tell(made.Image, fmt.Sprintf("version %d was uploaded", made.Version))
-		select {
-		case m.made <- struct{}{}:
-		default: // Distribute looks anyway
-		}
+		m.Changed()
 	}
 	m.forget(id)
 }

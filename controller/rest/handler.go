@@ -100,6 +100,7 @@ func (h *handler) register() huma.API {
 	h.registerPlans(routes)
 	h.registerBenchmarks(routes)
 	h.registerImages(routes)
+	h.registerSnapshots(routes)
 	h.registerEvents(routes)
 	return routes
 }

@@ -86,6 +86,12 @@ func readError(resp *http.Response) error {
 	return remoteError{errOther, e.Message}
 }
 
+// Answered says whether an error is the other end's answer: it has heard the order, and did nothing.
+func Answered(err error) bool {
+	var remote remoteError
+	return errors.As(err, &remote) || errors.Is(err, errOther)
+}
+
 // remoteError is an error of the other end: its words, our kind.
 type remoteError struct {
 	kind    error

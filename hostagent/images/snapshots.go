@@ -35,7 +35,7 @@ const (
 
 // Errors of snapshots that cross the socket.
 var (
-	errNoSnapshot = fmt.Errorf("snapshot of a disk: %w", agentapi.ErrUnknown)
+	errNoSnapshot = serverError{agentapi.ErrUnknown, "the host has no such snapshot"}
 	errStopped    = errors.New("the server of disks was stopped or killed: ask for another snapshot; what was sent already is not sent again")
 	errDiskGone   = errors.New("the disk was removed, or the VM came back to this host by a move, before all of it was read")
 )
@@ -126,7 +126,7 @@ func (s *snapshots) begin(j *snapshot) error {
 		}
 	}
 	if len(s.all)-len(over) >= mostSnapshots {
-		return fmt.Errorf("%w: %d snapshots are under way at this host", agentapi.ErrBusy, mostSnapshots)
+		return serverError{agentapi.ErrBusy, fmt.Sprintf("%d snapshots are under way at this host", mostSnapshots)}
 	}
 	slices.SortFunc(over, func(a, b *snapshot) int {
 		return cmp.Or(a.Ended.Compare(b.Ended), strings.Compare(a.Snapshot, b.Snapshot))
@@ -258,14 +258,14 @@ func (s *server) takeSnapshot(ctx context.Context, o agentapi.SnapshotOrder) (no
 	}
 	d, err := s.open(ctx, string(o.VM))
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: %s has no disk here", agentapi.ErrUnknown, o.VM)
+		err = serverError{agentapi.ErrUnknown, "it has no disk here"}
 	}
 	var taken *site.Snapshot
 	if err == nil {
 		taken, err = d.Snapshot()
 	}
 	if errors.Is(err, volume.ErrLooked) {
-		err = fmt.Errorf("%w: %w", agentapi.ErrBusy, err)
+		err = serverError{agentapi.ErrBusy, "a snapshot of it is under way"}
 	}
 	if err != nil {
 		return now, fmt.Errorf("take snapshot of %s: %w", o.VM, err)
@@ -385,8 +385,8 @@ func (d *Disks) hasVolume(vm heliotrope.VMID) error {
 	case err != nil || known:
 		return err
 	case d.c.Store == "":
-		return fmt.Errorf("%w: this host has no image store (--image-store)", agentapi.ErrInvalid)
+		return serverError{agentapi.ErrInvalid, "its host has no image store: its agent was started without --image-store"}
 	}
-	return fmt.Errorf("%w: its disk is a file of this host, and not over an image of the store; %s",
-		agentapi.ErrInvalid, "import the file once while the VM is shut off (heliotrope image import), and make the VM of that image: from then on it can have snapshots")
+	return serverError{agentapi.ErrInvalid, "its disk is a file of its host, and not over an image of the store. Import the file once while the VM is shut off " +
+		"(heliotrope image import), and make the VM of that image: from then on it can have snapshots"}
 }
