@@ -90,6 +90,21 @@ vm migrate web --to eu
 vm migrate web --to eu --wait
 vm migrate web --to eu --wait -o json
 vm migrate mars --to eu
+vm snapshots
+vm snapshot web
+vm snapshot web --as copy --dry-run
+vm snapshot web --as copy --dry-run -o json
+vm snapshot web --as copy
+vm snapshots
+vm snapshot web --as copy --wait
+vm snapshots -o json
+vm snapshot web --as full --wait
+vm snapshots
+vm snapshots --drop s-1
+vm snapshots --drop s-0123456789abcdef
+vm snapshot web --as debian
+vm snapshot mars --as copy
+vm snapshot
 migration list
 migration show m-1
 migration show m-2

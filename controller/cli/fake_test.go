@@ -25,6 +25,7 @@ import (
 // Its HTTP side is the real one.
 type fake struct {
 	mu       sync.Mutex
+	snapshot api.Snapshot
 	topology heliotrope.Topology
 	rev      int64
 	moves    []api.Migration
@@ -38,7 +39,7 @@ type fake struct {
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func (f *fake) backend() api.Backend {
-	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f, Traffic: f, Plans: f, Benchmarks: f,
+	return api.Backend{Topologies: f, Inventory: f, Membership: f, Migrations: f, Routes: f, Meshes: f, Flows: f, Events: f, Health: f, Answers: f, Traffic: f, Plans: f, Benchmarks: f, Snapshots: f,
 		FormatTopology: topologies.Marshal,
 		ParseTopology: func(data []byte, _ string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})

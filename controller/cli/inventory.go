@@ -11,6 +11,7 @@ import (
 	"heliotrope"
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
+	"heliotrope/controller/cli/snapshots"
 )
 
 func (a *app) site() *cobra.Command {
@@ -228,7 +229,9 @@ func (a *app) vmNames() cobra.CompletionFunc {
 
 func (a *app) vm() *cobra.Command {
 	return group("vm", "Virtual machines", `  heliotrope vm list
-  heliotrope vm migrate web --to eu --wait`, a.vmList(), a.vmShow(), a.vmMigrate())
+  heliotrope vm migrate web --to eu --wait
+  heliotrope vm snapshot web --as web-backup --wait`,
+		append(snapshots.Commands(snapshots.Tools{Run: a.run, Args: args, VMs: a.vmNames()}), a.vmList(), a.vmShow(), a.vmMigrate())...)
 }
 
 func (a *app) vmList() *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -251,7 +252,7 @@ func foreseen(ctx context.Context, agent Agent, order agentapi.SnapshotOrder, s 
 		return api.Snapshot{}, cmp.Or(refusal(err, s.Host), err)
 	}
 	s = seen(s, told)
-	s.ID, s.State, s.BeganAt = "", api.SnapshotForeseen, time.Time{}
+	s.ID, s.State, s.Progress, s.BeganAt = "", api.SnapshotForeseen, 0, time.Time{}
 	s.CostUSD = float64(s.TotalBytes) / 1e9 * link.PricePerGB
 	if link.Rate > 0 {
 		s.ETAS = float64(s.TotalBytes) * 8 / float64(link.Rate)
@@ -325,7 +326,12 @@ func (m *Snapshots) Snapshot(ctx context.Context, id string) (api.Snapshot, erro
 			return s, nil
 		}
 	}
-	return api.Snapshot{}, api.NotFound("snapshot", id)
+	return api.Snapshot{}, notFound(id)
+}
+
+func notFound(id string) error {
+	return &api.Problem{Type: api.TypeNotFound, Title: "Not found", Status: http.StatusNotFound, Detail: fmt.Sprintf("there is no snapshot %q", id),
+		Hint: "it was dropped, or ended long ago: heliotrope vm snapshots shows what there is"}
 }
 
 // DropSnapshot gives one up, or forgets it.
@@ -341,7 +347,7 @@ func (m *Snapshots) DropSnapshot(ctx context.Context, id string) error {
 	case term == 0:
 		return api.Unavailable("another controller leads, and knows the hosts")
 	case !ok:
-		return api.NotFound("snapshot", id)
+		return notFound(id)
 	case s.Over():
 		delete(m.now, id)
 		return m.cfg.Records.ForgetSnapshot(ctx, term, id)
