@@ -19,7 +19,7 @@ func (v *Volume) Commit(ctx context.Context, put func(ctx context.Context, i int
 	defer v.commits.Unlock()
 	var w *view.View
 	err := v.begin(ctx, func() (err error) { // at the moment that is committed
-		w, err = v.look(&v.state.committing)
+		w, err = v.look(v.state.committing.Clone())
 		return err
 	})
 	if err != nil {

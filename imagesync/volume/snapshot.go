@@ -19,15 +19,11 @@ var (
 )
 
 // look begins a view of all chunks that have one of some blocks. The caller holds mu, and gate for writing.
-func (v *Volume) look(blocks *bitmap.Set) (*view.View, error) {
+func (v *Volume) look(blocks bitmap.Set) (*view.View, error) {
 	if v.view != nil {
 		return nil, ErrLooked
 	}
-	var chunks bitmap.Set
-	for from, to := range blocks.Runs(0, v.geometry.blocks()) {
-		chunks.Add(from/chunkBlocks, (to-1)/chunkBlocks+1)
-	}
-	v.view = view.New(view.Volume{Dir: v.dir, Blocks: v.blocks, Masks: v.masks}, beforeFile, chunks, (v.size+ChunkSize-1)/ChunkSize)
+	v.view = view.New(view.Volume{Dir: v.dir, Blocks: v.blocks, Masks: v.masks}, beforeFile, blocks, (v.size+ChunkSize-1)/ChunkSize)
 	return v.view, nil
 }
 
@@ -91,7 +87,7 @@ func (v *Volume) Snapshot() (*Snapshot, error) {
 	if err == nil {
 		own := v.state.data.Clone()
 		own.Union(&v.state.zero)
-		w, err = v.look(&own)
+		w, err = v.look(own)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take snapshot of volume: %w", err)

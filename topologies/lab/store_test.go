@@ -106,12 +106,15 @@ type account struct {
 }
 
 // ask has web check its memory and its disk.
-func (s *stored) ask() (a account) {
+func (s *stored) ask() account { return s.askAt("203.0.113.10") }
+
+// askAt asks the guest that has an address.
+func (s *stored) askAt(address string) (a account) {
 	s.Helper()
 	for _, page := range []string{"ticks", "checksum", "disk"} {
 		s.until(60*time.Second, func(ctx context.Context) error {
 			var out bytes.Buffer
-			code, err := Exec(ctx, s.lab, "visitor", []string{self(s.T), "get", "http://203.0.113.10/" + page}, Stdio{Out: &out, Err: &out})
+			code, err := Exec(ctx, s.lab, "visitor", []string{self(s.T), "get", "http://" + address + "/" + page}, Stdio{Out: &out, Err: &out})
 			var bad struct {
 				Bad    int    `json:"bad"`
 				Errors uint64 `json:"errors"`

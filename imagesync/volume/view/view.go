@@ -61,7 +61,7 @@ type Volume struct {
 type View struct {
 	of     Volume
 	name   string     // of the file of what is saved
-	chunks bitmap.Set // which do not change
+	blocks bitmap.Set // whose chunks it has; it does not change
 	last   int64      // behind the last of all chunks
 
 	making sync.Mutex // held while the file is made
@@ -81,19 +81,28 @@ type saved struct {
 	inPlace bool // its content is still in the overlay: it became zeros
 }
 
-// New begins a View of some chunks of a volume that has fewer than last; the set is the View's from now on. What is
-// saved goes to a file of that name. Nobody may be changing chunks.
-func New(of Volume, name string, chunks bitmap.Set, last int64) *View {
-	return &View{of: of, name: name, chunks: chunks, last: last, saved: make(map[int64]saved), ended: make(chan struct{})}
+// New begins a View of all chunks that have one of some blocks, of a volume with fewer chunks than last; the set is the View's
+// from now on. What is saved goes to a file of that name. Nobody may be changing chunks.
+func New(of Volume, name string, blocks bitmap.Set, last int64) *View {
+	return &View{of: of, name: name, blocks: blocks, last: last, saved: make(map[int64]saved), ended: make(chan struct{})}
 }
 
-// Chunks is how many there are.
-func (w *View) Chunks() int64 { return w.chunks.Count() }
+// Chunks is how many there are. That is counted, which takes longer than to begin a View.
+func (w *View) Chunks() (n int64) {
+	for i, ok := w.Next(0); ok; i, ok = w.Next(i + 1) {
+		n++
+	}
+	return n
+}
 
 // Next is the first chunk from i on; ok is false if there is none.
-func (w *View) Next(i int64) (chunk int64, ok bool) {
-	i = w.chunks.Find(i, w.last, true)
-	return i, i < w.last
+func (w *View) Next(i int64) (chunk int64, ok bool) { return w.within(i, w.last) }
+
+// within is the first chunk from from on and before to.
+func (w *View) within(from, to int64) (chunk int64, ok bool) {
+	to *= chunkBlocks
+	b := w.blocks.Find(from*chunkBlocks, to, true)
+	return b / chunkBlocks, b < to
 }
 
 // Failed is closed when the View has failed.
@@ -140,19 +149,17 @@ func (w *View) fail(why error) {
 // changed, and the caller holds their range. zeros says that they are not written to.
 func (w *View) Preserve(from, to int64, zeros bool) {
 	var buf []byte
-	for first, end := range w.chunks.Runs(from, to) {
-		for i := first; i < end; i++ {
-			s, need := w.needs(i, zeros)
-			if !need {
-				continue
-			}
-			if buf == nil {
-				buf = make([]byte, chunkSize)
-			}
-			if err := w.copy(i, s.Masks, buf); err != nil {
-				w.Fail(fmt.Errorf("save chunk %d, which is written to: %w", i, err))
-				return
-			}
+	for i, ok := w.within(from, to); ok; i, ok = w.within(i+1, to) {
+		s, need := w.needs(i, zeros)
+		if !need {
+			continue
+		}
+		if buf == nil {
+			buf = make([]byte, chunkSize)
+		}
+		if err := w.copy(i, s.Masks, buf); err != nil {
+			w.Fail(fmt.Errorf("save chunk %d, which is written to: %w", i, err))
+			return
 		}
 	}
 }
@@ -271,11 +278,9 @@ func (w *View) Keeps(from, to int64) bool {
 	if w.failed != nil || len(w.saved) == 0 {
 		return false
 	}
-	for first, end := range w.chunks.Runs(max(from, w.next), to) {
-		for i := first; i < end; i++ {
-			if w.saved[i].inPlace {
-				return true
-			}
+	for i, ok := w.within(max(from, w.next), to); ok; i, ok = w.within(i+1, to) {
+		if w.saved[i].inPlace {
+			return true
 		}
 	}
 	return false
