@@ -16,7 +16,7 @@ import (
 // takesKey are the routes on which an Idempotency-Key has an effect.
 func takesKey(pattern string) bool {
 	switch pattern {
-	case "POST /v1/migrations", "POST /v1/plans", "POST /v1/uploads", "POST /v1/hosts/{host}/token", "PUT /v1/topology":
+	case "POST /v1/migrations", "POST /v1/plans", "POST /v1/uploads", "POST /v1/snapshots", "POST /v1/hosts/{host}/token", "PUT /v1/topology":
 		return true
 	}
 	return false

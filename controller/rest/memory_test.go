@@ -27,6 +27,7 @@ type memory struct {
 	events     []api.Event
 	trimmed    int64
 	tokens     int
+	snapshots  []api.Snapshot
 	answers    map[string]kept
 	revoked    map[heliotrope.HostID]bool
 	drained    map[heliotrope.HostID]api.DrainRequest
@@ -50,7 +51,7 @@ func newMemory() *memory {
 }
 
 func (m *memory) backend() api.Backend {
-	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m, Plans: m, Benchmarks: m,
+	return api.Backend{Topologies: m, Inventory: m, Membership: m, Migrations: m, Routes: m, Meshes: m, Flows: m, Events: m, Health: m, Answers: m, Traffic: m, Plans: m, Benchmarks: m, Snapshots: m,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "heliotrope_up 1") }),
 		ParseTopology: func(data []byte, contentType string) (heliotrope.Topology, []api.FieldProblem) {
 			t, err := topologies.Parse(data, "", topologies.Options{})

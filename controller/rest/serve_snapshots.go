@@ -18,6 +18,7 @@ type (
 		ID string `path:"id"`
 	}
 	snapshotBegun struct {
+		Status   int
 		Location string `header:"Location" doc:"How it goes on."`
 		Body     api.Snapshot
 	}
@@ -32,9 +33,9 @@ func (h *handler) registerSnapshots(routes huma.API) {
 		}
 		s, err := h.Snapshots.StartSnapshot(ctx, "s-"+nameOf(ctx, "snapshot", in.Key), in.Body)
 		if in.Body.DryRun {
-			return &snapshotBegun{Body: s}, err
+			return &snapshotBegun{Status: http.StatusOK, Body: s}, err
 		}
-		return &snapshotBegun{"/v1/snapshots/" + s.ID, s}, err
+		return &snapshotBegun{http.StatusAccepted, "/v1/snapshots/" + s.ID, s}, err
 	})
 	handle(h, routes, operation("GET", "/v1/snapshots", "list-snapshots", "Snapshots of VMs' disks that are under way, or ended lately, the newest first"), func(ctx context.Context, _ *struct{}) (*body[api.List[api.Snapshot]], error) {
 		if err := h.taken(); err != nil {

@@ -305,6 +305,15 @@ func TestOrders(t *testing.T) {
 		t.Errorf("FollowMove: got %v, want ErrInvalid", err)
 	}
 
+	if n, err := a.Snapshot(ctx, SnapshotOrder{Term: 5, Snapshot: "s-1", VM: "web", Do: SnapshotBegin}); err != nil || n.Snapshot != "s-1" || n.VM != "web" {
+		t.Errorf("Snapshot: got %+v, %v", n, err)
+	}
+	for _, o := range []SnapshotOrder{{Snapshot: "../s"}, {Snapshot: "s-1", VM: "../web"}} {
+		if _, err := a.Snapshot(ctx, o); !errors.Is(err, ErrInvalid) || !Answered(err) {
+			t.Errorf("Snapshot %+v: got %v, want ErrInvalid", o, err)
+		}
+	}
+
 	wctx, cancel := context.WithCancel(ctx)
 	err = a.Watch(wctx, func(e Event) {
 		if e.What != "hello" {

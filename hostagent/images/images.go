@@ -67,9 +67,18 @@
 // destination before its volume was marked: what it has written would be missing the next time.
 // And it begins no move before what QEMU was told for another one has ended.
 //
+// # Snapshots
+//
+// A running VM's disk becomes a version of an image: the server takes a snapshot of the volume at once (package volume),
+// and sends what is not the base's to the store while the VM writes on. It has no key of the store, so what it has sealed is
+// published by the controller, which asks how it goes on (snapshots.go). A move that takes the VM away meanwhile does not end it: what is
+// to become of the volume waits until it was read. The server writes down what became of its snapshots; one that was under
+// way when a server ended has failed.
+//
 // # What is where
 //
 //	STATE/vm-volumes/        package site; agent.sock, by which agent and server talk; peers.sock, for other hosts
+//	STATE/vm-volumes/snapshots/  what became of snapshots
 //	STATE/disks/volumes.sock where QEMU connects
 //	STATE/disks/VM.vol       stands for a VM's volume (package libvirt)
 //	STATE/image-keys/        which key the store had when it was first seen
