@@ -278,6 +278,22 @@ func TestSnapshotRefused(t *testing.T) {
 			t.Errorf("%s: %+v", name, s)
 		}
 	}
+	// The agent knows whether a disk is a volume, and says what to do where it is none.
+	d := New(h.c, nil)
+	for _, do := range []string{agentapi.SnapshotBegin, agentapi.SnapshotForesee} {
+		_, err := d.Snapshot(t.Context(), agentapi.SnapshotOrder{Snapshot: "a", Do: do, VM: "plain", Image: "x"})
+		if !errors.Is(err, agentapi.ErrInvalid) || !strings.Contains(err.Error(), "heliotrope image import") {
+			t.Errorf("a disk that is a file: %v", err)
+		}
+	}
+	d.c.Store = ""
+	if _, err := d.Snapshot(t.Context(), agentapi.SnapshotOrder{Snapshot: "a", Do: agentapi.SnapshotBegin, VM: "plain", Image: "x"}); !strings.Contains(err.Error(), "--image-store") {
+		t.Errorf("a host without a store: %v", err)
+	}
+	stale := &Orders{Fence: func(uint64) error { return agentapi.ErrStale }}
+	if _, err := stale.Snapshot(t.Context(), agentapi.SnapshotOrder{}); !errors.Is(err, agentapi.ErrStale) {
+		t.Errorf("an order of a controller that does not lead any more: %v", err)
+	}
 	resume := h.hang("debian")
 	s := h.begin(c, "s-1", "web", "web")
 	if again := h.begin(c, "s-1", "web", "web"); again.Began != s.Began {
