@@ -198,6 +198,18 @@ func (s *snapshots) stopReading(vm string, why error) {
 	}
 }
 
+// wait waits until what was under way has ended; not for a store that does not answer, since guests wait for the next server.
+func (s *snapshots) wait() {
+	ended := make(chan struct{})
+	go func() { s.run.Wait(); close(ended) }()
+	late := time.NewTimer(stopWithin)
+	defer late.Stop()
+	select {
+	case <-ended:
+	case <-late.C:
+	}
+}
+
 // handleSnapshots are what agents ask a server about snapshots.
 func (s *server) handleSnapshots(mux *http.ServeMux) {
 	mux.HandleFunc("PUT /v1/snapshots/{id}", func(w http.ResponseWriter, r *http.Request) {

@@ -316,7 +316,7 @@ func (s *server) close() error {
 	s.mu.Lock()
 	s.snapshots.ending = true
 	s.mu.Unlock()
-	s.snapshots.run.Wait()
+	s.snapshots.wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error

@@ -148,16 +148,12 @@ func (w *View) fail(why error) {
 // Preserve saves the chunks from from on and before to that were not taken yet. They are about to be
 // changed, and the caller holds their range. zeros says that they are not written to.
 func (w *View) Preserve(from, to int64, zeros bool) {
-	var buf []byte
 	for i, ok := w.within(from, to); ok; i, ok = w.within(i+1, to) {
 		s, need := w.needs(i, zeros)
 		if !need {
 			continue
 		}
-		if buf == nil {
-			buf = make([]byte, chunkSize)
-		}
-		if err := w.copy(i, s.Masks, buf); err != nil {
+		if err := w.copy(i, s.Masks); err != nil {
 			w.Fail(fmt.Errorf("save chunk %d, which is written to: %w", i, err))
 			return
 		}
@@ -184,8 +180,13 @@ func (w *View) needs(i int64, zeros bool) (s saved, need bool) {
 	return s, true
 }
 
+// chunks are buffers: a guest's writes are many.
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
 // copy saves the content of a chunk.
-func (w *View) copy(i int64, m Masks, buf []byte) error {
+func (w *View) copy(i int64, m Masks) error {
+	buf := chunks.Get().(*[chunkSize]byte)[:]
+	defer chunks.Put((*[chunkSize]byte)(buf))
 	if err := m.read(w.of.Blocks, i, buf); err != nil {
 		return err
 	}
