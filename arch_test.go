@@ -90,6 +90,7 @@ var rows = map[string]int{
 	"internal/bucket":         3,
 	"imagesync":               3,
 	"imagesync/depot":         3,
+	"imagesync/pack":          3,
 	"imagesync/nbd":           3,
 	"imagesync/source":        3,
 	"imagesync/spread":        3,
@@ -190,7 +191,7 @@ var beside = map[string][]string{
 	"controller/cli/traffictext": {"controller/cli/output"},
 	"controller/history":         {"internal/bucket"},
 	"controller/prices":          {"internal/feed"},
-	"imagesync":                  {"imagesync/depot"},
+	"imagesync":                  {"imagesync/depot", "imagesync/pack"},
 	"imagesync/source":           {"imagesync"},
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
@@ -207,6 +208,7 @@ var beside = map[string][]string{
 	"topologies/lab/wanbench":  {"topologies/lab/imagebench"},
 
 	"controller/webreport/pictogram": {"scheduler/traffic/pattern"},
+	"imagesync/pack":                 {"imagesync/depot"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

@@ -14,6 +14,7 @@ import (
 
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 	"heliotrope/imagesync/process"
 )
 
@@ -198,8 +199,8 @@ func (s *Store) sparse(needed map[manifest.ID]struct{}, already map[string]bool,
 	}
 	for id, at := range s.chunks {
 		if _, ok := needed[id]; ok {
-			p := &packs[at.pack]
-			p.ids, p.bytes = append(p.ids, id), p.bytes+int64(at.length())
+			p := &packs[at.Pack]
+			p.ids, p.bytes = append(p.ids, id), p.bytes+int64(at.Len())
 		}
 	}
 	return slices.DeleteFunc(packs, func(p sparsePack) bool {
@@ -236,7 +237,7 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 			fresh.put(id, chunk)
 		}
 		names = append(names, p.info.Name)
-		if fresh.buf.Len() >= packSize {
+		if fresh.Len() >= pack.Full {
 			if err := flush(); err != nil {
 				return files, err
 			}
@@ -247,26 +248,26 @@ func (s *Store) rewrite(ctx context.Context, sparse []sparsePack, r *GCReport) (
 
 // repacker puts chunks that the store has into new packs.
 type repacker struct {
-	packer
+	pack.Packer
 	store *Store
 	spare []byte
 }
 
 func (p *repacker) put(id manifest.ID, chunk []byte) {
 	if p.spare == nil {
-		p.spare = make([]byte, 0, bufferSize)
+		p.spare = make([]byte, 0, pack.BufferSize)
 	}
-	stored, by := compress(chunk, p.spare, false)
-	p.add(id, stored, by)
+	stored, by := pack.Compress(chunk, p.spare, false)
+	p.Add(id, stored, by)
 }
 
 // flush writes a pack of what was put, where the chunks are found from then on, and returns its bytes.
 func (p *repacker) flush(ctx context.Context) (int64, error) {
-	if len(p.ids) == 0 {
+	if p.Empty() {
 		return 0, nil
 	}
 	s := p.store
-	name, content, ids, where := p.seal()
+	name, content, ids, where := p.Seal()
 	if err := s.depot.Put(ctx, name, bytes.NewReader(content)); err != nil {
 		return 0, err
 	}
@@ -326,21 +327,21 @@ func (s *Store) execute(ctx context.Context, name string, c condemnation, r *GCR
 // elsewhere says whether a chunk is in a pack that is none of these files.
 func (s *Store) elsewhere(files []string) func(manifest.ID) bool {
 	return func(id manifest.ID) bool {
-		pack, _, ok := s.find(id)
-		return ok && !slices.Contains(files, pack)
+		name, _, ok := s.find(id)
+		return ok && !slices.Contains(files, name)
 	}
 }
 
 // holds says whether a pack has a chunk that is needed and in no other pack.
 func (s *Store) holds(ctx context.Context, file string, needed map[manifest.ID]struct{}, elsewhere func(manifest.ID) bool) (bool, error) {
-	for info, err := range s.depot.List(ctx, packDir) {
+	for info, err := range s.depot.List(ctx, pack.Dir) {
 		if err != nil {
 			return false, err
 		}
 		if info.Name != file {
 			continue
 		}
-		ids, _, err := readPackIndex(ctx, s.depot, info)
+		ids, _, err := pack.ReadIndex(ctx, s.depot, info)
 		if err != nil {
 			return true, nil // damaged: somebody may mend it
 		}
@@ -364,7 +365,7 @@ func (s *Store) free(ctx context.Context, file string, r *GCReport) error {
 			return err
 		}
 		r.Bytes += info.Size
-		if path.Dir(file) == packDir {
+		if path.Dir(file) == pack.Dir {
 			r.Packs++
 		} else {
 			r.Manifests++

@@ -291,4 +291,10 @@ func (s *Store) roots(ctx context.Context) (map[manifest.ID]manifest.Version, er
 	return roots, nil
 }
 
-func encodeJSON(v any) []byte { return append(must(json.Marshal(v)), '\n') }
+func encodeJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // it is one of this package's own
+	}
+	return append(b, '\n')
+}

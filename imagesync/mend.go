@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // MendOptions of a mending.
@@ -164,7 +165,7 @@ func (s *Store) foundIn(pack string) (ids []manifest.ID) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for id, at := range s.chunks {
-		if s.packs[at.pack].Name == pack {
+		if s.packs[at.Pack].Name == pack {
 			ids = append(ids, id)
 		}
 	}
@@ -194,7 +195,7 @@ func (m *mender) put(ctx context.Context, id manifest.ID) error {
 	if m.o.DryRun {
 		return nil
 	}
-	if m.fresh.put(id, m.chunk[:]); m.fresh.buf.Len() < packSize {
+	if m.fresh.put(id, m.chunk[:]); m.fresh.Len() < pack.Full {
 		return nil
 	}
 	_, err := m.fresh.flush(ctx)

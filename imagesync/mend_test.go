@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // flip turns a bit of a file.
@@ -70,7 +71,7 @@ func TestMendFromAnotherStore(t *testing.T) {
 	content := random(1, 2<<20)
 	mustImport(t, s.Store, "debian", content)
 	other := copyOf(t, s.Store)
-	flip(t, filesOf(t, s, packDir)[0], 100_000) // in the second chunk
+	flip(t, filesOf(t, s, pack.Dir)[0], 100_000) // in the second chunk
 	if dry := mustMend(t, s.Store, MendOptions{From: other.Store, DryRun: true}); dry != (MendReport{Packs: 1, Saved: 31, Restored: 1}) {
 		t.Errorf("it would be %+v", dry)
 	}
@@ -91,7 +92,7 @@ func TestMendByImport(t *testing.T) {
 	s := newStand(t)
 	content := random(1, 2<<20)
 	mustImport(t, s.Store, "debian", content)
-	flip(t, filesOf(t, s, packDir)[0], 100_000)
+	flip(t, filesOf(t, s, pack.Dir)[0], 100_000)
 	mustImport(t, s.Store, "again", content) // nothing is new: it does not know
 	if r := mustVerify(t, s.Store); len(r.Findings) != 2 {
 		t.Fatalf("%v", r.Findings)
@@ -120,7 +121,7 @@ func TestMendAnything(t *testing.T) {
 	other := copyOf(t, s.Store)
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := range 60 {
-		files := append(filesOf(t, s, packDir), filesOf(t, s, manifestDir+"/*")...)
+		files := append(filesOf(t, s, pack.Dir), filesOf(t, s, manifestDir+"/*")...)
 		for range 1 + r.IntN(3) {
 			file := files[r.IntN(len(files))]
 			info, err := os.Stat(file)

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // keyless is another opening of a store, by who may not sign.
@@ -20,7 +22,7 @@ func (s *stand) keyless(t *testing.T) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := Open(t.Context(), s.dir, d, Options{Keys: &Keys{t.TempDir()}, Now: s.clock.Now})
+	other, err := Open(t.Context(), s.dir, d, Options{Keys: keyring.Dir(t.TempDir()), Now: s.clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +116,9 @@ func TestPublishRefuses(t *testing.T) {
 		"more content": {func(_ *testing.T, _ *stand, _ *Writer, v *manifest.Sealed) { v.Content++ }, ErrDamaged},
 		"no manifest":  {func(_ *testing.T, _ *stand, _ *Writer, v *manifest.Sealed) { v.Root[0]++ }, ErrMissing},
 		"no chunk": {func(t *testing.T, s *stand, _ *Writer, _ *manifest.Sealed) {
-			packs, err := os.ReadDir(filepath.Join(s.dir, packDir))
+			packs, err := os.ReadDir(filepath.Join(s.dir, pack.Dir))
 			for _, p := range packs {
-				err = errors.Join(err, os.Remove(filepath.Join(s.dir, packDir, p.Name())))
+				err = errors.Join(err, os.Remove(filepath.Join(s.dir, pack.Dir, p.Name())))
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -49,11 +49,11 @@ import (
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 const (
 	configFile = "heliotrope-images.json"
-	openPack   = -1 // the pack that a writer is filling
 	fileLimit  = 1 << 30
 )
 
@@ -85,13 +85,13 @@ type Store struct {
 	mu      sync.RWMutex
 	packs   []depot.Info
 	loaded  map[string]int // packs by name; -1: damaged
-	chunks  map[manifest.ID]place
+	chunks  map[manifest.ID]pack.Place
 	damaged []error
 }
 
 // Open opens the store in a depot. One that is empty becomes a store whose key is made now.
 func Open(ctx context.Context, where string, d depot.Depot, o Options) (*Store, error) {
-	s := &Store{depot: d, log: o.Log, now: o.Now, loaded: map[string]int{}, chunks: map[manifest.ID]place{}}
+	s := &Store{depot: d, log: o.Log, now: o.Now, loaded: map[string]int{}, chunks: map[manifest.ID]pack.Place{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -194,7 +194,7 @@ func (s *Store) Quota() int64 { return s.config.Quota }
 // Damaged tells of it, and what is in it counts as missing.
 func (s *Store) Refresh(ctx context.Context) error {
 	there := map[string]depot.Info{}
-	for info, err := range s.depot.List(ctx, packDir) {
+	for info, err := range s.depot.List(ctx, pack.Dir) {
 		if err != nil {
 			return fmt.Errorf("read image store: %w", err)
 		}
@@ -230,14 +230,14 @@ func (s *Store) Refresh(ctx context.Context) error {
 }
 
 // load takes a pack's chunks in. The lock is held.
-func (s *Store) load(ctx context.Context, pack depot.Info) error {
-	if _, ok := s.loaded[pack.Name]; ok {
+func (s *Store) load(ctx context.Context, info depot.Info) error {
+	if _, ok := s.loaded[info.Name]; ok {
 		return nil
 	}
-	ids, where, err := readPackIndex(ctx, s.depot, pack)
+	ids, where, err := pack.ReadIndex(ctx, s.depot, info)
 	switch {
 	case errors.Is(err, ErrDamaged):
-		s.loaded[pack.Name] = -1
+		s.loaded[info.Name] = -1
 		s.damaged = append(s.damaged, err)
 		s.log.Error("a pack of the image store is left out", "error", err)
 		return nil
@@ -246,18 +246,18 @@ func (s *Store) load(ctx context.Context, pack depot.Info) error {
 	case err != nil:
 		return fmt.Errorf("read image store: %w", err)
 	}
-	s.admit(pack, ids, where)
+	s.admit(info, ids, where)
 	return nil
 }
 
 // admit adds a pack. The lock is held.
-func (s *Store) admit(pack depot.Info, ids []manifest.ID, where []place) {
+func (s *Store) admit(info depot.Info, ids []manifest.ID, where []pack.Place) {
 	n := len(s.packs)
-	s.packs = append(s.packs, pack)
-	s.loaded[pack.Name] = n
+	s.packs = append(s.packs, info)
+	s.loaded[info.Name] = n
 	for i, id := range ids {
 		if _, ok := s.chunks[id]; !ok {
-			where[i].pack = int32(n)
+			where[i].Pack = int32(n)
 			s.chunks[id] = where[i]
 		}
 	}
@@ -271,14 +271,17 @@ func (s *Store) Damaged() []error {
 }
 
 // find is where a chunk is.
-func (s *Store) find(id manifest.ID) (pack string, at place, ok bool) {
+func (s *Store) find(id manifest.ID) (name string, at pack.Place, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if at, ok = s.chunks[id]; ok {
-		pack = s.packs[at.pack].Name
+		name = s.packs[at.Pack].Name
 	}
-	return pack, at, ok
+	return name, at, ok
 }
+
+// ErrDamaged is that of bytes in the store that are not what was written.
+var ErrDamaged = pack.ErrDamaged
 
 // ErrMissing is that of a chunk which a version needs and the store does not have.
 var ErrMissing = errors.New("missing in the store")
@@ -290,13 +293,13 @@ func (s *Store) ReadChunk(ctx context.Context, id manifest.ID, dst []byte) error
 		return nil
 	}
 	for again := false; ; again = true {
-		pack, at, ok := s.find(id)
+		name, at, ok := s.find(id)
 		if ok {
-			stored := make([]byte, at.length())
-			err := s.depot.ReadAt(ctx, pack, stored, int64(at.off))
+			stored := make([]byte, at.Len())
+			err := s.depot.ReadAt(ctx, name, stored, int64(at.Off))
 			if err == nil {
-				if err = expand(id, stored, at, dst); err != nil {
-					return fmt.Errorf("read %s: %w", pack, err)
+				if err = pack.Expand(id, stored, at, dst); err != nil {
+					return fmt.Errorf("read %s: %w", name, err)
 				}
 				return nil
 			}

@@ -15,6 +15,7 @@ import (
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // memory is an image in memory.
@@ -296,7 +297,7 @@ func wantSound(t testing.TB, s *Store) {
 
 func (s *stand) bytes(t *testing.T) (n int64) {
 	t.Helper()
-	for info, err := range s.depot.List(t.Context(), packDir) {
+	for info, err := range s.depot.List(t.Context(), pack.Dir) {
 		if err != nil {
 			t.Fatal(err)
 		}

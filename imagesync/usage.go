@@ -46,7 +46,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 		set := map[manifest.ID]int64{}
 		for _, id := range m.Content() {
 			if _, at, ok := s.find(id); ok {
-				set[id] = int64(at.length())
+				set[id] = int64(at.Len())
 			}
 		}
 		for id := range set {
@@ -101,7 +101,7 @@ func (s *Store) Lacks(ctx context.Context, root, has manifest.ID) (l Lack, err e
 		}
 		l.Content += manifest.ChunkSize
 		if _, at, ok := s.find(id); ok {
-			l.Stored += int64(at.length())
+			l.Stored += int64(at.Len())
 		}
 	}
 	return l, nil

@@ -16,6 +16,7 @@ import (
 
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // Finding is what Verify found to be wrong.
@@ -131,13 +132,13 @@ func (s *Store) Packs(ctx context.Context) ([]depot.Info, error) {
 // CheckPack reads a pack and holds it against its name. ErrDamaged is that of one that is not what was
 // written; one that is gone, since a collection may have freed it, is fine.
 func (s *Store) CheckPack(ctx context.Context, name string) error {
-	content, err := s.depot.Get(ctx, name, packLimit)
+	content, err := s.depot.Get(ctx, name, pack.Limit)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return fmt.Errorf("verify: %w", err)
-	case packName(content) != name:
+	case pack.Name(content) != name:
 		return fmt.Errorf("%s: %w", name, ErrDamaged)
 	}
 	return nil
@@ -181,7 +182,7 @@ func (s *Store) scrubChunks(ctx context.Context, r *Report) error {
 	s.mu.RLock()
 	suspects := map[manifest.ID]bool{}
 	for id, at := range s.chunks {
-		if r.bad[s.packs[at.pack].Name] {
+		if r.bad[s.packs[at.Pack].Name] {
 			suspects[id] = true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"heliotrope/imagesync/delta"
 	"heliotrope/imagesync/depot"
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pack"
 )
 
 // ErrFenced is that of a writer whose epoch is older than the newest version's, or whose
@@ -46,8 +47,8 @@ type Writer struct {
 	target delta.Image
 
 	mu     sync.Mutex
-	packer packer
-	mine   map[manifest.ID]place // in the open pack
+	packer pack.Packer
+	mine   map[manifest.ID]pack.Place // in the open pack
 	stats  WriteStats
 }
 
@@ -79,7 +80,7 @@ func (s *Store) Begin(ctx context.Context, image string, o BeginOptions) (*Write
 	if err := fenced(newest, o); err != nil {
 		return nil, err
 	}
-	w := &Writer{store: s, image: image, o: o, mine: map[manifest.ID]place{}}
+	w := &Writer{store: s, image: image, o: o, mine: map[manifest.ID]pack.Place{}}
 	// First the lease, then what may be built upon: GC goes the other way round.
 	if w.lease, err = s.takeLease(ctx, "writer of "+image, nil); err != nil {
 		return nil, err
@@ -139,7 +140,7 @@ func (w *Writer) put(ctx context.Context, i int, id manifest.ID, chunk []byte) e
 	if !known {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
-		stored, by = compress(chunk, *buf, w.o.copied)
+		stored, by = pack.Compress(chunk, *buf, w.o.copied)
 	}
 	digests := delta.DigestsOf(chunk)
 	w.mu.Lock()
@@ -155,29 +156,29 @@ func (w *Writer) put(ctx context.Context, i int, id manifest.ID, chunk []byte) e
 	}
 	w.stats.New += manifest.ChunkSize
 	w.stats.Stored += int64(len(stored))
-	w.mine[id] = w.packer.add(id, stored, by)
-	if w.packer.buf.Len() < packSize {
+	w.mine[id] = w.packer.Add(id, stored, by)
+	if w.packer.Len() < pack.Full {
 		return nil
 	}
 	return w.flush(ctx)
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, pack.BufferSize); return &b }}
 
 // has says whether a writer may build upon a chunk that is there.
 func (w *Writer) has(id manifest.ID) bool {
 	w.store.mu.RLock()
 	defer w.store.mu.RUnlock()
 	at, ok := w.store.chunks[id]
-	return ok && !w.lease.avoid[w.store.packs[at.pack].Name]
+	return ok && !w.lease.avoid[w.store.packs[at.Pack].Name]
 }
 
 // flush ends the open pack. The lock is held.
 func (w *Writer) flush(ctx context.Context) error {
-	if len(w.packer.ids) == 0 {
+	if w.packer.Empty() {
 		return nil
 	}
-	name, content, ids, where := w.packer.seal()
+	name, content, ids, where := w.packer.Seal()
 	if err := w.lease.renew(ctx); err != nil {
 		return err
 	}
@@ -339,5 +340,5 @@ func (w *Writer) readChunk(ctx context.Context, id manifest.ID, dst []byte) erro
 		return w.store.ReadChunk(ctx, id, dst)
 	}
 	defer w.mu.Unlock()
-	return expand(id, w.packer.buf.Bytes()[at.off:][:at.length()], at, dst)
+	return w.packer.Chunk(id, at, dst)
 }

@@ -18,6 +18,7 @@ import (
 	"heliotrope/hostagent/agentapi"
 	"heliotrope/imagesync"
 	"heliotrope/imagesync/depot"
+	"heliotrope/imagesync/keyring"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/storetest"
 )
@@ -60,7 +61,7 @@ func (r *rig) restart() {
 func (r *rig) open(keys string) *imagesync.Store {
 	d, err := depot.OpenDir(r.path("store"))
 	r.must(err)
-	s, err := imagesync.Open(r.t.Context(), r.path("store"), d, imagesync.Options{Keys: &imagesync.Keys{Dir: r.path(keys)}})
+	s, err := imagesync.Open(r.t.Context(), r.path("store"), d, imagesync.Options{Keys: keyring.Dir(r.path(keys))})
 	r.must(err)
 	r.t.Cleanup(func() { s.Close() })
 	return s

@@ -37,8 +37,8 @@ func (h *host) begin(c *client, id string, vm heliotrope.VMID, image string) age
 	return s
 }
 
-// until waits until a snapshot is in a state.
-func (h *host) until(c *client, id, state string) agentapi.ImageSnapshot {
+// snapshotIs waits until a snapshot is in a state.
+func (h *host) snapshotIs(c *client, id, state string) agentapi.ImageSnapshot {
 	h.Helper()
 	for {
 		s, err := h.snapshot(c, agentapi.SnapshotOrder{Snapshot: id, Do: agentapi.SnapshotLook})
@@ -124,7 +124,7 @@ func TestSnapshotOfARunningGuest(t *testing.T) {
 		write()
 	}
 	resume()
-	s = e.until(e.Disks.client, "s-1", agentapi.SnapshotSealed)
+	s = e.snapshotIs(e.Disks.client, "s-1", agentapi.SnapshotSealed)
 	t.Logf("%d bytes of %d were read and %d sent, as %d; a write may have waited %d µs", s.Read, len(was), s.New, s.Stored, s.TookUs)
 	got := e.publish(e.Disks.client, s)
 	want := bytes.Clone(was)
@@ -149,7 +149,7 @@ func TestSnapshotOfARunningGuest(t *testing.T) {
 	// Of another one only what is new is sent.
 	write()
 	e.begin(e.Disks.client, "s-2", "web", "web-2")
-	if s = e.until(e.Disks.client, "s-2", agentapi.SnapshotSealed); s.New > 151*64<<10 {
+	if s = e.snapshotIs(e.Disks.client, "s-2", agentapi.SnapshotSealed); s.New > 151*64<<10 {
 		t.Errorf("the next one has sent %d bytes", s.New)
 	}
 	e.publish(e.Disks.client, s)
@@ -182,7 +182,7 @@ func TestSnapshotSurvivesAMove(t *testing.T) {
 	// An agent that starts removes what nobody needs, and this is needed.
 	a.must(a.Disks.sweep(t.Context()))
 	resume()
-	s := a.until(a.Disks.client, "s-1", agentapi.SnapshotSealed)
+	s := a.snapshotIs(a.Disks.client, "s-1", agentapi.SnapshotSealed)
 	if got := a.publish(a.Disks.client, s); !bytes.Equal(got, then) {
 		t.Fatalf("the image is not the disk as it was: from byte %d on", differ(got, then))
 	}
@@ -248,7 +248,7 @@ func TestSnapshotKilled(t *testing.T) {
 		pause(t.Context(), time.Millisecond)
 	}
 	e.begin(e.Disks.client, "s-2", "web", "web")
-	if got := e.publish(e.Disks.client, e.until(e.Disks.client, "s-2", agentapi.SnapshotSealed)); !bytes.Equal(got, w.want) {
+	if got := e.publish(e.Disks.client, e.snapshotIs(e.Disks.client, "s-2", agentapi.SnapshotSealed)); !bytes.Equal(got, w.want) {
 		t.Error("the next one is not the disk")
 	}
 	e.kill()
@@ -333,7 +333,7 @@ func TestSnapshotRefused(t *testing.T) {
 	h.must(os.Rename(h.c.Store+".away", h.c.Store))
 	// One that is sealed when the server is stopped.
 	h.begin(c, "s-4", "web", "web")
-	h.until(c, "s-4", agentapi.SnapshotSealed)
+	h.snapshotIs(c, "s-4", agentapi.SnapshotSealed)
 	stop()
 	if leases, _ := filepath.Glob(filepath.Join(h.c.Store, "leases", "*")); len(leases) > 0 {
 		for _, l := range leases {
@@ -360,7 +360,7 @@ func TestSnapshotBoots(t *testing.T) {
 	h.put(c, "web", wanted{Image: "boots"})
 	h.write("web", 512, append([]byte("?"), make([]byte, 511)...))
 	h.begin(c, "s-1", "web", "other")
-	h.publish(c, h.until(c, "s-1", agentapi.SnapshotSealed))
+	h.publish(c, h.snapshotIs(c, "s-1", agentapi.SnapshotSealed))
 	h.put(c, "two", wanted{Image: "other"})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
 	defer cancel()

@@ -22,7 +22,7 @@ import (
 // goes on, and a VM of that image boots, and finds all records up to one of that moment. A move and a snapshot do not hinder each other,
 // but for one that is asked for while the VM moves.
 func TestSnapshotOfAVM(t *testing.T) {
-	s := bringStored(t)
+	s := bringStored(t, "stored")
 	s.runs("web")
 	before := s.ask()
 	take := func(r api.SnapshotRequest) api.Snapshot {
