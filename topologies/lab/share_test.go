@@ -21,7 +21,7 @@ import (
 
 const (
 	sharedRate  = 40e6 / 8 // bytes/s: images_rate in testdata/shared.yaml
-	sharedBytes = 40e6     // of an image
+	sharedBytes = 30e6     // of an image
 	sharedSlack = 4 << 20  // what may be under way, and have come since a host was last asked
 )
 
