@@ -27,8 +27,8 @@ type Bench struct {
 	Parts []Part
 	Only  []string // parts to run; none: all
 	Out   io.Writer
-	// Limit is the time for all parts, which is claimed of the whole. The part that goes on until a sixtieth of it is left
-	// fails, and those after it; 0: none.
+	// Limit is the time for all parts, which is claimed of the whole. The part that goes on until a fifteenth of it is left, in which
+	// it may tidy up, fails, and those after it; 0: none.
 	Limit time.Duration
 
 	began time.Time
@@ -57,7 +57,7 @@ func (b *Bench) Run(ctx context.Context, figures map[string]any) error {
 	}
 	within, cancel := ctx, func() {}
 	if b.Limit > 0 {
-		within, cancel = context.WithTimeoutCause(ctx, b.Limit-b.Limit/60, fmt.Errorf("all parts take longer than %v", b.Limit))
+		within, cancel = context.WithTimeoutCause(ctx, b.Limit-b.Limit/15, fmt.Errorf("all parts take longer than %v", b.Limit))
 	}
 	defer cancel()
 	var claims []Claim
