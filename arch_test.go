@@ -209,6 +209,7 @@ var beside = map[string][]string{
 
 	"controller/webreport/pictogram": {"scheduler/traffic/pattern"},
 	"imagesync/pack":                 {"imagesync/depot"},
+	"controller/images":              {"controller/world"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the
