@@ -40,14 +40,9 @@ func (c *config) buildStore(ctx context.Context, dir string) (err error) {
 	if err := errors.Join(guest.WriteDisk(disk), os.WriteFile(filepath.Join(dir, "disk.store"), nil, 0o644)); err != nil {
 		return err
 	}
-	where := c.layout().imageStore()
-	d, err := depot.OpenDir(where)
+	store, err := openStore(ctx, c.layout(), false)
 	if err != nil {
 		return fmt.Errorf("make image store: %w", err)
-	}
-	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(c.layout().imageKeys())})
-	if err != nil {
-		return errors.Join(fmt.Errorf("make image store: %w", err), d.Close())
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	raw, err := imagesync.OpenRaw(disk)
@@ -56,6 +51,29 @@ func (c *config) buildStore(ctx context.Context, dir string) (err error) {
 	}
 	_, _, err = store.Import(ctx, "guest", raw, imagesync.ImportOptions{From: "the lab's guest"})
 	return errors.Join(err, raw.Close(), os.Remove(disk))
+}
+
+// ImageStore opens the image store of a lab that has one. The caller closes it.
+func ImageStore(ctx context.Context, t Target) (*imagesync.Store, error) {
+	l, err := t.layout()
+	if err != nil {
+		return nil, err
+	}
+	return openStore(ctx, l, true)
+}
+
+// openStore opens the store, which is made if it need not be there.
+func openStore(ctx context.Context, l layout, there bool) (*imagesync.Store, error) {
+	where := l.imageStore()
+	d, err := depot.OpenDir(where)
+	if err != nil {
+		return nil, err
+	}
+	store, err := imagesync.Open(ctx, where, d, imagesync.Options{Keys: keyring.Dir(l.imageKeys()), There: there})
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return store, nil
 }
 
 // stores lets a node see the image store, and its keys if it writes images.

@@ -66,19 +66,23 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		l, err := d.move(ctx, to)
 		legs = append(legs, l)
 		if err != nil {
-			return errors.Join(err, d.conclude(ctx, legs, census{}, pilot{}, gallery{}))
+			return errors.Join(err, d.conclude(ctx, legs, likeness{}, census{}, pilot{}, gallery{}))
 		}
+	}
+	taken, err := d.snapshot(ctx)
+	if err != nil {
+		return errors.Join(err, d.conclude(ctx, legs, taken, census{}, pilot{}, gallery{}))
 	}
 	counted, err := d.census(ctx, begin)
 	if err != nil {
-		return errors.Join(err, d.conclude(ctx, legs, counted, pilot{}, gallery{}))
+		return errors.Join(err, d.conclude(ctx, legs, taken, counted, pilot{}, gallery{}))
 	}
 	flown, err := d.fly(ctx, topology)
 	if err != nil {
-		return errors.Join(err, d.conclude(ctx, legs, counted, flown, gallery{}))
+		return errors.Join(err, d.conclude(ctx, legs, taken, counted, flown, gallery{}))
 	}
 	shown, err := d.images(ctx)
-	return errors.Join(err, d.conclude(ctx, legs, counted, flown, shown))
+	return errors.Join(err, d.conclude(ctx, legs, taken, counted, flown, shown))
 }
 
 // load reads the topology and fills in what of the route is not said.
@@ -217,12 +221,12 @@ func wanBytes(s lab.Status) (sum uint64) {
 }
 
 // conclude prints the table and the JSON line and says what did not hold.
-func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown pilot, shown gallery) error {
+func (d *Demo) conclude(ctx context.Context, legs []leg, taken likeness, counted census, flown pilot, shown gallery) error {
 	total, err := d.probe.Total(ctx)
 	if err != nil {
 		return err
 	}
-	claims := append(judge(legs, total, len(d.Route)), counted.claims()...)
+	claims := append(append(judge(legs, total, len(d.Route)), taken.claims()...), counted.claims()...)
 	claims = append(append(claims, flown.claims()...), shown.claims()...)
 	writeTable(d.Out, legs)
 	counted.tell(d)
@@ -235,10 +239,11 @@ func (d *Demo) conclude(ctx context.Context, legs []leg, counted census, flown p
 		Claims  []claim.Claim `json:"claims"`
 		Moves   []leg         `json:"moves"`
 		Client  probe.Report  `json:"client"`
+		Taken   likeness      `json:"snapshot"`
 		Traffic census        `json:"traffic"`
 		Pilot   pilot         `json:"autopilot"`
 		Images  gallery       `json:"images"`
-	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, counted, flown, shown})
+	}{"demo", time.Since(d.started).Seconds(), claims, legs, total, taken, counted, flown, shown})
 	if err != nil {
 		return fmt.Errorf("encode result: %w", err)
 	}

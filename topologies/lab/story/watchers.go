@@ -40,6 +40,7 @@ type account struct {
 	}
 	Disk struct {
 		Records uint64 `json:"records"`
+		LastSeq uint64 `json:"last_seq"`
 		Bad     int    `json:"bad"`
 	}
 }
