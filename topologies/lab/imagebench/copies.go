@@ -233,7 +233,7 @@ func copies(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 	for _, s := range steps[:5] { // of siblings nothing is asked
 		for _, u := range results[s.name] {
 			claims = append(claims,
-				measured(fmt.Sprintf("%s: MB, %s", s.name, u.Tool), wire(u)/1e6),
+				claim.New(fmt.Sprintf("%s: MB, %s", s.name, u.Tool), wire(u)/1e6, ">=", 0), // of what is known already nothing crosses
 				measured(fmt.Sprintf("%s: CPU s, %s", s.name, u.Tool), u.CPU),
 				measured(fmt.Sprintf("%s: s, %s", s.name, u.Tool), u.Wall))
 		}
