@@ -209,9 +209,6 @@ func (y *bootYard) measure(ctx context.Context) error {
 			{"no working set", &f.Unknown, images.SiteOptions{WorkingSet: none}},
 			{"no prefetch", &f.Demand, images.SiteOptions{WorkingSet: none, NoPrefetch: true}},
 		} {
-			if round > 0 && (k.into == &f.Unknown || k.into == &f.Demand) {
-				continue // of them nothing is claimed
-			}
 			var r booted
 			if k.what == "local" {
 				r, err = y.local(ctx)

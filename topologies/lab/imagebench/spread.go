@@ -37,6 +37,7 @@ const (
 type spreadRun struct {
 	Name   string  `json:"name"`
 	Hosts  int     `json:"hosts"`
+	Star   bool    `json:"star"`         // all get it from the source
 	Killed bool    `json:"killed"`       // the middle of the chain, when it has half
 	Time   float64 `json:"s"`            // until the last one has all
 	CPU    float64 `json:"process_cpu"`  // cores of this process, which is all hosts
@@ -51,7 +52,8 @@ func spreadPart(ctx context.Context, b *Bench) ([]claim.Claim, any, error) {
 }
 
 // spreadTo brings an image of so many bytes of noise from one host to 1 to 16 others, each
-// behind a link of 100 Mbit/s up and down; and to eight of which the one in the middle is cut off when it has half.
+// behind a link of 100 Mbit/s up and down, and to four from the source alone; and to eight of which the
+// one in the middle is cut off when it has half.
 //
 // All hosts are in this process, each in a namespace of its own. They store nothing but hold what came
 // against the image: sixteen disks on one would be what is measured.
@@ -62,7 +64,7 @@ func spreadTo(ctx context.Context, out io.Writer, size int) ([]claim.Claim, any,
 	}
 	runs := []*spreadRun{
 		{Hosts: 1}, {Hosts: 2}, {Hosts: 4}, {Hosts: 8}, {Hosts: spreadMany},
-		{Name: "8, one killed", Hosts: 8, Killed: true},
+		{Name: "8, one killed", Hosts: 8, Killed: true}, {Name: "4, a star", Hosts: 4, Star: true},
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "hosts\ts\tnext to one\tsource sent\tmoves\tCPU of this\twaited\tmachine busy\t")
@@ -79,6 +81,7 @@ func spreadTo(ctx context.Context, out io.Writer, size int) ([]claim.Claim, any,
 	claims := []claim.Claim{measured("time for one host, s", runs[0].Time)}
 	for _, r := range runs[1:] {
 		switch next := r.Time / runs[0].Time; {
+		case r.Star: // only to compare
 		case r.Killed:
 			claims = append(claims, claim.New("time with a node killed midway next to one host", next, "<=", 1.4))
 		default:
@@ -164,6 +167,9 @@ func (r *spreadRun) start(ctx context.Context, y *yard, log *slog.Logger, image 
 		h := &spreadHost{}
 		if i > 0 {
 			h.from = hops[i-1].From
+		}
+		if r.Star && i > 0 {
+			h.from = h.from[len(h.from)-1:]
 		}
 		l, err := y.listen(ctx, i)
 		if err != nil {
