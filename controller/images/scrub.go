@@ -81,7 +81,7 @@ func (s *scrubState) begin(now time.Time, hurry bool) {
 // Scrub scrubs until ctx ends, while this controller leads.
 func (m *Images) Scrub(ctx context.Context) error {
 	if err := m.loadScrub(); err != nil {
-		m.cfg.Log.Error("take up the image store's scrub", "error", err) // it begins anew
+		m.cfg.Log.Error("take up the image store's scrub", "err", err) // it begins anew
 	}
 	every := min(max(m.cfg.Scrub/1000, scrubOften), scrubSeldom)
 	tick := time.NewTicker(every)
@@ -114,7 +114,7 @@ func (m *Images) scrubTrouble(err error) {
 	m.scrub.mu.Lock()
 	defer m.scrub.mu.Unlock()
 	if trouble != "" && trouble != m.scrub.trouble {
-		m.cfg.Log.Warn("scrub the image store", "error", err)
+		m.cfg.Log.Warn("scrub the image store", "err", err)
 	}
 	m.scrub.trouble = trouble
 }

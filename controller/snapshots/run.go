@@ -52,8 +52,9 @@ func (m *Snapshots) round(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			m.cfg.Log.Warn("a snapshot does not go on; it is tried again", "snapshot", s.ID, "host", s.Host, "err", err)
-			now.Note = err.Error()
+			if now.Note = err.Error(); now.Note != s.Note { // else it was said before
+				m.cfg.Log.Warn("a snapshot does not go on; it is tried again", "snapshot", s.ID, "host", s.Host, "err", err)
+			}
 		}
 		m.mu.Lock()
 		if was, ok := m.now[s.ID]; ok && !was.Over() && m.term == term {
