@@ -29,6 +29,7 @@ var rows = map[string]int{
 
 	"migration/wan":           2,
 	"migration/wan/ramstream": 2,
+	"migration/wan/lzh":       2,
 
 	"migration/wan/ramstream/golden": 2, // for tests
 
@@ -195,7 +196,7 @@ var beside = map[string][]string{
 	"imagesync/source":           {"imagesync"},
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
-	"migration/wan":              {"migration/wan/ramstream"},
+	"migration/wan":              {"migration/wan/ramstream", "migration/wan/lzh"},
 	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/frame", "imagesync/volume/recent",
 		"imagesync/volume/trace", "imagesync/volume/turns", "imagesync/volume/view"},
 	"imagesync/volume/frame":   {"imagesync/volume/disk"},

@@ -1,6 +1,9 @@
 package wan
 
-import "slices"
+import (
+	"heliotrope/migration/wan/lzh"
+	"slices"
+)
 
 // A column holds what is alike of a batch, one after another.
 type column uint8
@@ -79,7 +82,7 @@ func (b *Batch) page(c column) *[pageSize]byte {
 	col := b.columns[c]
 	n := len(col)
 	if cap(col) == 0 && c == literals {
-		col = make([]byte, 0, len(text{})) // and a packer need not copy it
+		col = make([]byte, 0, maxBatch+lzh.Slack) // and a packer need not copy it
 	}
 	col = slices.Grow(col, pageSize)[:n+pageSize]
 	b.columns[c] = col

@@ -3,6 +3,7 @@ package wan
 import (
 	"encoding/binary"
 	"fmt"
+	"heliotrope/migration/wan/lzh"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
@@ -14,7 +15,7 @@ type Level uint8
 const (
 	Plain  Level = iota // not at all, and pages are not looked at either
 	Light               // S2
-	Fast                // matches and Huffman's code
+	Fast                // package lzh
 	Best                // zstd
 	Levels = iota
 )
@@ -40,7 +41,7 @@ const (
 	stored     = 0 << 30
 	zstdPacked = 1 << 30
 	s2Packed   = 2 << 30
-	matched    = 3 << 30
+	lzhPacked  = 3 << 30
 	howMask    = 3 << 30
 
 	worthPacking = 64 // bytes: a shorter column is stored
@@ -48,8 +49,8 @@ const (
 
 // Packer makes frames of batches. Each goroutine needs its own.
 type Packer struct {
-	zstd    *zstd.Encoder
-	matcher *matcher
+	zstd *zstd.Encoder
+	lzh  *lzh.Packer
 }
 
 // Pack appends the batch's frame to dst.
@@ -84,10 +85,10 @@ func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
 func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
 	switch l {
 	case Fast:
-		if p.matcher == nil {
-			p.matcher = new(matcher)
+		if p.lzh == nil {
+			p.lzh = new(lzh.Packer)
 		}
-		return p.matcher.pack(dst, col), matched, nil
+		return p.lzh.Append(dst, col), lzhPacked, nil
 	case Light:
 		at := len(dst)
 		room := s2.MaxEncodedLen(len(col))
@@ -127,8 +128,8 @@ func BodySize(head *[FrameHead]byte) (int, error) {
 
 // Unpacker makes batches of frames. Each goroutine needs its own.
 type Unpacker struct {
-	zstd  *zstd.Decoder
-	parts parts
+	zstd *zstd.Decoder
+	lzh  lzh.Unpacker
 }
 
 // Unpack fills b, which is reset, from a frame's head and body.
@@ -180,16 +181,16 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 				return nil, fmt.Errorf("make zstd decoder: %w", err)
 			}
 		}
-		dst = room(dst, n+slack) // without slack the decoder is slower, and allocates
+		dst = room(dst, n+lzh.Slack) // without slack the decoder is slower, and allocates
 		var out []byte
-		out, err = u.zstd.DecodeAll(packed, dst[:0:n+slack])
+		out, err = u.zstd.DecodeAll(packed, dst[:0:n+lzh.Slack])
 		if len(out) > 0 && &out[0] == &dst[:1][0] {
 			dst = dst[:len(out)]
 		} else {
 			dst = append(dst, out...)
 		}
-	case matched:
-		dst, err = u.parts.unpack(room(dst, n+slack), packed, n)
+	case lzhPacked:
+		dst, err = u.lzh.Unpack(room(dst, n+lzh.Slack), packed, n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack column: %w", ErrCorrupt, err)
@@ -203,7 +204,7 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 // room is dst, empty, with a capacity of n at least.
 func room(dst []byte, n int) []byte {
 	if cap(dst) < n {
-		return make([]byte, 0, maxBatch+slack)
+		return make([]byte, 0, maxBatch+lzh.Slack)
 	}
 	return dst[:0]
 }

@@ -32,10 +32,13 @@
 // other streams carry are found by it with a seed that no guest knows, and hashed once more with another, and the digests by which pages of
 // other VMs are found are BLAKE3 keyed with a secret of the trust domain.
 //
-// The package does no I/O, starts nothing and locks nothing: package relay does.
+// Package lzh packs them. The package does no I/O, starts nothing and locks nothing: package relay does.
 package wan
 
-import "errors"
+import (
+	"errors"
+	"heliotrope/migration/wan/lzh"
+)
 
 const (
 	pageBits = 12
@@ -45,8 +48,8 @@ const (
 	// at most. Four of them under way are what the pause waits for.
 	BatchBytes = 512 << 10
 
-	maxBatch  = 1 << 20 // bytes of the stream, and of each column, that a decoder accepts
-	maxBlocks = 256     // RAM blocks; the pages of further ones go verbatim
+	maxBatch  = lzh.MaxColumn // bytes of the stream, and of each column, that a decoder accepts
+	maxBlocks = 256           // RAM blocks; the pages of further ones go verbatim
 )
 
 // ErrCorrupt is what a Decoder says of a frame that no Encoder has made for it.

@@ -1,13 +1,5 @@
-package wan
-
-import (
-	"encoding/binary"
-	"errors"
-	"math/bits"
-)
-
-// A matcher packs as the level Fast does: what occurred before in the column is told by where,
-// and what is told is taken apart into what is alike, each coded by Huffman's code.
+// Package lzh packs a guest's memory: what occurred before in a column of some hundred kilobytes is told by where (Lempel and Ziv, 1977), and what is told is
+// taken apart into what is alike, each coded by Huffman's code (1952):
 //
 //	tokens   one for each match: how many literals go before it, how long it is, how its offset is told
 //	lengths  what of these does not fit into tokens
@@ -18,7 +10,18 @@ import (
 //
 // What takes time is what the processor cannot foresee, a branch that goes either way: so of a match
 // as much as can be is reckoned without one.
-type matcher struct {
+//
+// A column that is packed does not say how long it was: who unpacks it knows.
+package lzh
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+)
+
+// Packer packs columns. Each goroutine needs its own.
+type Packer struct {
 	table [1 << tableBits]uint32 // where words were last seen
 	found []match
 	copy  *text // of columns that are no text
@@ -27,17 +30,25 @@ type matcher struct {
 	huffman
 }
 
-// text is a column with room behind it: its places need no check of bounds. Columns of batches have that much room.
-type text [maxBatch + slack]byte
+const (
+	// MaxColumn is how many bytes a column has at most.
+	MaxColumn = 1 << 20
+	// Slack is how many bytes behind a column may be read and written: one with a capacity of MaxColumn and
+	// this is packed where it is.
+	Slack = 16
+)
+
+// text is a column with room behind it: its places need no check of bounds.
+type text [MaxColumn + Slack]byte
 
 // apart is a column taken apart. A token stands for four bytes at least, so does each byte of an offset or a length.
 type apart struct {
-	token, length, low, mid, high [maxBatch/matchLeast + slack]byte
-	verbal                        [maxBatch + slack]byte
+	token, length, low, mid, high [MaxColumn/matchLeast + Slack]byte
+	verbal                        [MaxColumn + Slack]byte
 }
 
-// parts is what a column is taken apart into.
-type parts struct {
+// Unpacker unpacks columns. Each goroutine needs its own.
+type Unpacker struct {
 	streams [streams][]byte
 	huffman huffman
 }
@@ -71,7 +82,6 @@ const (
 	placeMask = 1<<placeBits - 1
 	// Where nothing was found in so many bytes, every second place is looked at, and so on.
 	skipBits, stepMax = 5, 7
-	slack             = 16 // bytes behind a column and a stream that may be read and written
 )
 
 // Digits take half a byte each, and a match of few of them more than that.
@@ -80,10 +90,11 @@ const (
 	leastOfDigits        = 8
 )
 
-var errBlock = errors.New("not a packed column")
+// ErrPacked is what an Unpacker says of what no Packer has made.
+var ErrPacked = errors.New("not a packed column")
 
-// pack appends col, of maxBatch bytes at most, to dst, packed.
-func (m *matcher) pack(dst, col []byte) []byte {
+// Append appends col, of MaxColumn bytes at most, to dst, packed.
+func (m *Packer) Append(dst, col []byte) []byte {
 	parts, last := m.split(col), 0
 	for i, part := range parts {
 		dst = binary.AppendUvarint(dst, uint64(len(part)))
@@ -99,14 +110,14 @@ func (m *matcher) pack(dst, col []byte) []byte {
 }
 
 // split takes a column apart.
-func (m *matcher) split(col []byte) [streams][]byte {
+func (m *Packer) split(col []byte) [streams][]byte {
 	t := m.text(col)
 	m.find(t, len(col))
 	return m.takeApart(t, len(col))
 }
 
 // text is a column as a text.
-func (m *matcher) text(col []byte) *text {
+func (m *Packer) text(col []byte) *text {
 	if cap(col) >= len(text{}) {
 		return (*text)(col[:len(text{})])
 	}
@@ -126,11 +137,11 @@ func (t *text) word(at int) uint64 {
 // find finds matches in a text of so many bytes: of six bytes or more by a table of where such were last
 // seen, and of four or more at the offset of the match before. It looks at two places that are next to each
 // other with what it has read of one.
-func (m *matcher) find(t *text, size int) {
+func (m *Packer) find(t *text, size int) {
 	found, table := m.found[:0], &m.table
 	clear(table[:])
 	anchor, last := 0, 1 // where the match before ended, and its offset
-	limit := size - slack
+	limit := size - Slack
 	for at := 1; at < limit; {
 		w := t.word(at)
 		x := w ^ t.word(at-last)
@@ -230,16 +241,16 @@ func (t *text) alike(i, j, size int) int {
 
 // takeApart fills the streams. Matches are short and many: it writes without asking for room
 // each time, and what is not to be written, it overwrites.
-func (m *matcher) takeApart(t *text, size int) [streams][]byte {
-	const mask = maxBatch/matchLeast - 1
+func (m *Packer) takeApart(t *text, size int) [streams][]byte {
+	const mask = MaxColumn/matchLeast - 1
 	o := &m.out
 	var nLength, nLow, nMid, nHigh, nVerbal, at int
 	for i, q := range m.found {
 		n, k := int(q.literals), int(q.length-matchLeast)
-		if n > slack {
+		if n > Slack {
 			copy(o.verbal[nVerbal:], t[at:at+n])
 		} else {
-			*(*[slack]byte)(o.verbal[nVerbal&placeMask:]) = *(*[slack]byte)(t[at&placeMask:])
+			*(*[Slack]byte)(o.verbal[nVerbal&placeMask:]) = *(*[Slack]byte)(t[at&placeMask:])
 		}
 		nVerbal += n
 		at += n + int(q.length)
@@ -299,35 +310,35 @@ func takeLength(src []byte) (n, bytes int) {
 	return int(src[1]) | int(src[2])<<8 | int(src[3])<<16, 4
 }
 
-// unpack is pack's inverse, of n bytes, into dst with a capacity of that and slack at least.
-func (p *parts) unpack(dst, packed []byte, n int) ([]byte, error) {
+// Unpack is Append's inverse, of n bytes, into dst with a capacity of that and Slack at least.
+func (p *Unpacker) Unpack(dst, packed []byte, n int) ([]byte, error) {
 	for i := range p.streams {
 		size, k := binary.Uvarint(packed)
 		if k <= 0 || size > uint64(n) {
-			return nil, errBlock
+			return nil, ErrPacked
 		}
 		part, ok := p.streams[i], false
 		if part, packed, ok = p.huffman.read(part[:0], packed[k:], int(size)); !ok {
-			return nil, errBlock
+			return nil, ErrPacked
 		}
 		// So that what a match has at most can be read before it is known how much it has.
-		p.streams[i] = append(part, blankBlock[:slack]...)[:len(part)]
+		p.streams[i] = append(part, blankBlock[:Slack]...)[:len(part)]
 	}
 	if len(packed) > 0 {
-		return nil, errBlock
+		return nil, ErrPacked
 	}
-	if !p.putTogether(dst[:n+slack], n) {
-		return nil, errBlock
+	if !p.putTogether(dst[:n+Slack], n) {
+		return nil, ErrPacked
 	}
 	return dst[:n], nil
 }
 
 // putTogether makes a column of n bytes of the streams again.
-func (p *parts) putTogether(dst []byte, n int) bool {
+func (p *Unpacker) putTogether(dst []byte, n int) bool {
 	parts := &p.streams
 	length, low, mid, high := parts[lengths], parts[lows], parts[mids], parts[highs]
-	length, low, mid, high = length[:len(length)+slack], low[:len(low)+slack], mid[:len(mid)+slack], high[:len(high)+slack]
-	verbal := parts[verbals][:len(parts[verbals])+slack]
+	length, low, mid, high = length[:len(length)+Slack], low[:len(low)+Slack], mid[:len(mid)+Slack], high[:len(high)+Slack]
+	verbal := parts[verbals][:len(parts[verbals])+Slack]
 	var nLength, nLow, nMid, nHigh, nVerbal, at int
 	last := 1
 	for _, t := range parts[tokens] {
@@ -359,8 +370,8 @@ func (p *parts) putTogether(dst []byte, n int) bool {
 		if literals > len(parts[verbals])-nVerbal || literals+more > n-at || last > at+literals || last == 0 {
 			return false
 		}
-		if literals <= slack {
-			copy(dst[at:at+slack], verbal[nVerbal:nVerbal+slack])
+		if literals <= Slack {
+			copy(dst[at:at+Slack], verbal[nVerbal:nVerbal+Slack])
 		} else {
 			copy(dst[at:], verbal[nVerbal:nVerbal+literals])
 		}
@@ -376,12 +387,12 @@ func (p *parts) putTogether(dst []byte, n int) bool {
 	return true
 }
 
-// repeat writes n bytes at a place that are those offset before it; what is within slack behind
+// repeat writes n bytes at a place that are those offset before it; what is within Slack behind
 // them may be overwritten.
 func repeat(dst []byte, at, n, offset int) {
 	from := at - offset
-	if n <= slack && offset >= slack {
-		copy(dst[at:at+slack], dst[from:from+slack])
+	if n <= Slack && offset >= Slack {
+		copy(dst[at:at+Slack], dst[from:from+Slack])
 		return
 	}
 	for n > offset {

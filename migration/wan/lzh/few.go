@@ -1,4 +1,4 @@
-package wan
+package lzh
 
 import "encoding/binary"
 

@@ -1,7 +1,8 @@
-package wan
+package lzh
 
 import (
 	"bytes"
+	"heliotrope/migration/wan/ramstream/golden"
 	"math/rand/v2"
 	"testing"
 
@@ -9,23 +10,22 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMatcher(t *testing.T) {
-	g := newGuest(300, 4)
-	var text []byte
-	for i := range g.pages {
-		text = append(text, g.pages[i][:]...)
+func TestPacker(t *testing.T) {
+	text, err := golden.Stream("qemu10-rounds")
+	if err != nil {
+		t.Fatal(err)
 	}
-	var packer matcher
-	var unpacker parts
+	var packer Packer
+	var unpacker Unpacker
 	try := func(t interface{ Fatalf(string, ...any) }, data []byte) int {
-		packed := packer.pack(nil, data)
-		got, err := unpacker.unpack(make([]byte, 0, len(data)+slack), packed, len(data))
+		packed := packer.Append(nil, data)
+		got, err := unpacker.Unpack(make([]byte, 0, len(data)+Slack), packed, len(data))
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("unpack %d bytes: %v, or others", len(data), err)
 		}
 		return len(packed)
 	}
-	whole := text[:maxBatch]
+	whole := text[:min(len(text), MaxColumn)]
 	fast, light := try(t, whole), len(s2.Encode(nil, whole))
 	t.Logf("%d bytes are %d, and %d by S2 alone", len(whole), fast, light)
 	if fast > light*9/10 {
@@ -56,16 +56,16 @@ func TestMatcher(t *testing.T) {
 	})
 }
 
-func FuzzMatcher(f *testing.F) {
-	var s matcher
+func FuzzUnpacker(f *testing.F) {
+	var s Packer
 	rnd := rand.New(rand.NewPCG(2, 5))
 	for _, text := range []string{"a", string(classed(rnd, 4<<10)), string(digits(rnd, 4<<10, 200)), "abcabcabcabcabcabcabcabcabcabcabcabcabc, abc", string(make([]byte, 70000))} {
-		f.Add(s.pack(nil, []byte(text)), len(text))
+		f.Add(s.Append(nil, []byte(text)), len(text))
 	}
-	var p parts
+	var p Unpacker
 	f.Fuzz(func(t *testing.T, packed []byte, n int) {
-		n = min(max(n, 0), maxBatch)
-		if got, err := p.unpack(make([]byte, 0, n+slack), packed, n); err == nil && len(got) != n {
+		n = min(max(n, 0), MaxColumn)
+		if got, err := p.Unpack(make([]byte, 0, n+Slack), packed, n); err == nil && len(got) != n {
 			t.Errorf("%d bytes of %d", len(got), n)
 		}
 	})
