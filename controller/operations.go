@@ -160,6 +160,9 @@ func (c operations) StartMigration(ctx context.Context, id heliotrope.MoveID, r 
 	}
 	m := migration.New(id, r.VM, from, to, v.Placements[r.VM].Epoch, now.Add(deadline), now)
 	m.MaxDowntime = heliotrope.Duration(time.Duration(r.MaxDowntimeMs) * time.Millisecond)
+	if m.MaxSlowdown = migration.DefaultMaxSlowdown; r.MaxSlowdown != nil {
+		m.MaxSlowdown = *r.MaxSlowdown
+	}
 	rev, err := c.store.StartMove(ctx, r.VM, id, m)
 	switch {
 	case errors.Is(err, store.ErrMoving):

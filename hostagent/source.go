@@ -130,10 +130,10 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	stopped := false // no question more than needed in the pause
 	cookie, err := hv.Perform(ctx, libvirt.Outgoing{
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
-		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate,
-		Progress: func(p agentapi.MoveProgress) (pause time.Duration) {
+		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate, MaxSlowdown: o.MaxSlowdown,
+		Progress: func(p agentapi.MoveProgress) (course libvirt.Course) {
 			p.RelayBytes, p.DiskBytes, p.Memory, p.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
-			p.Passes, pause = passes.Saw(p, time.Now())
+			p.Passes, course = passes.Saw(p, time.Now())
 			if !stopped {
 				in := migration.WritesBulk
 				if p.Rounds > 0 {
@@ -142,7 +142,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 				s.watchWrites(ctx, m, in, time.Now())
 			}
 			s.note(m, func(r *agentapi.MoveReport) { r.Progress, r.DiskWrites = p, m.writes.now() })
-			return pause
+			return course
 		},
 		Paused: func(at time.Time) {
 			stopped = true

@@ -85,14 +85,15 @@ type Progress struct {
 	RemainingBytes uint64        `json:"remaining_bytes"`
 	Rounds         uint64        `json:"rounds"`
 	BytesPerSecond uint64        `json:"bytes_per_second"`
-	DirtyPerSecond uint64        `json:"dirty_per_second"`       // bytes
-	Downtime       time.Duration `json:"downtime"`               // as QEMU measured it, once it ended
-	RelayBytes     uint64        `json:"relay_bytes"`            // sent to the other host, TLS records included
-	DiskBytes      uint64        `json:"disk_bytes,omitempty"`   // of disks, written at the other host; what was written again counts again
-	SparedBytes    uint64        `json:"spared_bytes,omitempty"` // of disks, that the other host had
-	Memory         []Encoded     `json:"memory,omitempty"`       // what the stream of memory consisted of; none: it was sent as it is
-	Codec          time.Duration `json:"codec,omitempty"`        // that a processor of the source took to encode memory
-	Passes         []Pass        `json:"passes,omitempty"`       // over the memory, that have ended; the first of them if there are very many
+	DirtyPerSecond uint64        `json:"dirty_per_second"`         // bytes
+	Downtime       time.Duration `json:"downtime"`                 // as QEMU measured it, once it ended
+	RelayBytes     uint64        `json:"relay_bytes"`              // sent to the other host, TLS records included
+	DiskBytes      uint64        `json:"disk_bytes,omitempty"`     // of disks, written at the other host; what was written again counts again
+	SparedBytes    uint64        `json:"spared_bytes,omitempty"`   // of disks, that the other host had
+	Memory         []Encoded     `json:"memory,omitempty"`         // what the stream of memory consisted of; none: it was sent as it is
+	Codec          time.Duration `json:"codec,omitempty"`          // that a processor of the source took to encode memory
+	Slowed         int           `json:"slowed_percent,omitempty"` // of its vCPUs' time that the guest loses
+	Passes         []Pass        `json:"passes,omitempty"`         // over the memory, that have ended; the first of them if there are very many
 }
 
 // Pass is one over what the guest dirtied in the one before; the first, over all of its memory.
@@ -101,8 +102,9 @@ type Pass struct {
 	Wire    uint64  `json:"wire_bytes"`  // that crossed for them
 	Dirty   uint64  `json:"dirty_bytes"` // that the guest dirtied meanwhile: what the next pass has to send
 	TookMs  float64 `json:"took_ms"`
-	PauseMs float64 `json:"pause_ms"` // that stopping then would have made
-	Stop    bool    `json:"stop"`     // it was to be the last
+	PauseMs float64 `json:"pause_ms"`                 // that stopping then would have made
+	Slowed  int     `json:"slowed_percent,omitempty"` // of its vCPUs' time that the guest lost, so that it would come to an end
+	Stop    bool    `json:"stop"`                     // it was to be the last
 	Why     string  `json:"why"`
 }
 

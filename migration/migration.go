@@ -144,6 +144,9 @@ func (m Move) limitOf(p Phase) time.Duration {
 	return PhaseLimit
 }
 
+// DefaultMaxSlowdown is how much of its vCPUs' time a VM may lose of which nobody said otherwise, in percent.
+const DefaultMaxSlowdown = 80
+
 // Move is one VM's move from a host to another.
 type Move struct {
 	ID          heliotrope.MoveID   `json:"id"`
@@ -152,6 +155,7 @@ type Move struct {
 	To          heliotrope.HostID   `json:"to"`
 	Epoch       uint64              `json:"epoch"` // in which it began; the destination runs in Epoch+1
 	MaxDowntime heliotrope.Duration `json:"max_downtime,omitempty"`
+	MaxSlowdown int                 `json:"max_slowdown,omitempty"` // percent of its vCPUs' time that the VM may lose where nothing else ends the copy
 	Deadline    time.Time           `json:"deadline"`
 
 	Phase   Phase    `json:"phase"`

@@ -198,6 +198,7 @@ type MigrationRequest struct {
 	VM            heliotrope.VMID `json:"vm" minLength:"1" doc:"The VM." example:"web"`
 	To            string          `json:"to" minLength:"1" doc:"A host, or a site, whose roomiest host is then taken." example:"eu"`
 	MaxDowntimeMs int             `json:"max_downtime_ms,omitempty" minimum:"1" maximum:"60000" doc:"Longest pause that the hypervisor may plan; default 300."`
+	MaxSlowdown   *int            `json:"max_slowdown_percent,omitempty" minimum:"0" maximum:"99" doc:"How much of its processors' time the VM may lose where it changes its memory faster than it is copied, and no pause of max_downtime_ms would do; 0: none. Default 80."`
 	DeadlineS     int             `json:"deadline_s,omitempty" minimum:"1" maximum:"86400" doc:"The move has ended by then, rolled back if need be; default 600."`
 	DryRun        bool            `json:"dry_run,omitempty" doc:"Check and predict, move nothing; answers 200 with a MigrationPreview."`
 }

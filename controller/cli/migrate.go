@@ -15,12 +15,14 @@ import (
 	"heliotrope/controller/api"
 	"heliotrope/controller/cli/output"
 	"heliotrope/controller/webreport"
+	"heliotrope/migration"
 )
 
 type migrateFlags struct {
 	to                  string
 	wait, dryRun, check bool
 	maxDowntime         time.Duration
+	maxSlowdown         int
 	deadline            time.Duration
 	key                 string
 }
@@ -41,6 +43,7 @@ open connections go with it. Without --wait the command returns when the move ha
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what it would be like, move nothing")
 	fl.BoolVar(&f.check, "check", false, "as --dry-run, and exit with 1 if it would not work")
 	fl.DurationVar(&f.maxDowntime, "max-downtime", 0, "longest pause that the hypervisor may plan (default 300ms)")
+	fl.IntVar(&f.maxSlowdown, "max-slowdown", migration.DefaultMaxSlowdown, "percent of its processors' time that the VM may lose if it would not come to an end otherwise; 0: none")
 	fl.DurationVar(&f.deadline, "deadline", 0, "it has ended by then, rolled back if need be (default 10m)")
 	fl.StringVar(&f.key, "idempotency-key", "", "same key: same migration (default: a random one)")
 	if err := cmd.RegisterFlagCompletionFunc("to", a.targets()); err != nil {
@@ -50,7 +53,7 @@ open connections go with it. Without --wait the command returns when the move ha
 		if f.to == "" {
 			return usagef("say where to: --to HOST or --to SITE")
 		}
-		r := api.MigrationRequest{VM: heliotrope.VMID(args[0]), To: f.to, MaxDowntimeMs: int(f.maxDowntime.Milliseconds()), DeadlineS: int(f.deadline.Seconds())}
+		r := api.MigrationRequest{VM: heliotrope.VMID(args[0]), To: f.to, MaxDowntimeMs: int(f.maxDowntime.Milliseconds()), MaxSlowdown: &f.maxSlowdown, DeadlineS: int(f.deadline.Seconds())}
 		if f.dryRun || f.check {
 			return preview(ctx, c, out, r, f.check)
 		}

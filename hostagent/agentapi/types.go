@@ -151,6 +151,7 @@ type MoveOrder struct {
 	Cookie      []byte              `json:"cookie,omitempty"`       // the other side's last Cookie
 	Order       *VMOrder            `json:"order,omitempty"`        // StepPrepare: what the VM is
 	MaxDowntime heliotrope.Duration `json:"max_downtime,omitempty"` // StepCopy: pause that QEMU may take; zero: 300 ms
+	MaxSlowdown int                 `json:"max_slowdown,omitempty"` // StepCopy: percent of its vCPUs' time that the VM may lose; zero: nothing
 	MaxRate     heliotrope.BitRate  `json:"max_rate,omitempty"`     // StepCopy: zero: unlimited
 }
 

@@ -309,7 +309,7 @@ func (e *end) move(t testing.TB) (spared uint64) {
 	e.must(err)
 	cookie, err := e.peer.Prepare(t.Context(), libvirt.Incoming{VM: "web", XML: d.XML, Cookie: d.Cookie})
 	e.must(err)
-	out := libvirt.Outgoing{VM: "web", Cookie: cookie, Progress: func(p migration.Progress) time.Duration { spared = p.SparedBytes; return 0 }}
+	out := libvirt.Outgoing{VM: "web", Cookie: cookie, Progress: func(p migration.Progress) (to libvirt.Course) { spared = p.SparedBytes; return to }}
 	_, err = e.Perform(t.Context(), out)
 	if e.cut {
 		e.must(e.peer.Finish(t.Context(), "web", nil, true))

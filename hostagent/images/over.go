@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
@@ -188,7 +187,7 @@ func (o Over) Perform(ctx context.Context, out libvirt.Outgoing) ([]byte, error)
 	defer end()
 	o.Disks.log.Info("only what differs of a disk is copied", "vm", out.VM, "destination_has", n.Telling.Has, "spared_bytes", t.Spared)
 	if progress := out.Progress; progress != nil {
-		out.Progress = func(p migration.Progress) time.Duration {
+		out.Progress = func(p migration.Progress) libvirt.Course {
 			p.SparedBytes = uint64(t.Spared)
 			return progress(p)
 		}

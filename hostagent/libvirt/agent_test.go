@@ -187,12 +187,12 @@ func (a *Agent) Perform(out Outgoing, p *Performed) error {
 		defer a.mu.Unlock()
 		a.paused = at
 	}
-	out.Progress = func(m migration.Progress) time.Duration {
+	out.Progress = func(m migration.Progress) Course {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.latest = m
 		a.reports++
-		return cmp.Or(out.MaxDowntime, DefaultDowntime)
+		return Course{Pause: cmp.Or(out.MaxDowntime, DefaultDowntime), Slow: m.Rounds > 2}
 	}
 	cookie, err := a.h.Perform(ctx, out)
 	a.mu.Lock()

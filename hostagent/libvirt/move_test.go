@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,105 +25,6 @@ func numbered(n uint32) []byte {
 	copy(frame[6:], []byte{0x02, 't', 'e', 's', 't', 0, 0x88, 0xb5})
 	binary.BigEndian.PutUint32(frame[14:], n)
 	return frame
-}
-
-// pair is two hosts and what lies between them.
-type pair struct {
-	t        *testing.T
-	src, dst *node
-	moves    int
-}
-
-// wires are the sockets of one move, and the relays between them.
-type wires struct {
-	memory, disk string
-	cut          func()       // ends the relays
-	carried      func() int64 // bytes of disks that were sent so far
-}
-
-// wire relays memory and disk from src to dst, as the agents' relays do over the WAN, at
-// a rate in bytes a second; 0 is unlimited.
-func (p *pair) wire(rate int) wires {
-	p.t.Helper()
-	p.moves++
-	var memory, disk atomic.Int64
-	w := wires{fmt.Sprintf("/run/heliotrope/%d-memory", p.moves), fmt.Sprintf("/run/heliotrope/%d-disk", p.moves), nil, disk.Load}
-	var open []func()
-	for socket, sent := range map[string]*atomic.Int64{w.memory: &memory, w.disk: &disk} {
-		cut, err := relay(p.src.path(socket), p.dst.path(socket), rate, sent)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		open = append(open, cut)
-	}
-	w.cut = sync.OnceFunc(func() {
-		for _, cut := range open {
-			cut()
-		}
-	})
-	p.t.Cleanup(w.cut)
-	return w
-}
-
-// relay carries bytes between a socket that it makes at from and one that exists at to.
-// sent counts those to there. What it returns ends it, and waits.
-func relay(from, to string, rate int, sent *atomic.Int64) (cut func(), err error) {
-	listener, err := net.Listen("unix", from)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		all   sync.WaitGroup
-		mu    sync.Mutex
-		conns = []interface{ Close() error }{listener}
-	)
-	all.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			peer, err := net.Dial("unix", to)
-			if err != nil {
-				conn.Close()
-				continue
-			}
-			mu.Lock()
-			conns = append(conns, conn, peer)
-			mu.Unlock()
-			all.Go(func() { pump(peer, conn, rate, sent) })
-			all.Go(func() { pump(conn, peer, 0, new(atomic.Int64)) })
-		}
-	})
-	return func() {
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	}, nil
-}
-
-func pump(dst, src net.Conn, rate int, sent *atomic.Int64) {
-	buf := make([]byte, 65536)
-	for {
-		n, err := src.Read(buf)
-		sent.Add(int64(n))
-		if n > 0 {
-			if _, err := dst.Write(buf[:n]); err != nil {
-				src.Close()
-				return
-			}
-			if rate > 0 {
-				<-time.After(time.Duration(n) * time.Second / time.Duration(rate))
-			}
-		}
-		if err != nil {
-			dst.(*net.UnixConn).CloseWrite()
-			return
-		}
-	}
 }
 
 // prepared takes a move up to the copy.
@@ -190,6 +89,7 @@ func TestMove(t *testing.T) {
 		{"aborted in the copy of disks", func(t *testing.T, p *pair) { testAborted(t, p, 1) }},
 		{"aborted in the copy of memory", func(t *testing.T, p *pair) { testAborted(t, p, 30<<20) }},
 		{"link cut in the copy", testCut},
+		{"slowed down", testSlowedDown},
 		{"failed after the copy", testFailedAfterCopy},
 		{"agents die in the copy", testAgentsDieInCopy},
 		{"agents die after the copy", testAgentsDieAfterCopy},
@@ -259,6 +159,32 @@ func testCut(t *testing.T, p *pair) {
 			t.Fatal("a copy over a dead link says that it was done")
 		}
 	})
+	p.rollBack()
+}
+
+// testSlowedDown narrows the way until the guest changes as much as crosses: QEMU takes nothing from it before it
+// is told to, and then as much as it may.
+func testSlowedDown(t *testing.T, p *pair) {
+	out, w := p.prepared(40e6)
+	out.MaxDowntime, out.MaxSlowdown = time.Millisecond, 60
+	done := p.copying(out, 30<<20)
+	var now Performed
+	latest := func() migration.Progress { p.src.call("Progress", nothing, &now); return now.Latest }
+	await(t, "the third pass", 60*time.Second, func() bool {
+		if p := latest(); p.Slowed > 0 && p.Rounds <= 2 {
+			t.Fatalf("slowed down by %d %% in pass %d", p.Slowed, p.Rounds)
+		}
+		return latest().Rounds > 2
+	})
+	w.rate(1e6)
+	timed(t, "slow down", func() {
+		await(t, "a guest that is slowed down", 60*time.Second, func() bool { return latest().Slowed == 60 })
+	})
+	w.rate(40e6)
+	p.src.call("CancelPerform", nothing, nil)
+	if err := <-done; err == nil {
+		t.Fatal("an aborted copy says that it was done")
+	}
 	p.rollBack()
 }
 

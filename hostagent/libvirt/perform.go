@@ -21,11 +21,18 @@ type Outgoing struct {
 
 	MaxDowntime time.Duration      // the VM is stopped when the rest would take no longer; 0: 300 ms
 	MaxRate     heliotrope.BitRate // 0: unlimited; libvirt counts in steps of 8.39 Mbit/s
-	// Progress is called every 100 ms, and at the end, and returns the pause that may be from then
-	// on. Until it says so, that is FirstDowntime. nil: MaxDowntime.
-	Progress func(migration.Progress) time.Duration
+	MaxSlowdown int                // percent of its vCPUs' time that the guest may lose once Progress says so; 0: nothing
+	// Progress is called every 100 ms, and at the end, and returns how to go on. Until it says so, a pause
+	// may be of FirstDowntime. nil: of MaxDowntime.
+	Progress func(migration.Progress) Course
 	Paused   func(time.Time) // called once, when the vCPUs have stopped; may be nil
 	_        struct{}        // fields are named
+}
+
+// Course is how a copy goes on.
+type Course struct {
+	Pause time.Duration // that may be from now on; 0: as before
+	Slow  bool          // the guest is to do less, for else the copy will not come to an end
 }
 
 const progressEvery = 100 * time.Millisecond
@@ -60,6 +67,16 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 		s.params = append(s.params, rpc.TypedParam{Field: rpc.MigrateParamBandwidth, Value: *rpc.NewTypedParamValueUllong(max(mib, 1))})
 	}
 
+	flags := s.flags
+	if out.MaxSlowdown > 0 {
+		if err := h.setThrottle(ctx, s.ref, heldThrottle); err != nil {
+			h.log.Warn("a VM that does not come to an end will not be slowed down", "vm", out.VM, "error", err)
+			out.MaxSlowdown = 0
+		} else {
+			flags |= rpc.MigrateAutoConverge
+		}
+	}
+
 	// What watches the copy outlives ctx, because the copy does.
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -71,7 +88,7 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 	params := append(s.params[:len(s.params):len(s.params)], text(rpc.MigrateParamDestXML, out.XML))
 	begun := h.spawn(func() {
 		c, err := do(watch, h, func() ([]byte, error) {
-			return s.conn.DomainMigratePerform3Params(s.ref, nil, params, out.Cookie, s.flags)
+			return s.conn.DomainMigratePerform3Params(s.ref, nil, params, out.Cookie, flags)
 		})
 		cookie = c
 		done <- err
@@ -81,6 +98,11 @@ func (h *Hypervisor) Perform(ctx context.Context, out Outgoing) (cookie []byte, 
 	}
 	err = h.follow(ctx, watch, s, out, events, done)
 	if err != nil {
+		if flags != s.flags {
+			if err := h.setThrottle(watch, s.ref, defaultThrottle); err != nil {
+				h.log.Debug("reset throttle", "vm", out.VM, "error", err) // or the VM has ended, or this connection
+			}
+		}
 		return nil, fmt.Errorf("perform move of %s: %w", out.VM, err)
 	}
 	return cookie, nil
@@ -117,7 +139,7 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 	}
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
-	allowed := out.firstDowntime()
+	allowed := Course{Pause: out.firstDowntime()}
 	cancelled := ctx.Done()
 	for {
 		select {
@@ -142,13 +164,27 @@ func (h *Hypervisor) follow(ctx, watch context.Context, s *session, out Outgoing
 				h.abort(watch, s.ref, out.VM)
 				continue
 			}
-			if limit := h.report(watch, s, out, false); limit > 0 && limit != allowed {
-				if err := h.limitDowntime(watch, s, limit); err != nil {
-					h.log.Debug("allow another pause", "vm", out.VM, "error", err) // asked again at the next tick
-				} else {
-					allowed = limit
-				}
-			}
+			h.steer(watch, s, out, h.report(watch, s, out, false), &allowed)
+		}
+	}
+}
+
+// steer passes on how a copy is to go on, if that is not what it was told before. What fails is asked again at the
+// next tick.
+func (h *Hypervisor) steer(ctx context.Context, s *session, out Outgoing, to Course, told *Course) {
+	if to.Pause > 0 && to.Pause != told.Pause {
+		if err := h.limitDowntime(ctx, s, to.Pause); err != nil {
+			h.log.Debug("allow another pause", "vm", out.VM, "error", err)
+		} else {
+			told.Pause = to.Pause
+		}
+	}
+	if to.Slow && !told.Slow && out.MaxSlowdown > 0 {
+		if err := h.setThrottle(ctx, s.ref, throttleTo(out.MaxSlowdown)); err != nil {
+			h.log.Debug("slow guest down", "vm", out.VM, "error", err)
+		} else {
+			told.Slow = true
+			h.log.Info("slow VM down", "vm", out.VM, "most_percent", out.MaxSlowdown)
 		}
 	}
 }
@@ -161,32 +197,37 @@ func (h *Hypervisor) abort(ctx context.Context, ref rpc.Domain, vm heliotrope.VM
 	}
 }
 
-// report passes the counters of a copy on, and returns the pause that may be now; 0: as before.
+// report passes the counters of a copy on, and returns how it is to go on.
 // A poll that fails is made good by the next.
-func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) time.Duration {
+func (h *Hypervisor) report(ctx context.Context, s *session, out Outgoing, ended bool) Course {
 	params, err := do(ctx, h, func() ([]rpc.TypedParam, error) {
 		_, params, err := h.control.DomainGetJobStats(s.ref, 0)
 		return params, err
 	})
 	if err != nil {
 		h.log.Debug("read progress", "vm", out.VM, "error", err)
-		return 0
+		return Course{}
 	}
 	p := progressOf(params)
 	if !ended {
 		p.Downtime = 0 // only QEMU's limit until then
 	}
 	if out.Progress == nil {
-		return 0
+		return Course{}
 	}
 	return out.Progress(p)
 }
 
 func progressOf(params []rpc.TypedParam) migration.Progress {
-	n := make(map[string]uint64, len(params))
+	n, throttle := make(map[string]uint64, len(params)), int32(0)
 	for _, p := range params {
-		if v, ok := p.Value.I.(uint64); ok {
+		switch v := p.Value.I.(type) {
+		case uint64:
 			n[p.Field] = v
+		case int32:
+			if p.Field == "auto_converge_throttle" && v > int32(heldThrottle.most) {
+				throttle = v
+			}
 		}
 	}
 	return migration.Progress{
@@ -197,6 +238,7 @@ func progressOf(params []rpc.TypedParam) migration.Progress {
 		BytesPerSecond: n["memory_bps"] + n["disk_bps"],
 		DirtyPerSecond: n["memory_dirty_rate"] * n["memory_page_size"],
 		Downtime:       time.Duration(n["downtime"]) * time.Millisecond,
+		Slowed:         int(throttle),
 	}
 }
 

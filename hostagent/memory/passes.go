@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"fmt"
 	"time"
 
 	"heliotrope/hostagent/libvirt"
@@ -17,7 +18,7 @@ const (
 // Passes watches the passes over a VM's memory while it moves, and says how long it may pause:
 // hardly at all, until the rule for when to stop says that no other pass leaves less (wan.StopRule).
 // The hypervisor, which alone knows what is dirty, then stops as soon as the rest takes no longer than
-// that.
+// that. A VM of which no pass ever leaves little enough is to be slowed down, from then on.
 type Passes struct {
 	rule   wan.StopRule
 	rounds []wan.Round
@@ -26,19 +27,19 @@ type Passes struct {
 	pass         uint64 // that goes on, from 1
 	stream, wire uint64 // when it began
 	at           time.Time
-	allowed      time.Duration
+	course       libvirt.Course
 }
 
 // NewPasses watches a VM that must not pause for longer than most.
 func NewPasses(most time.Duration) *Passes {
-	return &Passes{rule: wan.StopRule{MaxPause: most, Enough: min(firstPause, most)}, allowed: min(firstPause, most)}
+	return &Passes{rule: wan.StopRule{MaxPause: most, Enough: min(firstPause, most)}, course: libvirt.Course{Pause: min(firstPause, most)}}
 }
 
-// Saw takes note of how far the copy is at a time, and returns the passes that have ended, and the
-// pause to allow now.
-func (w *Passes) Saw(p migration.Progress, now time.Time) ([]migration.Pass, time.Duration) {
+// Saw takes note of how far the copy is at a time, and returns the passes that have ended, and how
+// to go on.
+func (w *Passes) Saw(p migration.Progress, now time.Time) ([]migration.Pass, libvirt.Course) {
 	if p.Rounds <= w.pass {
-		return w.passes, w.allowed
+		return w.passes, w.course
 	}
 	stream, wire := p.DoneBytes, p.RelayBytes
 	if len(p.Memory) > 0 {
@@ -51,15 +52,18 @@ func (w *Passes) Saw(p migration.Progress, now time.Time) ([]migration.Pass, tim
 		r := wan.Round{Sent: stream - w.stream, Wire: wire - w.wire, Dirty: p.RemainingBytes, Took: now.Sub(w.at)}
 		w.rounds = append(w.rounds, r)
 		v := w.rule.After(w.rounds)
+		if p.Slowed > 0 {
+			v.Why = fmt.Sprintf("%s; the guest lost %d %% of its processors' time", v.Why, p.Slowed)
+		}
 		w.passes = append(w.passes, migration.Pass{Sent: r.Sent, Wire: r.Wire, Dirty: r.Dirty,
-			TookMs: milliseconds(r.Took), PauseMs: milliseconds(v.Pause), Stop: v.Stop, Why: v.Why})
-		w.allowed = w.rule.Enough
+			TookMs: milliseconds(r.Took), PauseMs: milliseconds(v.Pause), Slowed: p.Slowed, Stop: v.Stop, Why: v.Why})
+		w.course.Pause, w.course.Slow = w.rule.Enough, w.course.Slow || v.Stalled
 		if v.Stop {
-			w.allowed = w.rule.MaxPause
+			w.course.Pause = w.rule.MaxPause
 		}
 	}
 	w.pass, w.stream, w.wire, w.at = p.Rounds, stream, wire, now
-	return w.passes, w.allowed
+	return w.passes, w.course
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

@@ -1,23 +1,28 @@
 package memory
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"heliotrope/hostagent/libvirt"
 	"heliotrope/migration"
 	"heliotrope/migration/wan"
 )
 
-// replay replays what a copy told, every 100 ms.
-func replay(w *Passes, each []migration.Progress) (passes []migration.Pass, allowed []time.Duration) {
+// replay replays what a copy told, every 100 ms, and says after which look the guest was to be slowed down.
+func replay(w *Passes, each []migration.Progress) (passes []migration.Pass, allowed []time.Duration, slow int) {
 	at := time.Time{}.Add(time.Hour)
-	for _, p := range each {
-		var a time.Duration
-		passes, a = w.Saw(p, at)
-		allowed = append(allowed, a)
+	for i, p := range each {
+		var to libvirt.Course
+		passes, to = w.Saw(p, at)
+		allowed = append(allowed, to.Pause)
+		if to.Slow && slow == 0 {
+			slow = i + 1
+		}
 		at = at.Add(100 * time.Millisecond)
 	}
-	return passes, allowed
+	return passes, allowed, slow
 }
 
 func TestPasses(t *testing.T) {
@@ -35,7 +40,7 @@ func TestPasses(t *testing.T) {
 		{Rounds: 4, RemainingBytes: 100 * mb, Memory: memory(400, 160)},
 	}
 	w := NewPasses(300 * time.Millisecond)
-	passes, allowed := replay(w, busy)
+	passes, allowed, slow := replay(w, busy)
 	for i, want := range []time.Duration{firstPause, firstPause, firstPause, firstPause, 300 * time.Millisecond, 300 * time.Millisecond} {
 		if allowed[i] != want {
 			t.Errorf("after %d looks a pause of %v may be, want %v", i+1, allowed[i], want)
@@ -45,12 +50,12 @@ func TestPasses(t *testing.T) {
 		t.Errorf("passes %+v", passes)
 	}
 	// The same trace, where no pause of that length may be.
-	if _, allowed = replay(NewPasses(50*time.Millisecond), busy); allowed[len(allowed)-1] != firstPause {
+	if _, allowed, _ = replay(NewPasses(50*time.Millisecond), busy); allowed[len(allowed)-1] != firstPause {
 		t.Errorf("a pause of %v may be, though it would be longer than 50 ms", allowed[len(allowed)-1])
 	}
 	// Sent as it is.
 	plain := []migration.Progress{{Rounds: 1, DoneBytes: 0}, {Rounds: 2, DoneBytes: 90 * mb, RelayBytes: 91 * mb, RemainingBytes: mb}}
-	if passes, _ = replay(NewPasses(time.Second), plain); len(passes) != 1 || passes[0].Sent != 90*mb || passes[0].Wire != 91*mb {
+	if passes, _, _ = replay(NewPasses(time.Second), plain); len(passes) != 1 || passes[0].Sent != 90*mb || passes[0].Wire != 91*mb {
 		t.Errorf("passes %+v", passes)
 	}
 	// For ever: what is remembered is bounded, and the last word holds.
@@ -59,7 +64,20 @@ func TestPasses(t *testing.T) {
 	for i := range uint64(500) {
 		long = append(long, migration.Progress{Rounds: i, RemainingBytes: 100 * mb, Memory: memory(100*i, 40*i)})
 	}
-	if passes, allowed = replay(w, long); len(passes) != maxPasses || allowed[499] != 300*time.Millisecond {
-		t.Errorf("%d passes, and a pause of %v may be", len(passes), allowed[499])
+	if passes, allowed, slow = replay(w, long); len(passes) != maxPasses || allowed[499] != 300*time.Millisecond || slow > 0 {
+		t.Errorf("%d passes, a pause of %v may be, and it is slowed after look %d", len(passes), allowed[499], slow)
+	}
+	// A pause like that may not be: after five passes more that gain nothing it is slowed down, and stays so.
+	if _, allowed, slow = replay(NewPasses(50*time.Millisecond), long); slow != 8 || allowed[499] != firstPause {
+		t.Errorf("a pause of %v may be, and it is slowed after look %d", allowed[499], slow)
+	}
+	// What it then leaves is little enough, and the passes say why.
+	for i := 8; i < 12; i++ {
+		long[i].RemainingBytes, long[i].Slowed = 100*mb>>(i-7), 40
+	}
+	passes, allowed, slow = replay(NewPasses(50*time.Millisecond), long[:12])
+	last := passes[len(passes)-1]
+	if slow != 8 || allowed[11] != 50*time.Millisecond || last.Slowed != 40 || !last.Stop || !strings.Contains(last.Why, "lost 40 %") {
+		t.Errorf("slowed after look %d, a pause of %v may be, the last of %+v", slow, allowed[11], passes)
 	}
 }

@@ -31,7 +31,11 @@ type StopRule struct {
 type Verdict struct {
 	Stop  bool
 	Pause time.Duration // that stopping now would make; the guess of it, if Stop is false
-	Why   string
+	// Stalled is true where no round will ever leave little enough: for as many rounds as the window has they no
+	// longer get shorter, and each would make a pause that is longer than MaxPause. Only a guest that does less will
+	// be done then.
+	Stalled bool
+	Why     string
 }
 
 // After judges the rounds so far, of which there is one at least.
@@ -53,6 +57,7 @@ func (r StopRule) After(rounds []Round) Verdict {
 	v := Verdict{Pause: r.Fixed + pauseAfter(rounds)}
 	switch {
 	case r.MaxPause > 0 && v.Pause > r.MaxPause:
+		v.Stalled = len(rounds) > window && turned(rounds[:len(rounds)-window])
 		v.Why = fmt.Sprintf("the pause would be %s, longer than %s", v.Pause.Round(time.Millisecond), r.MaxPause)
 	case v.Pause <= r.Fixed+enough:
 		v.Stop, v.Why = true, "the rest takes no time"

@@ -59,6 +59,35 @@ func TestStopRule(t *testing.T) {
 	}
 }
 
+// TestStalled: five rounds after the first that gained nothing, a guest that would make too long a pause is told of.
+func TestStalled(t *testing.T) {
+	const link = 12.5e6 // 100 Mbit/s
+	first := func(r StopRule, rounds []Round) int {
+		for i := range rounds {
+			if r.After(rounds[:i+1]).Stalled {
+				return i + 1
+			}
+		}
+		return 0
+	}
+	flat := []float64{15200, 15164, 15170, 15164, 15150, 15164, 15164, 15164}
+	for name, c := range map[string]struct {
+		rule   StopRule
+		rounds []Round
+		want   int
+	}{
+		"never converges, short pause": {StopRule{MaxPause: time.Second}, trace(link, 69e6, 1, flat...), 7},
+		"any pause may be":             {StopRule{}, trace(link, 69e6, 1, flat...), 0},
+		"deltas":                       {StopRule{MaxPause: time.Second}, trace(link, 69e6, 0.02, flat...), 0},
+		"still converging":             {StopRule{MaxPause: 10 * time.Millisecond}, trace(link, 69e6, 1, 50000, 40000, 32000, 25000, 20000, 16000, 12000, 9000), 0},
+		"a valley that would do":       {StopRule{MaxPause: time.Second}, trace(link, 69e6, 1, 20000, 30000, 30000, 30000, 30000, 9000, 30000), 7},
+	} {
+		if got := first(c.rule, c.rounds); got != c.want {
+			t.Errorf("%s: after round %d, want %d", name, got, c.want)
+		}
+	}
+}
+
 func TestStopRuleKeepsItsContract(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dirty := rapid.SliceOfN(rapid.Float64Range(0, 50000), 1, 40).Draw(t, "dirty")
@@ -68,6 +97,9 @@ func TestStopRuleKeepsItsContract(t *testing.T) {
 		}
 		rounds := trace(12.5e6, 69e6, rapid.Float64Range(0.01, 1).Draw(t, "ratio"), dirty...)
 		v := rule.After(rounds)
+		if v.Stalled && (v.Stop || rule.MaxPause == 0 || len(rounds) < 6) {
+			t.Fatalf("it has stalled: %+v", v)
+		}
 		if v.Stop && rule.MaxPause > 0 && v.Pause > rule.MaxPause || v.Pause < rule.Fixed || v.Why == "" {
 			t.Fatalf("%+v", v)
 		}
