@@ -194,12 +194,7 @@ func (s *memorySource) again() func(batch uint64) error {
 }
 
 func (s *memorySource) encode(ctx context.Context) error {
-	spent := ofThread(&s.client.codec)
-	defer runtime.UnlockOSThread()
-	enc := wan.NewEncoder(s.config, &s.current.batch, func(*wan.Batch) (*wan.Batch, error) {
-		spent.count()
-		return s.handOver(ctx)
-	})
+	enc := wan.NewEncoder(s.config, &s.current.batch, func(*wan.Batch) (*wan.Batch, error) { return s.handOver(ctx) })
 	if s.taken.Site > 0 {
 		// It is there in a fraction of what it saves.
 		k, _, err := receive(ctx, s.known)
@@ -223,7 +218,11 @@ func (s *memorySource) encode(ctx context.Context) error {
 		}
 		if open {
 			enc.SetLevel(wan.Level(s.level.Load()))
-			if _, err := enc.Write(chunk); err != nil {
+			err := spend(&s.client.codec, func() error {
+				_, err := enc.Write(chunk)
+				return err
+			})
+			if err != nil {
 				return err
 			}
 			s.spare <- chunk
@@ -297,19 +296,20 @@ func (s *memorySource) handOver(ctx context.Context) (*wan.Batch, error) {
 
 func (s *memorySource) pack(ctx context.Context) error {
 	var packer wan.Packer
-	spent := ofThread(&s.client.codec)
-	defer runtime.UnlockOSThread()
 	for {
 		p, open, err := receive(ctx, s.toPack)
 		if err != nil || !open {
 			return err
 		}
 		begun := time.Now()
-		if p.frame, err = packer.Pack(p.frame[:0], &p.batch); err != nil {
+		err = spend(&s.client.codec, func() (err error) {
+			p.frame, err = packer.Pack(p.frame[:0], &p.batch)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		p.took = time.Since(begun)
-		spent.count()
 		p.packed <- struct{}{}
 	}
 }

@@ -8,35 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processor adds up the processor time of goroutines, each of which has a thread to itself:
-// it is the thread's, so what else the process does meanwhile is not in it.
-type processor struct {
-	sum  *atomic.Int64 // nanoseconds
-	last int64
-}
-
-// ofThread begins to count the time of the calling goroutine. It keeps its thread until it ends or calls
-// runtime.UnlockOSThread.
-func ofThread(sum *atomic.Int64) processor {
+// spend does f and adds the processor time that it takes to sum. Meanwhile it has a thread to itself: it is the thread's
+// time, so what else the process does is not in it. Between two it has none: to wait with one takes two switches of threads.
+func spend(sum *atomic.Int64, f func() error) error {
 	runtime.LockOSThread()
-	p := processor{sum: sum}
-	p.last = p.now()
-	return p
-}
-
-// count adds what was taken since it was called last.
-func (p *processor) count() {
-	now := p.now()
-	p.sum.Add(now - p.last)
-	p.last = now
-}
-
-func (p *processor) now() int64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
-		return p.last // no such clock: nothing is counted
+	defer runtime.UnlockOSThread()
+	begun, known := threadTime()
+	err := f()
+	if ended, ok := threadTime(); ok && known {
+		sum.Add(int64(ended - begun))
 	}
-	return t.Nano()
+	return err
+}
+
+func threadTime() (time.Duration, bool) {
+	var t unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
+	return time.Duration(t.Nano()), err == nil
 }
 
 // Codec is the processor time that encoding memory has taken so far: the codec's alone, without TLS and
