@@ -58,7 +58,7 @@ func (w *Passes) Saw(p migration.Progress, now time.Time) ([]migration.Pass, lib
 		w.passes = append(w.passes, migration.Pass{Sent: r.Sent, Wire: r.Wire, Dirty: r.Dirty,
 			TookMs: milliseconds(r.Took), PauseMs: milliseconds(v.Pause), Slowed: p.Slowed, Stop: v.Stop, Why: v.Why})
 		w.course.Pause, w.course.Slow = w.rule.Enough, w.course.Slow || v.Stalled
-		if v.Stop {
+		if v.Stop || w.course.Slow { // a guest that is slowed down need not wait for the shortest pause
 			w.course.Pause = w.rule.MaxPause
 		}
 	}

@@ -68,7 +68,7 @@ func TestPasses(t *testing.T) {
 		t.Errorf("%d passes, a pause of %v may be, and it is slowed after look %d", len(passes), allowed[499], slow)
 	}
 	// A pause like that may not be: after five passes more that gain nothing it is slowed down, and stays so.
-	if _, allowed, slow = replay(NewPasses(50*time.Millisecond), long); slow != 8 || allowed[499] != firstPause {
+	if _, allowed, slow = replay(NewPasses(50*time.Millisecond), long); slow != 8 || allowed[6] != firstPause || allowed[499] != 50*time.Millisecond {
 		t.Errorf("a pause of %v may be, and it is slowed after look %d", allowed[499], slow)
 	}
 	// What it then leaves is little enough, and the passes say why.
