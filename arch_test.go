@@ -106,6 +106,9 @@ var rows = map[string]int{
 	"imagesync/volume/view":   3,
 	"imagesync/storetest":     4, // for tests
 
+	"imagesync/volume/present": 3,
+	"imagesync/pages":          3,
+
 	"controller/prices":     3,
 	"migration/relay":       3,
 	"migration/relay/disk":  3,
@@ -197,7 +200,7 @@ var beside = map[string][]string{
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
 	"migration/wan":              {"migration/wan/ramstream", "migration/wan/lzh"},
-	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/frame", "imagesync/volume/recent",
+	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/frame", "imagesync/volume/present", "imagesync/volume/recent",
 		"imagesync/volume/trace", "imagesync/volume/turns", "imagesync/volume/view"},
 	"imagesync/volume/frame":   {"imagesync/volume/disk"},
 	"imagesync/volume/view":    {"imagesync/volume/disk"},
@@ -211,6 +214,7 @@ var beside = map[string][]string{
 	"controller/webreport/pictogram": {"scheduler/traffic/pattern"},
 	"imagesync/pack":                 {"imagesync/depot"},
 	"controller/images":              {"controller/world"},
+	"imagesync/volume/present":       {"imagesync/volume/disk"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

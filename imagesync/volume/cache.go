@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 
 	"heliotrope/imagesync/volume/bitmap"
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/present"
 )
 
 // Base is an image that volumes stand on, wherever it is. Chunk i is the ChunkSize bytes at
@@ -53,11 +53,8 @@ type CacheOptions struct {
 	Workers int
 }
 
-// Names of a cache's files.
-const (
-	chunksFile  = "chunks"
-	presentFile = "present"
-)
+// ChunksFile is the name of a cache's file of chunks, each at its place; package present has the other.
+const ChunksFile = "chunks"
 
 // Cache has what has come of a base to this host, for all volumes that stand on it: a sparse
 // file, and a bitmap of the chunks that are in it. A chunk is in the bitmap on the disk only
@@ -136,12 +133,12 @@ func openCache(d disk.Directory, base Base, o CacheOptions) (*Cache, error) {
 
 // load opens the files, and makes them if there are none.
 func (c *Cache) load() (err error) {
-	c.chunks, err = c.dir.Open(chunksFile)
+	c.chunks, err = c.dir.Open(ChunksFile)
 	if errors.Is(err, os.ErrNotExist) {
 		// A bitmap without chunks cannot be: the chunks are made first.
-		if c.chunks, err = c.dir.Create(chunksFile); err == nil {
+		if c.chunks, err = c.dir.Create(ChunksFile); err == nil {
 			if err = c.dir.Sync(); err == nil {
-				err = c.dir.Remove(presentFile)
+				err = c.dir.Remove(present.File)
 			}
 		}
 	}
@@ -151,9 +148,9 @@ func (c *Cache) load() (err error) {
 	if err := c.chunks.Truncate(c.count() * ChunkSize); err != nil {
 		return err
 	}
-	c.present, err = c.dir.Open(presentFile)
+	c.present, err = c.dir.Open(present.File)
 	if errors.Is(err, os.ErrNotExist) {
-		c.present, err = c.newPresent()
+		c.present, err = c.bitmap().Create(c.dir)
 	}
 	if err != nil {
 		return err
@@ -167,63 +164,19 @@ func (c *Cache) count() int64 { return (c.size + ChunkSize - 1) / ChunkSize }
 // zero says whether a chunk is zeros, and not in the cache. What is behind the base is.
 func (c *Cache) zero(i int64) bool { return i >= c.count() || c.base.Zero(int(i)) }
 
-// The bitmap's file has pages of a sector, which disks write whole or not at all: the first
-// says whose it is, each other one has a CRC-32C, its number, and the bits of presentBits chunks.
-const (
-	presentPage = 512
-	presentHead = 8
-	presentBits = (presentPage - presentHead) * 8
-)
-
-func (c *Cache) presentHeader() []byte {
-	page := make([]byte, presentPage)
-	binary.LittleEndian.PutUint64(page[4:], uint64(c.size))
-	binary.LittleEndian.PutUint16(page[12:], uint16(len(c.identity)))
-	copy(page[14:], c.identity)
-	return seal(page)
+// bitmap says whose the bitmap's file is.
+func (c *Cache) bitmap() present.Of {
+	return present.Of{Size: c.size, Chunks: c.count(), Identity: c.identity}
 }
 
-// newPresent makes an empty bitmap.
-func (c *Cache) newPresent() (disk.File, error) {
-	return disk.Replace(c.dir, presentFile, func(f disk.File) error {
-		_, err := f.WriteAt(c.presentHeader(), 0)
-		return err
-	})
-}
-
-// readPresent reads the bitmap. A page that is not whole is one that a crash has torn; its
-// chunks come again.
+// readPresent reads the bitmap.
 func (c *Cache) readPresent() error {
-	page := make([]byte, presentPage)
-	if _, err := c.present.ReadAt(page, 0); err != nil {
-		return fmt.Errorf("read bitmap: %w", err)
-	}
-	if string(page) != string(c.presentHeader()) {
-		return fmt.Errorf("it is that of another base, or damaged; it can be deleted, and fills again")
-	}
 	size, err := c.present.Size()
-	if err != nil {
-		return err
-	}
-	in := io.NewSectionReader(c.present, presentPage, size-presentPage)
-	for n := int64(0); n*presentBits < c.count(); n++ {
-		if _, err := io.ReadFull(in, page); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				break
-			}
-			return fmt.Errorf("read bitmap: %w", err)
-		}
-		if !sealed(page) || binary.LittleEndian.Uint32(page[4:]) != uint32(n) {
-			continue
-		}
-		for bit := range min(presentBits, c.count()-n*presentBits) {
-			if page[presentHead+bit/8]>>(bit%8)&1 != 0 {
-				c.here.Add(n*presentBits+bit, n*presentBits+bit+1)
-			}
-		}
+	if err == nil {
+		c.here, err = c.bitmap().Read(c.present, size)
 	}
 	c.durable = c.here.Clone()
-	return nil
+	return err
 }
 
 // Sync makes the cache remember what it has, whatever happens.
@@ -249,7 +202,7 @@ func (c *Cache) sync() error {
 		return fmt.Errorf("sync cache: %w", err)
 	}
 	c.durable.Union(&taken)
-	err := c.writePresent(&taken)
+	err := c.bitmap().Write(c.present, &c.durable, &taken)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -257,27 +210,6 @@ func (c *Cache) sync() error {
 		return fmt.Errorf("sync cache: %w", err)
 	}
 	return nil
-}
-
-// writePresent writes the pages of the bitmap that have one of the chunks.
-func (c *Cache) writePresent(changed *bitmap.Set) error {
-	for n := int64(0); n*presentBits < c.count(); n++ {
-		first, end := n*presentBits, min((n+1)*presentBits, c.count())
-		if !changed.Any(first, end) {
-			continue
-		}
-		page := make([]byte, presentPage)
-		binary.LittleEndian.PutUint32(page[4:], uint32(n))
-		for from, to := range c.durable.Runs(first, end) {
-			for i := from - first; i < to-first; i++ {
-				page[presentHead+i/8] |= 1 << (i % 8)
-			}
-		}
-		if _, err := c.present.WriteAt(seal(page), (n+1)*presentPage); err != nil {
-			return err
-		}
-	}
-	return c.present.Datasync()
 }
 
 // Drop forgets everything, and gives the space back. Volumes go on; what they need comes again.
@@ -292,7 +224,7 @@ func (c *Cache) Drop() error {
 	c.mu.Unlock()
 	// The bitmap goes first, for good; there may be no room for a new one before the chunks
 	// have gone.
-	err := c.dir.Remove(presentFile)
+	err := c.dir.Remove(present.File)
 	if err == nil {
 		err = c.dir.Sync()
 	}
@@ -305,12 +237,12 @@ func (c *Cache) Drop() error {
 	if err != nil {
 		return fmt.Errorf("drop cache: %w", err)
 	}
-	present, err := c.newPresent()
+	fresh, err := c.bitmap().Create(c.dir)
 	if err != nil {
 		return fmt.Errorf("drop cache: %w", err)
 	}
-	c.present, present = present, c.present
-	return present.Close()
+	c.present, fresh = fresh, c.present
+	return fresh.Close()
 }
 
 // Close ends fetches that are under way, and syncs. Volumes on the cache must be closed before.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope/imagesync/volume/disk"
+	"heliotrope/imagesync/volume/present"
 )
 
 func newCache(t *testing.T, base Base, o CacheOptions) *Cache {
@@ -320,7 +321,7 @@ func TestNeighboursComeTogether(t *testing.T) {
 func TestCacheRemembers(t *testing.T) {
 	t.Parallel()
 	d := newSim()
-	base := newMemoryBase(40*presentBits/16*ChunkSize/64, 4)
+	base := newMemoryBase(40*present.PageBits/16*ChunkSize/64, 4)
 	c, err := openCache(d, base, CacheOptions{Identity: "a"})
 	check(t, err)
 	all := filled(base)
@@ -337,7 +338,7 @@ func TestCacheRemembers(t *testing.T) {
 		t.Errorf("%d chunks are here", again.Present())
 	}
 	d.locks = make(map[string]bool)
-	d.names[presentFile].data[presentPage+100] ^= 1
+	d.names[present.File].data[present.PageSize+100] ^= 1
 	if again, err = openCache(d, base, CacheOptions{Identity: "a"}); err != nil || again.Present() != 0 {
 		t.Errorf("with a bit flipped: %v, %d chunks are here", err, again.Present())
 	}
@@ -389,7 +390,7 @@ func TestFullCache(t *testing.T) {
 	}
 	check(t, c.Drop())
 	check(t, c.Close())
-	if _, err := os.Stat(filepath.Join(string(c.dir.(disk.OSDirectory)), presentFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(string(c.dir.(disk.OSDirectory)), present.File)); err != nil {
 		t.Error(err)
 	}
 }

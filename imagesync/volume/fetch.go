@@ -2,9 +2,7 @@ package volume
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"slices"
 )
 
@@ -335,16 +333,4 @@ func (c *Cache) ahead(first, end int64) {
 		c.streams = c.streams[1:] // the one that was quiet longest
 	}
 	c.streams = append(c.streams, s)
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// seal puts a page's checksum in front of it.
-func seal(page []byte) []byte {
-	binary.LittleEndian.PutUint32(page, crc32.Checksum(page[4:], castagnoli))
-	return page
-}
-
-func sealed(page []byte) bool {
-	return binary.LittleEndian.Uint32(page) == crc32.Checksum(page[4:], castagnoli)
 }

@@ -179,7 +179,7 @@ func (d *simDirectory) cut(rng *rand.Rand) *simDirectory {
 	}
 	for name, f := range names {
 		unit := int64(frame.Size)
-		if name == blocksFile || name == chunksFile {
+		if name == blocksFile || name == ChunksFile {
 			unit = BlockSize
 		}
 		g := &simFile{d: after}
