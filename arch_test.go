@@ -215,6 +215,7 @@ var beside = map[string][]string{
 	"imagesync/pack":                 {"imagesync/depot"},
 	"controller/images":              {"controller/world"},
 	"imagesync/volume/present":       {"imagesync/volume/disk"},
+	"imagesync/pages":                {"imagesync/volume", "imagesync/volume/present"},
 }
 
 // worlds says which packages may import a third-party module; the first word of the

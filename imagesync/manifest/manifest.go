@@ -31,6 +31,9 @@ const (
 	MaxSize    = 64 << 40               // bytes: no image is larger
 )
 
+// File is the name of the file in which a host keeps an image's manifest (Encode), beside what has come of the image.
+const File = "manifest"
+
 // ID names content by its BLAKE3 hash. The zero ID is that of a chunk of zeros, whose hash
 // nobody asks for.
 type ID [32]byte

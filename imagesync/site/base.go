@@ -18,7 +18,7 @@ import (
 
 const (
 	versionName  = "version.json"
-	manifestName = "manifest"
+	manifestName = manifest.File
 )
 
 // How long somebody who waits for a part of an image does, while the store cannot be reached,
