@@ -57,7 +57,7 @@ func (c *Client) Ahead(kinds ...Kind) {
 			if time.Since(begun) > 2*padWay { // TCP's and TLS's
 				err = a.pad(ctx, conn)
 			}
-			if err != nil || conn.ConnectionState().NegotiatedProtocol != alpnV3 {
+			if err != nil || !waitsForHeader(conn) {
 				conn.NetConn().Close()
 				return
 			}
@@ -68,7 +68,7 @@ func (c *Client) Ahead(kinds ...Kind) {
 
 // pad sends padding until the connection is needed.
 func (a *ahead) pad(ctx context.Context, conn *tls.Conn) error {
-	if conn.ConnectionState().NegotiatedProtocol != alpnV3 {
+	if !waitsForHeader(conn) {
 		return nil
 	}
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })

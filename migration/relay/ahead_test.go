@@ -87,7 +87,7 @@ func TestPadding(t *testing.T) {
 func TestAheadOfOlderDestination(t *testing.T) {
 	p := newPKI(t)
 	s, addr := destination(t, p)
-	s.tls.NextProtos = slices.DeleteFunc(s.tls.NextProtos, func(v string) bool { return v == alpnV3 })
+	s.tls.NextProtos = slices.DeleteFunc(s.tls.NextProtos, func(v string) bool { return v == alpnV4 || v == alpnV3 })
 	sock := hypervisor(t, func(c *net.UnixConn) { io.Copy(c, c) })
 	s.Expect("m1", Expectation{VM: "web", From: "src", Sockets: map[Kind]string{Memory: sock}})
 	client := &Client{Addr: addr, TLS: p.config(t, "src")}

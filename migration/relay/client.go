@@ -24,6 +24,8 @@ type Client struct {
 	Encoding *Encoding
 	// GuestPages is how many pages of 4 KiB the VM has; 0: nobody knows.
 	GuestPages int
+	// Image is the one that the VM's disk stands on, by the name of its content; empty: none.
+	Image string
 
 	sent, received atomic.Uint64
 	codec          atomic.Int64 // nanoseconds of a processor
@@ -99,9 +101,11 @@ func (c *Client) begin(ctx context.Context, conn *tls.Conn, h Header) (taken Off
 	defer stop()
 	raw.SetDeadline(time.Now().Add(2 * handshakeTimeout))
 	switch conn.ConnectionState().NegotiatedProtocol {
+	case alpnV4:
 	case alpnV3:
+		h.Codec.Image = ""
 	case alpnV2:
-		h.Disk = 0
+		h.Disk, h.Codec.Image = 0, ""
 	default:
 		h.Disk, h.Codec = 0, Offer{}
 	}

@@ -103,6 +103,7 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 	switch h.Kind {
 	case Memory:
 		h.Codec, s.done = e.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32))
+		h.Codec.Image, s.done = e.offerImage(f.client.Image, s.done)
 	case Disk:
 		h.Codec, h.Disk = e.offerDisk(), n
 	}

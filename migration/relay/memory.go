@@ -55,6 +55,8 @@ type memorySource struct {
 	window        *window
 	share         *share.Sending
 	known         chan kept.Known
+	image         ImageIndex  // nil: none
+	there         chan []byte // what the destination has of the image
 	chunks, spare chan []byte
 	free          chan *parcel
 	toPack        chan *parcel
@@ -81,7 +83,7 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		}
 	}
 	s := &memorySource{
-		remote: remote, local: local, config: c, taken: taken, client: client, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), window: newWindow(), share: sending,
+		remote: remote, local: local, config: c, taken: taken, client: client, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), image: e.index(taken), there: make(chan []byte, 1), window: newWindow(), share: sending,
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
@@ -164,6 +166,13 @@ func (s *memorySource) answers(context.Context) error {
 		}
 		s.known <- k
 	}
+	if s.taken.Image != "" {
+		told, err := readHere(remote)
+		if err != nil {
+			return err
+		}
+		s.there <- told
+	}
 	l := listener{hypervisor: s.local, rebuilt: func(n uint64, lag time.Duration) error { return s.window.leave(n, lag, time.Now()) }, again: s.again()}
 	if err := l.listen(remote); err != nil {
 		return err
@@ -208,6 +217,16 @@ func (s *memorySource) encode(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	if s.image != nil {
+		told, _, err := receive(ctx, s.there)
+		if err == nil {
+			err = s.image.Only(told)
+		}
+		if err != nil {
+			return err
+		}
+		enc.KnowImage(s.image)
 	}
 	quiet := time.NewTimer(silence)
 	defer quiet.Stop()

@@ -32,6 +32,8 @@ type Encoding struct {
 	// Site is where pages of other moves are found, and where those of this one are kept; nil:
 	// neither.
 	Site *kept.Site
+	// Images is what the host has of the images that VMs' disks stand on; nil: nothing.
+	Images Images
 }
 
 // For is the encoding of a tenant's VMs: pages that were kept of another's, and streams of another's VMs that go
@@ -63,6 +65,9 @@ type Offer struct {
 	// come before anything that the hypervisor answers.
 	Site int    `json:"site,omitempty"`
 	Key  string `json:"key,omitempty"`
+	// Image is the one that the VM's disk stands on, by the name of its content; taken, what the destination has of it
+	// comes behind those digests. Only those who speak the protocol's fourth version know it.
+	Image string `json:"image,omitempty"`
 }
 
 // The second version's destination says how far it is, so that a source does not run ahead. The third's pages
@@ -141,6 +146,7 @@ func (r *Room) give(n int) {
 type here struct {
 	site  *kept.Pages
 	share *share.Getting
+	image ImagePages // nil: nothing
 }
 
 // take is what a destination takes of a header's offer, and what it has for it. It holds until
@@ -157,7 +163,10 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 	if e.Share != nil {
 		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
 	}
-	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share)}
+	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share), e.takeImage(h.Codec.Image)}
+	if has.image != nil {
+		o.Image = h.Codec.Image
+	}
 	if o.Site = has.site.Len(); has.site.Mirror != nil {
 		o.Kept = h.Codec.Kept
 	}
@@ -167,6 +176,9 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 	return o, has, func() {
 		e.Room.give(pages + e.Share.GotAll(from, has.share))
 		has.site.Close()
+		if has.image != nil {
+			has.image.Close()
+		}
 	}
 }
 
@@ -179,7 +191,7 @@ func (o Offer) fits(h Header) error {
 	offer := h.Codec
 	_, err := o.key()
 	if err != nil || export != (disk.Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
-		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept {
+		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept || o.Image != "" && o.Image != offer.Image {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
 	return nil
@@ -206,6 +218,6 @@ func (o Offer) config() wan.Config {
 // withVersions offers the protocol's later versions before the others.
 func withVersions(c *tls.Config) *tls.Config {
 	c = c.Clone()
-	c.NextProtos = append([]string{alpnV3, alpnV2}, slices.Clip(c.NextProtos)...)
+	c.NextProtos = append([]string{alpnV4, alpnV3, alpnV2}, slices.Clip(c.NextProtos)...)
 	return c
 }

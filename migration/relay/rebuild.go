@@ -37,6 +37,7 @@ type memoryDestination struct {
 	local   *net.UnixConn
 	site    *kept.Pages
 	share   *share.Getting
+	image   ImagePages
 	says    says
 	room    *semaphore.Weighted // for frames and batches
 	frames  chan frame
@@ -67,13 +68,16 @@ func (f *frame) bytes() int64 { return int64(len(f.body) + wan.Unpacked(&f.head)
 // what that answers as it is. It returns as join does.
 func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, here here) error {
 	d := &memoryDestination{
-		remote: remote, local: local, site: here.site, share: here.share, says: says{w: remote}, room: semaphore.NewWeighted(waitingBytes),
+		remote: remote, local: local, site: here.site, share: here.share, image: here.image, says: says{w: remote}, room: semaphore.NewWeighted(waitingBytes),
 		frames: make(chan frame, waiting), batches: make(chan arrived, waiting), spare: make(chan *wan.Batch, 8),
 		again: make(chan frame, 1), rebuilt: make(chan struct{}),
 	}
 	rebuild := func(ctx context.Context) error {
 		c := taken.config()
 		c.Pages, c.Mirror = d.site, d.site.Mirror
+		if d.image != nil {
+			c.ImagePages = d.image
+		}
 		c.Again = d.askAgain(ctx)
 		if d.share != nil {
 			c.CarriedPages = d.share.During(ctx)
@@ -85,6 +89,9 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 			e.Site.Keep(vm, dec.Mirror())
 		case errors.Is(err, wan.ErrCorrupt):
 			e.Site.Spoil(vm, d.site)
+			if d.image != nil {
+				e.Images.Spoil(taken.Image)
+			}
 		}
 		return err
 	}
@@ -99,6 +106,11 @@ func (d *memoryDestination) answers(ctx context.Context) error {
 			return fmt.Errorf("tell what is known here: %w", err)
 		}
 		d.site.Digests = nil
+	}
+	if d.image != nil {
+		if err := tellHere(d.remote, d.image); err != nil {
+			return err
+		}
 	}
 	if err := d.says.answers(d.local); err != nil {
 		return err

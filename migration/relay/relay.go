@@ -50,12 +50,20 @@ import (
 // ALPN is the protocol's name in TLS. A Client and a Server add the second version's, in
 // which a header may have an Offer and an answer may take it, and the third's, in which a
 // connection may wait for its header, padding may come before that (Client.Ahead), and the
-// destination shakes hands with the server of a Disk (disk.Open).
+// destination shakes hands with the server of a Disk (disk.Open), and the fourth, in which an Offer may
+// name the image of the VM's disk.
 const (
 	ALPN   = "heliotrope-relay/1"
 	alpnV2 = "heliotrope-relay/2"
 	alpnV3 = "heliotrope-relay/3"
+	alpnV4 = "heliotrope-relay/4"
 )
+
+// waitsForHeader says whether a connection may wait for its header.
+func waitsForHeader(conn *tls.Conn) bool {
+	version := conn.ConnectionState().NegotiatedProtocol
+	return version == alpnV3 || version == alpnV4
+}
 
 // Kind is what a stream carries.
 type Kind string

@@ -154,7 +154,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, begun func()) error {
 // header waits for the header of a host's connection, which has begun when that need not come at once.
 func (s *Server) header(ctx context.Context, conn *tls.Conn, begun func()) (Header, error) {
 	raw := conn.NetConn()
-	if conn.ConnectionState().NegotiatedProtocol == alpnV3 {
+	if waitsForHeader(conn) {
 		select {
 		case s.ahead <- struct{}{}:
 			defer func() { <-s.ahead }()

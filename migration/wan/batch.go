@@ -34,6 +34,7 @@ const (
 //	Zero      how many more pages of zeros lie behind it, in records that spell no name
 //	Dup       the slot, less the one of the dup before, zigzag
 //	Site      the reference, less the one before and 1, zigzag
+//	Image     the page's number, as of Site
 //	Peer      the stream's number; its name, if the number is new; the page's number, less the one before and 2, zigzag
 //	Delta     the delta's length
 //	Verbatim  how many bytes

@@ -103,7 +103,7 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 	if class == Verbatim {
 		return d.verbatim(dst)
 	}
-	if class > Verbatim {
+	if class >= Classes {
 		return nil, fmt.Errorf("%w: op %#x", ErrCorrupt, op)
 	}
 	page, spelled, err := d.place(op)
@@ -242,7 +242,7 @@ func (d *Decoder) content(data *[pageSize]byte, class Class, slot uint32, kept b
 		}
 		*data = *d.mirror.page(d.places.dup)
 		return nil
-	case Site, Peer:
+	case Site, Peer, Image:
 		return d.elsewhere(data, class)
 	}
 	col := literals

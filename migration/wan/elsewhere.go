@@ -62,6 +62,15 @@ func StreamSize(head *[FrameHead]byte) int { return int(binary.BigEndian.Uint32(
 // elsewhere says of a page where else the destination has it, if it does.
 func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[pageSize]byte, hash PageHash) (Class, bool) {
 	p := &e.places
+	if e.image != nil { // it costs a tenth of what a digest does
+		if number, ok := e.image.Find(data); ok {
+			e.op(Image, t, block, page)
+			e.arg(zigzag(int64(number - p.image)))
+			p.image = number + 1
+			e.batch.referred = append(e.batch.referred, data[:]...)
+			return Image, true
+		}
+	}
 	if e.known != nil {
 		if ref, ok := e.known.Lookup(digest(e.keyed, data)); ok {
 			e.op(Site, t, block, page)
@@ -98,9 +107,12 @@ func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[p
 func (d *Decoder) elsewhere(data *[pageSize]byte, class Class) error {
 	var ok bool
 	var err error
-	if class == Site {
-		ok, err = d.site(data)
-	} else {
+	switch class {
+	case Site:
+		ok, err = d.own(d.config.Pages, &d.places.site, data)
+	case Image:
+		ok, err = d.own(d.config.ImagePages, &d.places.image, data)
+	default:
 		ok, err = d.peer(data)
 	}
 	at := d.referred * pageSize
@@ -125,14 +137,15 @@ func (d *Decoder) elsewhere(data *[pageSize]byte, class Class) error {
 	return nil
 }
 
-func (d *Decoder) site(data *[pageSize]byte) (ok bool, err error) {
+// own fills a page in that one of the destination's own has. next is the reference behind the last one.
+func (d *Decoder) own(pages Pages, next *uint64, data *[pageSize]byte) (ok bool, err error) {
 	distance, err := d.arg()
 	if err != nil {
 		return false, err
 	}
-	ref := d.places.site + uint64(unzigzag(distance))
-	d.places.site = ref + 1
-	return d.config.Pages != nil && d.config.Pages.Page(ref, data) == nil, nil
+	ref := *next + uint64(unzigzag(distance))
+	*next = ref + 1
+	return pages != nil && pages.Page(ref, data) == nil, nil
 }
 
 func (d *Decoder) peer(data *[pageSize]byte) (ok bool, err error) {

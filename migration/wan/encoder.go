@@ -19,6 +19,7 @@ type Encoder struct {
 	hash   streamHash
 	known  Known
 	keyed  *blake3.Hasher // of known
+	image  ImageIndex
 	err    error
 
 	carrying Carrying
@@ -38,6 +39,7 @@ type places struct {
 	next    uint64 // page behind the last one
 	dup     uint32
 	site    uint64
+	image   uint64
 	peer    uint64
 	spelled bool // a page came before
 }
@@ -62,6 +64,9 @@ func (e *Encoder) Know(key [32]byte, k Known) error {
 	e.known, e.keyed = k, h
 	return nil
 }
+
+// KnowImage tells what the destination has of the image that the VM's disk stands on.
+func (e *Encoder) KnowImage(x ImageIndex) { e.image = x }
 
 // Mirror is what was last sent of each page. It is the Encoder's until nothing more is written.
 func (e *Encoder) Mirror() *Mirror { return e.mirror }

@@ -9,6 +9,7 @@
 //	same     it is what it was when it was last sent
 //	dup      it is what another page was when that was last sent
 //	site     it is what the destination has from elsewhere: another VM, an earlier stay
+//	image    it is a page of the image that the VM's disk stands on, which both ends have
 //	peer     it is what another stream to the same destination carries at about the same time
 //	delta    it differs in these places from what it was
 //	literal  it is this
@@ -30,7 +31,8 @@
 // source a fiftieth of its time instead of a quarter. Whoever knows how a page is
 // hashed could make two of one XXH3: so a dup is compared byte by byte before it is called one, pages that
 // other streams carry are found by it with a seed that no guest knows, and hashed once more with another, and the digests by which pages of
-// other VMs are found are BLAKE3 keyed with a secret of the trust domain.
+// other VMs are found are BLAKE3 keyed with a secret of the trust domain. Pages of an image are found by whatever
+// hash its index goes by, with a seed of the index's own: PageSeed knows nothing of it.
 //
 // Package lzh packs them. The package does no I/O, starts nothing and locks nothing: package relay does.
 package wan
@@ -67,6 +69,12 @@ type Known interface {
 	Lookup(Digest) (ref uint64, ok bool)
 }
 
+// ImageIndex finds pages of the image that the VM's disk stands on. Both ends number them the same way.
+type ImageIndex interface {
+	// Find returns the number of a page of that content which the destination has.
+	Find(page *[4096]byte) (number uint64, ok bool)
+}
+
 // Pages gives a destination's own pages out.
 type Pages interface {
 	// Page writes the page that ref stands for into dst. A page that is no more is an error, and
@@ -80,6 +88,7 @@ type Config struct {
 	Seed        uint64 // of the stream's hash: any number
 	PageSeed    uint64 // of pages' hashes, which no guest knows; streams that share pages (Carrying) have the same
 	Pages       Pages  // Decoder: may be nil if the Encoder is told of nothing that is Known
+	ImagePages  Pages  // Decoder: the same of Encoder.KnowImage
 	// Mirror is what both ends have kept of the VM's last stream, by its Sum; nil: nothing. It
 	// then belongs to the Encoder or the Decoder.
 	Mirror *Mirror
@@ -104,10 +113,11 @@ const (
 	Literal
 	Noise
 	Verbatim // no page
+	Image    // behind the others, whose numbers older peers know
 	Classes
 )
 
-var classNames = [Classes]string{"zero", "same", "dup", "site", "peer", "delta", "literal", "noise", "verbatim"}
+var classNames = [Classes]string{"zero", "same", "dup", "site", "peer", "delta", "literal", "noise", "verbatim", "image"}
 
 func (c Class) String() string {
 	if c < Classes {
