@@ -53,7 +53,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	hub := newHub()
 	// In RunDir files are memory: pages of guests have no business on a disk.
-	encoding, err := memory.Encoding(int64(c.MoveMemory), int64(c.PageCache), filepath.Join(c.RunDir, "pages"), c.Log)
+	encoding, err := memory.Encoding(int64(c.MoveMemory), int64(c.PageCache), filepath.Join(c.RunDir, "pages"), c.images(id.Host()).Caches(), c.Log)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/images"
 	"heliotrope/hostagent/libvirt"
 	"heliotrope/hostagent/memory"
 	"heliotrope/migration"
@@ -106,7 +107,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	client.GuestPages = libvirt.MemoryPages(m.XML)
+	client.GuestPages, client.Image = libvirt.MemoryPages(m.XML), images.Root(m.XML)
 	ramSocket, diskSocket, err := s.sockets(o.Move)
 	if err != nil {
 		return nil, err

@@ -113,7 +113,7 @@ func (p Progress) IsZero() bool { return p.TotalBytes == 0 && p.DoneBytes == 0 &
 
 // Encoded is a part of the hypervisor's stream of memory (package migration/wan).
 type Encoded struct {
-	Kind   string `json:"kind"`         // zero, same, dup, site, delta, literal, noise, verbatim; heads: what all of them cost beside
+	Kind   string `json:"kind"`         // zero, same, dup, image, site, peer, delta, literal, noise, verbatim; heads: what all of them cost beside
 	Pages  uint64 `json:"pages"`        // of verbatim: pieces
 	Stream uint64 `json:"stream_bytes"` // of the hypervisor's stream
 	Wire   uint64 `json:"wire_bytes"`   // that it became

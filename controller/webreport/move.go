@@ -45,6 +45,7 @@ var memoryKinds = []struct{ kind, class, means string }{
 	{"zero", "c1", "runs of zeros"},
 	{"same", "share g0", "as it was when it was last sent"},
 	{"dup", "share g4", "as another page of the VM"},
+	{"image", "c4", "of the image of the VM's disk"},
 	{"site", "share g2", "kept at the destination"},
 	{"peer", "share g3", "carried by another VM's stream"},
 	{"delta", "share g1", "some bytes differ"},

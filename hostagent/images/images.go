@@ -96,6 +96,7 @@ import (
 	"time"
 
 	"heliotrope/hostagent/agentapi"
+	"heliotrope/hostagent/libvirt"
 	"heliotrope/imagesync/manifest"
 	"heliotrope/imagesync/site"
 )
@@ -119,6 +120,14 @@ type Config struct {
 	silence time.Duration // package spread's; 0: its default
 }
 
+// Caches is where what has come of images is, by their roots (package pages); empty: the host has no store.
+func (c Config) Caches() string {
+	if c.Store == "" {
+		return ""
+	}
+	return site.Caches(c.Dir)
+}
+
 func (c Config) controlSocket() string { return filepath.Join(c.Dir, "agent.sock") }
 
 // base names a version for another host: IMAGE@VERSION ROOT.
@@ -135,6 +144,19 @@ func parseBase(s string) (ref string, root manifest.ID, err error) {
 		return "", root, fmt.Errorf("%.120q is no version of an image", s)
 	}
 	return ref, root, nil
+}
+
+// Root names the content of the image that a VM's disk stands on, by the domain's description; empty: it is none of a store.
+func Root(description string) string {
+	on, _, err := libvirt.VolumeBase(description)
+	if err != nil {
+		return ""
+	}
+	_, root, err := parseBase(on)
+	if err != nil {
+		return ""
+	}
+	return root.String()
 }
 
 // Bytes is a number of bytes as people write it: 20G, 500M. It is a flag.Value.

@@ -26,8 +26,9 @@ const DefaultMoves = 1 << 30 // bytes
 const perMove = 2
 
 // Encoding is how memory is sent; nil: as the hypervisor sends it, since a move may take nothing.
-// Pages, in bytes, is what may be kept in dir of VMs that moved; somebody must run the Site.
-func Encoding(moves, pages int64, dir string, log *slog.Logger) (*relay.Encoding, error) {
+// Pages, in bytes, is what may be kept in dir of VMs that moved; somebody must run the Site. caches is the directory of
+// what has come of images; empty: there is none.
+func Encoding(moves, pages int64, dir, caches string, log *slog.Logger) (*relay.Encoding, error) {
 	if moves <= 0 {
 		return nil, nil
 	}
@@ -37,6 +38,9 @@ func Encoding(moves, pages int64, dir string, log *slog.Logger) (*relay.Encoding
 		if e.Site, err = kept.New(dir, int(pages/pageBytes), log); err != nil {
 			return nil, fmt.Errorf("keep pages: %w", err)
 		}
+	}
+	if caches != "" {
+		e.Images = NewImages(caches, log)
 	}
 	return e, nil
 }
@@ -57,9 +61,12 @@ func Towards(peer heliotrope.HostID, measured []agentapi.Path, e *relay.Encoding
 	return &long
 }
 
+// kinds are those of a stream's parts, in the order of how little each costs.
+var kinds = [wan.Classes]wan.Class{wan.Zero, wan.Same, wan.Dup, wan.Image, wan.Site, wan.Peer, wan.Delta, wan.Literal, wan.Noise, wan.Verbatim}
+
 // Parts are what a stream of memory consisted of.
 func Parts(s wan.Stats) (all []migration.Encoded) {
-	for c := range wan.Classes {
+	for _, c := range kinds {
 		if s.Pages[c] > 0 {
 			all = append(all, migration.Encoded{Kind: c.String(), Pages: s.Pages[c], Stream: s.In[c], Wire: s.Out[c]})
 		}

@@ -30,13 +30,13 @@ func TestTowards(t *testing.T) {
 // What a host keeps of VMs that moved is off unless it was given room; a move's own is on.
 func TestEncoding(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	if e, err := Encoding(DefaultMoves, 0, "", log); err != nil || e.MirrorPages != DefaultMoves/perMove/pageBytes || e.Site != nil {
+	if e, err := Encoding(DefaultMoves, 0, "", "", log); err != nil || e.MirrorPages != DefaultMoves/perMove/pageBytes || e.Site != nil || e.Images != nil {
 		t.Errorf("by default: %+v, %v", e, err)
 	}
-	if e, err := Encoding(DefaultMoves, 1<<30, t.TempDir(), log); err != nil || e.Site == nil {
+	if e, err := Encoding(DefaultMoves, 1<<30, t.TempDir(), t.TempDir(), log); err != nil || e.Site == nil || e.Images == nil {
 		t.Errorf("with a page cache: %+v, %v", e, err)
 	}
-	if e, err := Encoding(0, 1<<30, "", log); err != nil || e != nil {
+	if e, err := Encoding(0, 1<<30, "", "", log); err != nil || e != nil {
 		t.Errorf("without: %+v, %v", e, err)
 	}
 }

@@ -110,6 +110,7 @@ func (s *Site) Along(ctx context.Context, node *spread.Node, feeders []spread.Fe
 	}
 	if ctx.Err() == nil {
 		s.failed(nil)
+		s.index(ctx)
 		s.o.Log.Info("all of the image is here, and passed on", "image", s.Version.Ref(), "sessions", share.Progress().Feeders)
 		<-ctx.Done()
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"heliotrope/imagesync/manifest"
+	"heliotrope/imagesync/pages"
 	"heliotrope/imagesync/volume"
 )
 
@@ -73,6 +74,7 @@ func (s *Site) Fill(ctx context.Context) {
 		case err == nil:
 			s.failed(nil)
 			s.o.Log.Info("all of the image is here", "image", s.Version.Ref(), "seconds", time.Since(began).Seconds())
+			s.index(ctx)
 			return
 		case errors.Is(err, errNoRoom):
 			s.failed(nil)
@@ -80,9 +82,21 @@ func (s *Site) Fill(ctx context.Context) {
 			s.failed(err)
 			s.o.Log.Warn("the image does not come; trying again", "image", s.Version.Ref(), "error", err)
 		}
+		s.index(ctx)
 		if !sleep(ctx, retry) {
 			return
 		}
+	}
+}
+
+// index sees to it that memory's pages are found in what has come.
+func (s *Site) index(ctx context.Context) {
+	err := s.cache.Sync()
+	if err == nil {
+		err = pages.Make(ctx, cacheDir(s.dir, s.Version.Root))
+	}
+	if err != nil && ctx.Err() == nil {
+		s.o.Log.Warn("VMs' pages are not looked for in their image", "image", s.Version.Ref(), "error", err)
 	}
 }
 

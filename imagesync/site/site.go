@@ -4,6 +4,7 @@
 //	caches/ROOT/                what has come of a version, for all its volumes
 //	caches/ROOT/version.json    which version that is
 //	caches/ROOT/manifest        what it consists of: the store need not be there to go on
+//	caches/ROOT/pages           finds memory's pages in it (package pages), for VMs that move
 //	volumes/NAME/disk/          a volume (package volume)
 //	volumes/NAME/origin.json    what it was made from, and what it has become
 //	boots/IMAGE.json            what the last boot of an image has read, in its order
@@ -166,9 +167,10 @@ func Open(dir string, v manifest.Version, base volume.Base, o Options) (*Site, e
 	return s, nil
 }
 
-func cacheDir(dir string, root manifest.ID) string {
-	return filepath.Join(dir, cachesDir, root.String())
-}
+// Caches is where what has come of versions is, each in a directory that its root names.
+func Caches(dir string) string { return filepath.Join(dir, cachesDir) }
+
+func cacheDir(dir string, root manifest.ID) string { return filepath.Join(Caches(dir), root.String()) }
 
 // Close flushes the volumes and closes them.
 func (s *Site) Close() error {

@@ -20,6 +20,7 @@ import (
 
 	"heliotrope"
 	"heliotrope/controller/api"
+	"heliotrope/imagesync/pages"
 	"heliotrope/migration"
 	"heliotrope/topologies"
 	"heliotrope/topologies/lab/guest"
@@ -184,8 +185,10 @@ func TestImageStore(t *testing.T) {
 		t.Errorf("the guest found %d records on its disk, the image has %d", first.Found, guest.StoredRecords)
 	}
 	s.places("left-1 1", "right-1 1")
+	s.indexed("left-1")
 
 	there := s.move("right-1")
+	s.ofImage(there)
 	arrived := s.ask()
 	s.same(first, arrived)
 	s.copied(there, arrived.LastSeq-guest.StoredRecords)
@@ -201,6 +204,30 @@ func TestImageStore(t *testing.T) {
 	}
 	s.places("left-1 1", "right-1 1")
 	s.wrong()
+}
+
+// indexed waits until a host finds VMs' pages in the image: it sees to that once all has come.
+func (s *stored) indexed(host string) {
+	s.Helper()
+	s.until(60*time.Second, func(context.Context) error {
+		found, err := filepath.Glob(filepath.Join(s.lab.Dir, "nodes", host, "var-lib-heliotrope", "vm-volumes", "caches", "*", pages.File))
+		if err == nil && len(found) == 0 {
+			err = fmt.Errorf("%s has no index of its image", host)
+		}
+		return err
+	})
+}
+
+// ofImage says whether pages of the guest's memory were told as those of its image: it has read 512 of them.
+func (s *stored) ofImage(m api.Migration) {
+	s.Helper()
+	for _, part := range m.Measured.Memory {
+		s.Logf("%-8s %6d pages, %9d bytes of the stream, %8d on the wire", part.Kind, part.Pages, part.Stream, part.Wire)
+		if part.Kind == "image" && part.Pages >= 256 && part.Wire == 0 {
+			return
+		}
+	}
+	s.Error("hardly anything of the guest's memory is found in its image")
 }
 
 // same says whether the guest is the one that it was.
