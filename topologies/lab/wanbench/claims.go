@@ -26,6 +26,9 @@ const (
 	fourSite    = 0.06
 )
 
+// has is what the sites have, by mode.
+var has = map[string]string{oursSite: "what the site has", oursImage: "the image"}
+
 // claims are those that what was measured can tell of.
 func (s summary) claims() (all []claim.Claim) {
 	for _, guest := range append(slices.Clip(works), four) {
@@ -36,7 +39,7 @@ func (s summary) claims() (all []claim.Claim) {
 				all = append(all, s.together(c, m)...)
 			case c.mode == ours.name:
 				all = append(all, s.of(c, m)...)
-			case c.mode == oursSite || c.mode == oursBack:
+			case c.mode == oursImage || c.mode == oursSite || c.mode == oursBack:
 				all = append(all, s.kept(c, m)...)
 			}
 		}
@@ -60,13 +63,13 @@ func (s summary) together(c cell, m moved) (all []claim.Claim) {
 	switch c.mode {
 	case ours.name:
 		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes over plain", c.guest, c.link), over, "<=", wireBounds[four]))
-	case oursSite:
-		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes over plain, with what the site has", c.guest, c.link), over, "<=", fourSite))
+	case oursSite, oursImage:
+		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes over plain, with %s", c.guest, c.link, has[c.mode]), over, "<=", fourSite))
 	}
 	return all
 }
 
-// kept are the claims about a move where the sites have something of before.
+// kept are the claims about a move where the sites have something of before, or the image.
 func (s summary) kept(c cell, m moved) (all []claim.Claim) {
 	if bound, ok := pauseBounds[c.link.Mbits]; ok {
 		all = append(all, claim.New(fmt.Sprintf("%s, %s, %s: pause, ms", c.guest, c.link, c.mode), m.Pause, "<=", bound+float64(c.link.RTT.Milliseconds())))
@@ -78,8 +81,8 @@ func (s summary) kept(c cell, m moved) (all []claim.Claim) {
 	if c.mode == oursBack && c.link.Mbits == wirePlace && c.link.RTT == 0 {
 		all = append(all, claim.New(fmt.Sprintf("%s, %s: WAN bytes of the way back over plain", c.guest, c.link), float64(m.Wire)/float64(plain.Wire), "<=", backBound))
 	}
-	if c.mode == oursSite && c.guest == "idle" && c.link.Mbits == slowPlace {
-		all = append(all, claim.New(fmt.Sprintf("%s, %s: total time over plain, with what the site has", c.guest, c.link), m.Total/plain.Total, "<=", siteTotal))
+	if (c.mode == oursSite || c.mode == oursImage) && c.guest == "idle" && c.link.Mbits == slowPlace {
+		all = append(all, claim.New(fmt.Sprintf("%s, %s: total time over plain, with %s", c.guest, c.link, has[c.mode]), m.Total/plain.Total, "<=", siteTotal))
 	}
 	return all
 }

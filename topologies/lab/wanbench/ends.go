@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"heliotrope"
+	"heliotrope/hostagent/memory"
 	"heliotrope/migration/relay"
 	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/share"
@@ -49,6 +50,8 @@ type endConfig struct {
 	Addr        netip.AddrPort `json:"addr"`         // the destination's relay port
 	MirrorPages int            `json:"mirror_pages"` // 0: the stream goes as it is
 	Pages       string         // directory of what the site has kept; empty: it keeps nothing
+	Images      string         // directory of the site's caches of images; empty: it has none
+	Image       string         // that of the guests' disk; empty: none
 	Streams     []endStream
 }
 
@@ -104,8 +107,11 @@ func runEnd(ctx context.Context, in *bufio.Reader, out io.Writer) error {
 		go func() { kept <- encoding.Site.Run(keeping) }()
 		defer func() { stop(); <-kept }()
 	}
+	if c.Images != "" {
+		encoding.Images = memory.NewImages(c.Images, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	}
 	if c.Source {
-		client := &relay.Client{Addr: c.Addr, TLS: config, Encoding: encoding}
+		client := &relay.Client{Addr: c.Addr, TLS: config, Encoding: encoding, Image: c.Image}
 		var g errgroup.Group
 		for _, s := range c.Streams {
 			f, err := client.Forward(s.Socket, relay.Header{Move: s.Move, VM: s.VM, Kind: relay.Memory})
@@ -186,7 +192,7 @@ func issue(name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x5
 }
 
 // pair is both ends' configurations, from a site to the other, without streams.
-func pair(from int, mirrorPages int, pages *[2]string) (source, destination endConfig, err error) {
+func pair(from int, md mode) (source, destination endConfig, err error) {
 	ca, caKey, err := issue("ca", nil, nil)
 	if err != nil {
 		return source, destination, err
@@ -203,10 +209,14 @@ func pair(from int, mirrorPages int, pages *[2]string) (source, destination endC
 		if err != nil {
 			return source, destination, err
 		}
-		*e.c = endConfig{CA: ca.Raw, Cert: cert.Raw, Key: der, Addr: netip.AddrPortFrom(address(1-from), relayPort), MirrorPages: mirrorPages}
+		*e.c = endConfig{CA: ca.Raw, Cert: cert.Raw, Key: der, Addr: netip.AddrPortFrom(address(1-from), relayPort), MirrorPages: md.mirror}
 	}
-	if pages != nil {
-		source.Pages, destination.Pages = pages[from], pages[1-from]
+	if md.pages != nil {
+		source.Pages, destination.Pages = md.pages[from], md.pages[1-from]
+	}
+	if md.images != nil {
+		source.Images, destination.Images = md.images[from], md.images[1-from]
+		source.Image = md.image
 	}
 	source.Source = true
 	return source, destination, nil

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"heliotrope/imagesync/manifest"
 	"heliotrope/topologies/lab/guest"
 )
 
@@ -32,6 +33,8 @@ type field struct {
 	initrd map[string]string // of each work
 	runs   int
 	others map[string]*[2]string // of each work: what another guest has left at the sites
+	images [2]string             // the sites' caches of images
+	image  manifest.ID           // the root's, which they have; zero: they have none yet
 }
 
 func newField(ctx context.Context, dir, root string) (*field, error) {

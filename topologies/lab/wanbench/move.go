@@ -23,6 +23,8 @@ type mode struct {
 	mirror   int // pages; 0: no codec of ours
 	vm       heliotrope.VMID
 	pages    *[2]string                                                                        // what the sites have kept; nil: nothing
+	images   *[2]string                                                                        // the sites' caches of images; nil: none
+	image    string                                                                            // that of the guest's disk
 	run      func(*yard, context.Context, *field, []*machine, link) ([]*machine, moved, error) // nil: migrate
 }
 
@@ -33,6 +35,7 @@ var modes = []mode{
 	{name: "multifd+zstd", both: []string{"multifd"}, params: map[string]any{"multifd-channels": 2, "multifd-compression": "zstd", "multifd-zstd-level": 1}, downtime: 300},
 	{name: "post-copy", both: []string{"postcopy-ram"}, downtime: 300, postcopy: true},
 	ours,
+	{name: oursImage, run: (*yard).overImage},
 	{name: oursSite, run: (*yard).whereOtherWas},
 	{name: oursBack, run: (*yard).andBack},
 }
@@ -48,8 +51,9 @@ func (y *yard) move(ctx context.Context, f *field, ms []*machine, md mode, l lin
 var ours = mode{name: "ours", downtime: 30, mirror: guestMiB << 20 >> 12, vm: "guest"}
 
 const (
-	oursSite = "ours+site"
-	oursBack = "ours+back"
+	oursImage = "ours+image"
+	oursSite  = "ours+site"
+	oursBack  = "ours+back"
 )
 
 // patience is how long a migration may go on before it is made to end, whatever pause that
@@ -151,7 +155,7 @@ func (y *yard) way(ctx context.Context, from, to []*machine, md mode) (incoming,
 		return incoming, incoming, func(*moved) error { return nil }, nil
 	}
 	site := from[0].site
-	source, destination, err := pair(site, md.mirror, md.pages)
+	source, destination, err := pair(site, md)
 	if err != nil {
 		return nil, nil, nil, err
 	}

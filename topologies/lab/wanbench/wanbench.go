@@ -10,6 +10,9 @@
 //	cache  a redis with 60,000 hashes, whose fields are set and counted up
 //	four   four of the idle ones, which move at the same time
 //
+// What the sites have of the guest is another row each: nothing (ours), the image of its disk, which comes to each of them from a
+// store of images as to hosts (ours+image), what one like it has left (ours+site), and what it has left itself (ours+back).
+//
 // A guest is booted once and goes to and fro between the sites, by one mode after the other. It
 // counts on its console, so that one which arrived dead is found. The bytes that QEMU sent are
 // those that the other QEMU got: the decoder compares a hash of all of them before it gives any
@@ -49,7 +52,7 @@ type Bench struct {
 var works = []string{"idle", "db", "churn", "cache"}
 
 // fours are the modes by which four move together.
-var fours = []string{"plain", "multifd+zstd", ours.name, oursSite}
+var fours = []string{"plain", "multifd+zstd", ours.name, oursImage, oursSite}
 
 func classOf(c int) string { return wan.Class(c).String() }
 
