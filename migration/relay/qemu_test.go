@@ -174,15 +174,10 @@ func (m *machine) busy() {
 // and dst waits.
 func apart(t *testing.T) (src, dst *machine, client *Client, path string) {
 	t.Helper()
-	return apartWith(t, mirrors)
-}
-
-func apartWith(t *testing.T, e *Encoding) (src, dst *machine, client *Client, path string) {
-	t.Helper()
 	p := newPKI(t)
 	sock := filepath.Join(t.TempDir(), "in.sock")
-	addr := encodingDestination(t, p, e, sock)
-	client = &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: e}
+	addr := encodingDestination(t, p, mirrors, sock)
+	client = &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: mirrors}
 	path, _ = source(t, client, memory)
 	dst = newMachine(t, "-S", "-incoming", "unix:"+sock)
 	src = newMachine(t)
@@ -243,14 +238,19 @@ func TestQEMUMovesThroughTheCodec(t *testing.T) {
 
 // TestQEMUMovesOverItsImage: what a guest has read, and not changed since, does not cross.
 func TestQEMUMovesOverItsImage(t *testing.T) {
-	m := &imageOf{name: "a"}
-	src, dst, client, path := apartWith(t, withImages(m))
-	client.Image = m.name
+	src := newMachine(t)
+	src.busy()
 	const first, last = 1 << 20, 0x240000 // what the guest fills; it goes on changing every third page
-	had := src.memory()
+	m, had := &imageOf{name: "a"}, src.memory()
 	for at := first; at < last; at += 4096 {
 		m.pages = append(m.pages, [4096]byte(had[at:]))
 	}
+	p := newPKI(t)
+	sock := filepath.Join(t.TempDir(), "in.sock")
+	addr := encodingDestination(t, p, withImages(m), sock)
+	client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: withImages(m), Image: m.name}
+	path, _ := source(t, client, memory)
+	dst := newMachine(t, "-S", "-incoming", "unix:"+sock)
 	src.do("migrate-set-parameters", map[string]any{"downtime-limit": 2000, "max-bandwidth": 0})
 	src.do("migrate", map[string]any{"uri": "unix:" + path})
 	src.until("pre-switchover")
