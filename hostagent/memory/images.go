@@ -57,7 +57,7 @@ func (m *Images) Index(root string) (relay.ImageIndex, error) {
 	}
 	x, err := pages.ReadIndex(dir)
 	if err != nil {
-		m.log.Warn("a VM's pages are not looked for in its image; the index is made again when disks are next opened", "root", root, "error", err)
+		m.log.Warn("a VM's pages are not looked for in its image; the next server of disks makes the index again", "root", root, "error", err)
 		return nil, err
 	}
 	return x, nil
