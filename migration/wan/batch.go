@@ -35,7 +35,8 @@ const (
 //	Dup       the slot, less the one of the dup before, zigzag
 //	Site      the reference, less the one before and 1, zigzag
 //	Image     the page's number, as of Site
-//	Peer      the stream's number; its name, if the number is new; the page's number, less the one before and 2, zigzag
+//	Peer      the stream's number; its name, if the number is new; the page's number, less the one before and 2, zigzag.
+//	          A new stream at another place has number 256, and behind its name the length of the place, which other has
 //	Delta     the delta's length
 //	Verbatim  how many bytes
 

@@ -18,13 +18,13 @@ type Decoder struct {
 	err    error
 
 	// Of the batch that is being decoded.
-	columns [columns][]byte // what is left of them
-	room    int             // how much longer the stream may become
-	stats   *Stats
+	cursor
+	room  int // how much longer the stream may become
+	stats *Stats
 
-	streams  []uint64 // that were named
-	referred int      // how many pages the batch has told by where they are
-	again    []byte   // all those, if one was not there
+	refs     refs
+	referred int    // how many pages the batch has told by where they are
+	again    []byte // all those, if one was not there
 }
 
 // NewDecoder returns a Decoder for an Encoder of the same configuration.
@@ -79,23 +79,37 @@ func (d *Decoder) decode(dst []byte, b *Batch) ([]byte, error) {
 	return dst, nil
 }
 
-func (d *Decoder) arg() (uint64, error) {
-	v, n := binary.Uvarint(d.columns[args])
+// cursor reads a batch's columns.
+type cursor struct {
+	columns [columns][]byte // what is left of them
+}
+
+func (c *cursor) arg() (uint64, error) {
+	v, n := binary.Uvarint(c.columns[args])
 	if n <= 0 {
 		return 0, fmt.Errorf("%w: an argument is missing", ErrCorrupt)
 	}
-	d.columns[args] = d.columns[args][n:]
+	c.columns[args] = c.columns[args][n:]
 	return v, nil
 }
 
 // take takes n bytes of a column.
-func (d *Decoder) take(c column, n uint64) ([]byte, error) {
-	col := d.columns[c]
+func (c *cursor) take(from column, n uint64) ([]byte, error) {
+	col := c.columns[from]
 	if n > uint64(len(col)) {
-		return nil, fmt.Errorf("%w: column %d ends too early", ErrCorrupt, c)
+		return nil, fmt.Errorf("%w: column %d ends too early", ErrCorrupt, from)
 	}
-	d.columns[c] = col[n:]
+	c.columns[from] = col[n:]
 	return col[:n], nil
+}
+
+// skip passes over as many other bytes as an argument says.
+func (c *cursor) skip() error {
+	n, err := c.arg()
+	if err == nil {
+		_, err = c.take(other, n)
+	}
+	return err
 }
 
 func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {

@@ -9,12 +9,20 @@ import (
 // maxStreams is how many other streams one refers to.
 const maxStreams = 256
 
-// Carrying are pages that other streams carry to the destination, or this one has, as its Encoder
-// knows of them. A page is named by the stream, by whatever number both ends know it, and by how
+// Ref names a page that a stream carries: the stream, by whatever number both ends know it, and by how
 // many pages of its kind that stream carried before: twice that, and one more for Noise.
+type Ref struct {
+	Stream, Number uint64
+	// At is where else it is than at the destination itself, which asks there; at most 255 bytes, and
+	// the same for all that a stream carries.
+	At string
+}
+
+// Carrying are pages that other streams carry to the destination or near it, or this one has, as its
+// Encoder knows of them.
 type Carrying interface {
-	// Find returns the name of the page with that hash, if it has or will come to be there.
-	Find(page PageHash) (stream, number uint64, ok bool)
+	// Find returns the name of the page with that hash, if it is or will come to be there.
+	Find(page PageHash) (Ref, bool)
 	// Carries takes note that this stream carries the page itself.
 	Carries(page PageHash, noise bool)
 }
@@ -23,7 +31,7 @@ type Carrying interface {
 type CarriedPages interface {
 	// CarriedPage writes a page into dst, and waits for it if it has yet to come. It is not ok if
 	// the page is not to be had.
-	CarriedPage(stream, number uint64, dst *[4096]byte) (ok bool, err error)
+	CarriedPage(page Ref, dst *[4096]byte) (ok bool, err error)
 }
 
 // Bodies are the pages that the batch carries, in the order of their numbers.
@@ -83,22 +91,29 @@ func (e *Encoder) elsewhere(t *ramstream.Token, block int, page uint64, data *[p
 	if e.carrying == nil {
 		return 0, false
 	}
-	stream, number, ok := e.carrying.Find(hash)
-	k, named := e.streams[stream]
+	ref, ok := e.carrying.Find(hash)
+	k, named := e.streams[ref.Stream]
 	if !ok || !named && len(e.streams) == maxStreams {
 		return 0, false
 	}
-	if !named {
-		k = uint64(len(e.streams))
-		e.streams[stream] = k
-	}
 	e.op(Peer, t, block, page)
-	e.arg(k)
-	if !named {
-		e.arg(stream)
+	switch {
+	case named:
+		e.arg(k)
+	case ref.At == "":
+		e.arg(uint64(len(e.streams)))
+		e.arg(ref.Stream)
+	default:
+		e.arg(maxStreams)
+		e.arg(ref.Stream)
+		e.arg(uint64(len(ref.At)))
+		e.batch.columns[other] = append(e.batch.columns[other], ref.At...)
 	}
-	e.arg(zigzag(int64(number - p.peer)))
-	p.peer = number + 2
+	if !named {
+		e.streams[ref.Stream] = uint64(len(e.streams))
+	}
+	e.arg(zigzag(int64(ref.Number - p.peer)))
+	p.peer = ref.Number + 2
 	e.batch.referred = append(e.batch.referred, data[:]...)
 	return Peer, true
 }
@@ -149,28 +164,121 @@ func (d *Decoder) own(pages Pages, next *uint64, data *[pageSize]byte) (ok bool,
 }
 
 func (d *Decoder) peer(data *[pageSize]byte) (ok bool, err error) {
-	k, err := d.arg()
-	if err != nil {
+	ref, err := d.refs.next(&d.cursor)
+	if err != nil || d.config.CarriedPages == nil {
 		return false, err
 	}
-	switch {
-	case k == uint64(len(d.streams)) && k < maxStreams:
-		stream, err := d.arg()
+	return d.config.CarriedPages.CarriedPage(ref, data)
+}
+
+// refs follows an Encoder's Refs.
+type refs struct {
+	streams []Ref  // that were named; without numbers
+	number  uint64 // behind the last one
+}
+
+func (r *refs) next(c *cursor) (Ref, error) {
+	k, err := c.arg()
+	if err != nil {
+		return Ref{}, err
+	}
+	switch n := uint64(len(r.streams)); {
+	case n < maxStreams && (k == n || k == maxStreams):
+		ref, err := named(c, k == maxStreams)
 		if err != nil {
-			return false, err
+			return Ref{}, err
 		}
-		d.streams = append(d.streams, stream)
-	case k >= uint64(len(d.streams)):
-		return false, fmt.Errorf("%w: stream %d", ErrCorrupt, k)
+		r.streams, k = append(r.streams, ref), n
+	case k >= n:
+		return Ref{}, fmt.Errorf("%w: stream %d", ErrCorrupt, k)
 	}
-	distance, err := d.arg()
+	distance, err := c.arg()
 	if err != nil {
-		return false, err
+		return Ref{}, err
 	}
-	number := d.places.peer + uint64(unzigzag(distance))
-	d.places.peer = number + 2
-	if d.config.CarriedPages == nil {
-		return false, nil
+	ref := r.streams[k]
+	ref.Number = r.number + uint64(unzigzag(distance))
+	r.number = ref.Number + 2
+	return ref, nil
+}
+
+// named reads what a new stream is called, and where else than here it is.
+func named(c *cursor, elsewhere bool) (ref Ref, err error) {
+	if ref.Stream, err = c.arg(); err != nil || !elsewhere {
+		return ref, err
 	}
-	return d.config.CarriedPages.CarriedPage(d.streams[k], number, data)
+	n, err := c.arg()
+	if err != nil {
+		return ref, err
+	}
+	at, err := c.take(other, n)
+	if err == nil && (n == 0 || n > 255) {
+		err = fmt.Errorf("%w: a stream is at a place of %d bytes", ErrCorrupt, n)
+	}
+	ref.At = string(at)
+	return ref, err
+}
+
+// Foresight says what batches refer to that is at no destination of theirs, before they are decoded: it is
+// shown all of a stream's, in their order.
+type Foresight struct {
+	refs
+	blocks uint64
+}
+
+// NewForesight returns one of a Decoder of the same configuration, which has decoded nothing yet.
+func NewForesight(c Config) *Foresight {
+	f := &Foresight{}
+	if c.Mirror != nil {
+		f.blocks = uint64(len(c.Mirror.blocks))
+	}
+	return f
+}
+
+// Look appends what the batch refers to at other places.
+func (f *Foresight) Look(all []Ref, b *Batch) ([]Ref, error) {
+	c := cursor{columns: b.columns}
+	for _, op := range b.columns[ops] {
+		ref, err := f.op(&c, op)
+		if err != nil {
+			return all, err
+		}
+		if ref.At != "" {
+			all = append(all, ref)
+		}
+	}
+	return all, nil
+}
+
+func (f *Foresight) op(c *cursor, op byte) (ref Ref, err error) {
+	class := Class(op & opClass)
+	if op&opBlock != 0 && class < Verbatim {
+		block, err := c.arg()
+		if err != nil {
+			return ref, err
+		}
+		if block == f.blocks {
+			f.blocks++
+			if err := c.skip(); err != nil { // its name
+				return ref, err
+			}
+		}
+	}
+	if op&opNext == 0 && class < Verbatim {
+		if _, err := c.arg(); err != nil {
+			return ref, err
+		}
+	}
+	switch class {
+	case Verbatim:
+		err = c.skip()
+	case Zero, Dup, Site, Delta:
+		_, err = c.arg()
+	case Peer:
+		return f.next(c)
+	case Same, Literal, Noise:
+	default:
+		err = fmt.Errorf("%w: op %#x", ErrCorrupt, op)
+	}
+	return ref, err
 }
