@@ -112,6 +112,7 @@ var rows = map[string]int{
 	"controller/prices":     3,
 	"migration/relay":       3,
 	"migration/relay/disk":  3,
+	"migration/relay/near":  3,
 	"migration/relay/share": 3,
 	"migration/relay/kept":  3,
 	"topologies":            3,
@@ -167,11 +168,12 @@ var rows = map[string]int{
 
 // beside lists the imports within a row.
 var beside = map[string][]string{
-	"arpproxy":          {"flows"},
-	"ovsdb":             {"ovsdb/vswitch"},
-	"hostagent/capture": {"hostagent/capture/flood"},
-	"migration/relay":   {"migration/relay/disk", "migration/relay/kept", "migration/relay/share"},
-	"hostagent":         {"hostagent/bench", "hostagent/durable", "hostagent/images", "hostagent/memory", "hostagent/paths"},
+	"arpproxy":             {"flows"},
+	"ovsdb":                {"ovsdb/vswitch"},
+	"hostagent/capture":    {"hostagent/capture/flood"},
+	"migration/relay":      {"migration/relay/disk", "migration/relay/kept", "migration/relay/near", "migration/relay/share"},
+	"migration/relay/near": {"migration/relay/share"},
+	"hostagent":            {"hostagent/bench", "hostagent/durable", "hostagent/images", "hostagent/memory", "hostagent/paths"},
 
 	"scheduler":                  {"scheduler/assign", "scheduler/atlas", "scheduler/billing", "scheduler/licence"},
 	"scheduler/ahead":            {"scheduler", "scheduler/forecast", "scheduler/pace"},

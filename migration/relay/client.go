@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"heliotrope/migration/relay/near"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
 	"net"
@@ -22,6 +24,10 @@ type Client struct {
 	TLS  *tls.Config    // accepts the destination and nobody else
 	// Encoding is how memory is encoded, if the destination can decode it; nil: not at all.
 	Encoding *Encoding
+	// Way says to which site it goes, of a move between sites; Addr is not looked at.
+	Way share.Way
+	// Sources are other hosts of the source's site that moves to that site begin at.
+	Sources []near.Peer
 	// GuestPages is how many pages of 4 KiB the VM has; 0: nobody knows.
 	GuestPages int
 	// Image is the one that the VM's disk stands on, by the name of its content; empty: none.
@@ -35,6 +41,12 @@ type Client struct {
 	mu     sync.Mutex
 	memory wan.Stats // guarded by mu
 	ahead  []*ahead  // guarded by mu; nobody has needed them
+}
+
+func (c *Client) way() share.Way {
+	w := c.Way
+	w.Addr = c.Addr
+	return w
 }
 
 // Sent is how many bytes were given to the network so far, TLS records included.
@@ -91,6 +103,21 @@ func (c *Client) connect(ctx context.Context) (*tls.Conn, error) {
 		return nil, fmt.Errorf("dial relay %s: %w", c.Addr, err)
 	}
 	raw.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+// Dial connects to the relay port of another host for one of the protocols that Server.Others take.
+func Dial(ctx context.Context, addr netip.AddrPort, config *tls.Config) (net.Conn, error) {
+	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: tune}
+	raw, err := d.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("dial relay: %w", err)
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("dial relay %s: %w", addr, err)
+	}
 	return conn, nil
 }
 

@@ -102,7 +102,7 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 	h, e, s := f.header, f.client.Encoding, &stream{done: func() {}}
 	switch h.Kind {
 	case Memory:
-		h.Codec, s.done = e.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32))
+		h.Codec, s.done = e.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32), f.client.way())
 		h.Codec.Image, s.done = e.offerImage(f.client.Image, s.done)
 	case Disk:
 		h.Codec, h.Disk = e.offerDisk(), n
@@ -115,9 +115,9 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 	if h.Kind == Disk {
 		err = s.toDisk(ctx, n)
 	} else if s.taken.Version != 0 {
-		s.sending = e.Share.Send(f.client.Addr, s.taken.Seed, s.taken.Share)
-		gives := s.done
-		s.done = func() { e.Share.SentAll(f.client.Addr, s.sending); gives() }
+		s.sending = e.Share.Send(f.client.way(), s.taken.Seed, s.taken.Share, s.taken.Near)
+		gives, parts := s.done, e.Near.Meet(e.Share, s.sending, f.client.Sources)
+		s.done = func() { e.Share.SentAll(s.sending); parts(); gives() }
 	}
 	if err != nil {
 		s.close()

@@ -173,7 +173,7 @@ func (s *memorySource) answers(context.Context) error {
 		}
 		s.there <- told
 	}
-	l := listener{hypervisor: s.local, rebuilt: func(n uint64, lag time.Duration) error { return s.window.leave(n, lag, time.Now()) }, again: s.again()}
+	l := listener{hypervisor: s.local, rebuilt: func(n uint64, lag time.Duration) error { return s.window.leave(n, lag, time.Now()) }, again: s.again(), without: s.share.Without}
 	if err := l.listen(remote); err != nil {
 		return err
 	}
@@ -236,6 +236,7 @@ func (s *memorySource) encode(ctx context.Context) error {
 			return err
 		}
 		if open {
+			s.share.Wait(ctx)
 			enc.SetLevel(wan.Level(s.level.Load()))
 			err := spend(&s.client.codec, func() error {
 				_, err := enc.Write(chunk)
@@ -303,6 +304,9 @@ func (s *memorySource) next(ctx context.Context, enc *wan.Encoder, quiet *time.T
 
 // handOver sends the current parcel on its way and waits for an empty one.
 func (s *memorySource) handOver(ctx context.Context) (*wan.Batch, error) {
+	if stats := s.current.batch.Stats(); stats.Pages[wan.Same]+stats.Pages[wan.Delta] > 0 {
+		s.share.Late() // pages come again, and the VM may stop at any time
+	}
 	s.toPack <- s.current
 	s.toSend <- s.current // both have room for all there are
 	p, _, err := receive(ctx, s.free)

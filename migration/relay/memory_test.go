@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"heliotrope"
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
 	"log/slog"
@@ -220,7 +221,7 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		addr := encodingDestination(t, p, mirrors, hypervisor(t, func(c *net.UnixConn) { io.Copy(io.Discard, c) }))
 		client := &Client{Addr: addr, TLS: p.config(t, "src")}
 		h := memory
-		h.Codec, _ = mirrors.offer("web", 1<<14)
+		h.Codec, _ = mirrors.offer("web", 1<<14, share.Way{})
 		conn, taken, err := client.offer(t.Context(), h)
 		if err != nil {
 			t.Fatal(err)
@@ -243,7 +244,7 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		}))
 		client := &Client{Addr: addr, TLS: p.config(t, "src")}
 		h := memory
-		h.Codec, _ = mirrors.offer("web", 1<<14)
+		h.Codec, _ = mirrors.offer("web", 1<<14, share.Way{})
 		conn, taken, err := client.offer(t.Context(), h)
 		if err != nil || taken.Version == 0 {
 			t.Fatal(taken, err)

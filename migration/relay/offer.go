@@ -7,6 +7,7 @@ import (
 	"heliotrope"
 	"heliotrope/migration/relay/disk"
 	"heliotrope/migration/relay/kept"
+	"heliotrope/migration/relay/near"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"math/rand/v2"
@@ -25,6 +26,8 @@ type Encoding struct {
 	// Share is where streams to the same destination, and from the same source, have pages in
 	// common; nil: each goes by itself.
 	Share *share.Share
+	// Near is this host as others of its site know it; nil: streams of other hosts have nothing to do with its own.
+	Near *near.Host
 	// How hard a source compresses is left to what the wire and its cores do, but it is between
 	// these two. Over a wire whose bytes cost money, Least is wan.Fast; 0 leaves a wire that is
 	// faster than the codec alone. Most is wan.Best if it is 0.
@@ -57,6 +60,8 @@ type Offer struct {
 	Kept string `json:"kept,omitempty"`
 	// Share is how many pages of what the stream carries the destination keeps for other streams.
 	Share int `json:"share,omitempty"`
+	// Near, of an answer, is that the destination has pages from other hosts of its site, and gives them to those.
+	Near bool `json:"near,omitempty"`
 	// Packed is of a disk's stream: the source's direction is compressed.
 	Packed bool `json:"packed,omitempty"`
 	// Export, of an answer for a disk, is what its server has told: what follows are requests.
@@ -74,13 +79,13 @@ type Offer struct {
 // are hashed with a seed, and packed with digits by themselves.
 const codecVersion = 3
 
-// offer is what a source offers for the stream of a VM with so many pages, until done is called.
-func (e *Encoding) offer(vm heliotrope.VMID, guest int) (o Offer, done func()) {
+// offer is what a source offers for the stream of a VM with so many pages that goes that way, until done is called.
+func (e *Encoding) offer(vm heliotrope.VMID, guest int, way share.Way) (o Offer, done func()) {
 	if e == nil {
 		return Offer{}, func() {}
 	}
 	pages := e.Room.take(min(e.MirrorPages, guest+devicePages))
-	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), PageSeed: e.Share.Seed(), Kept: e.Site.Sum(vm, pages)}
+	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: rand.Uint64(), PageSeed: e.Share.Seed(way), Kept: e.Site.Sum(vm, pages)}
 	if e.Share != nil {
 		o.Share = pages
 	}
@@ -162,8 +167,9 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed, PageSeed: h.Codec.PageSeed}
 	if e.Share != nil {
 		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
+		o.Near = e.Near != nil && o.Share > 0
 	}
-	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.Share), e.takeImage(h.Codec.Image)}
+	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.PageSeed, o.Share), e.takeImage(h.Codec.Image)}
 	if has.image != nil {
 		o.Image = h.Codec.Image
 	}
@@ -191,7 +197,7 @@ func (o Offer) fits(h Header) error {
 	offer := h.Codec
 	_, err := o.key()
 	if err != nil || export != (disk.Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
-		o.Share < 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept || o.Image != "" && o.Image != offer.Image {
+		o.Share < 0 || o.Near && o.Share == 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept || o.Image != "" && o.Image != offer.Image {
 		return fmt.Errorf("read relay answer: %+v is no part of the offer", o)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"heliotrope"
 	"heliotrope/migration/relay/kept"
+	"heliotrope/migration/relay/near"
 	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 	"io"
@@ -43,9 +44,11 @@ type memoryDestination struct {
 	frames  chan frame
 	batches chan arrived
 	spare   chan *wan.Batch
-	again   chan frame    // what the source was asked for
+	again   *asking       // what the source was asked for
+	near    *near.Fetcher // nil: no other host is asked for pages
 	rebuilt chan struct{} // closed when all is
 	number  uint64        // of the batch being rebuilt, from 1
+	now     *near.Batch   // of that
 }
 
 // frame is one that came at a time.
@@ -60,6 +63,7 @@ type arrived struct {
 	*wan.Batch
 	at    time.Time
 	bytes int64
+	near  *near.Batch // what other hosts have of it; nil: nothing
 }
 
 func (f *frame) bytes() int64 { return int64(len(f.body) + wan.Unpacked(&f.head)) }
@@ -70,17 +74,19 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 	d := &memoryDestination{
 		remote: remote, local: local, site: here.site, share: here.share, image: here.image, says: says{w: remote}, room: semaphore.NewWeighted(waitingBytes),
 		frames: make(chan frame, waiting), batches: make(chan arrived, waiting), spare: make(chan *wan.Batch, 8),
-		again: make(chan frame, 1), rebuilt: make(chan struct{}),
+		rebuilt: make(chan struct{}),
 	}
+	d.again = newAsking(d.says.again)
+	c := taken.config()
+	c.Pages, c.Mirror = d.site, d.site.Mirror
+	if d.image != nil {
+		c.ImagePages = d.image
+	}
+	defer d.askNeighbours(ctx, e, taken)()
 	rebuild := func(ctx context.Context) error {
-		c := taken.config()
-		c.Pages, c.Mirror = d.site, d.site.Mirror
-		if d.image != nil {
-			c.ImagePages = d.image
-		}
 		c.Again = d.askAgain(ctx)
 		if d.share != nil {
-			c.CarriedPages = d.share.During(ctx)
+			c.CarriedPages = elsewhere{d.share.During(ctx), ctx, &d.now}
 		}
 		dec := wan.NewDecoder(c)
 		err := d.rebuild(ctx, dec)
@@ -95,7 +101,7 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		}
 		return err
 	}
-	return carryMemory(ctx, remote, local, []func(context.Context) error{d.receive, d.unpack, rebuild, d.answers})
+	return carryMemory(ctx, remote, local, []func(context.Context) error{d.receive, d.unpack(wan.NewForesight(c)), rebuild, d.answers})
 }
 
 // answers tells what the site has, then passes on what the hypervisor says, while rebuild says
@@ -131,22 +137,23 @@ func (d *memoryDestination) receive(ctx context.Context) error {
 		switch {
 		case err != nil && d.says.all.Load():
 			// The source has sent all, and goes when it likes.
-			close(d.again)
+			d.again.end()
 			return nil
 		case err != nil:
 			return fmt.Errorf("receive memory: %w", noEOF(err))
 		case d.says.all.Load() && len(f.body) == 0 || d.says.all.Load() && wan.StreamSize(&f.head) > 0:
 			return errors.New("receive memory: more of it, behind its end")
 		}
-		to, last := d.frames, false
-		if wan.StreamSize(&f.head) == 0 {
-			if last = len(f.body) == 0; !last {
-				to = d.again
+		last := wan.StreamSize(&f.head) == 0 && len(f.body) == 0
+		if wan.StreamSize(&f.head) == 0 && !last {
+			if err := d.again.answer(f); err != nil {
+				return err
 			}
+			continue
 		}
 		d.says.all.CompareAndSwap(false, last)
 		select {
-		case to <- f:
+		case d.frames <- f:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -173,31 +180,41 @@ func (d *memoryDestination) next(ctx context.Context) (f frame, err error) {
 	return f, noEOF(err)
 }
 
-func (d *memoryDestination) unpack(ctx context.Context) error {
+func (d *memoryDestination) unpack(foresight *wan.Foresight) func(ctx context.Context) error {
 	var unpacker wan.Unpacker
-	for {
-		f, open, err := receive(ctx, d.frames)
-		if err != nil {
-			return err
-		}
-		if !open {
-			close(d.batches)
-			return nil
-		}
-		var b *wan.Batch
-		select {
-		case b = <-d.spare:
-		default:
-			b = new(wan.Batch)
-		}
-		if err := unpacker.Unpack(b, &f.head, f.body); err != nil {
-			return err
-		}
-		d.share.Keep(b)
-		select {
-		case d.batches <- arrived{b, f.at, f.bytes()}:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	number := uint64(0)
+	return func(ctx context.Context) error {
+		for {
+			f, open, err := receive(ctx, d.frames)
+			if err != nil {
+				return err
+			}
+			if !open {
+				close(d.batches)
+				return nil
+			}
+			var b *wan.Batch
+			select {
+			case b = <-d.spare:
+			default:
+				b = new(wan.Batch)
+			}
+			if err := unpacker.Unpack(b, &f.head, f.body); err != nil {
+				return err
+			}
+			d.share.Keep(b)
+			if b.Size() > 0 {
+				number++
+			}
+			a := arrived{b, f.at, f.bytes(), nil}
+			if err := d.lookAhead(ctx, foresight, &a, number); err != nil {
+				return err
+			}
+			select {
+			case d.batches <- a:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 	}
 }
@@ -206,13 +223,7 @@ func (d *memoryDestination) unpack(ctx context.Context) error {
 func (d *memoryDestination) askAgain(ctx context.Context) func() (*wan.Batch, error) {
 	var unpacker wan.Unpacker
 	return func() (*wan.Batch, error) {
-		if err := d.says.again(d.number); err != nil {
-			return nil, err
-		}
-		f, open, err := receive(ctx, d.again)
-		if err == nil && !open {
-			err = errTruncated
-		}
+		f, err := d.again.get(ctx, d.number)
 		if err != nil {
 			return nil, err
 		}
@@ -239,9 +250,11 @@ func (d *memoryDestination) rebuild(ctx context.Context, dec *wan.Decoder) error
 			continue
 		}
 		d.number++
+		d.now = b.near
 		if out, err = dec.Decode(out[:0], b.Batch); err != nil {
 			return err
 		}
+		d.again.rebuilt(d.number)
 		if _, err := d.local.Write(out); err != nil {
 			return fmt.Errorf("give memory to hypervisor: %w", err)
 		}

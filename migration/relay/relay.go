@@ -101,6 +101,7 @@ var (
 	ErrRefused = errors.New("relay refused")
 
 	errTruncated = errors.New("the peer's stream broke off")
+	errNotAsked  = errors.New("receive memory: pages that nobody has asked for")
 	namePattern  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 )
 

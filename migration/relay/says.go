@@ -17,6 +17,7 @@ const (
 	saysEnd     = 'e' // it will answer nothing more
 	saysRebuilt = 'r' // how many batches are rebuilt, in all, and microseconds that the last lay here; varints
 	saysAgain   = 'g' // it asks for what a batch refers to, by its number; a varint
+	saysWithout = 'w' // another stream's pages are not to be had; a varint. To who was told of Offer.Near only
 
 	maxSays = 64 << 10 // bytes that follow
 )
@@ -45,6 +46,10 @@ func (s *says) rebuilt(batches uint64, lag time.Duration) error {
 	return s.write(saysRebuilt, binary.AppendUvarint(binary.AppendUvarint(body[:0], batches), uint64(max(lag.Microseconds(), 0))))
 }
 
+func (s *says) without(stream uint64) error {
+	return s.write(saysWithout, binary.AppendUvarint(nil, stream))
+}
+
 func (s *says) again(batch uint64) error { return s.write(saysAgain, binary.AppendUvarint(nil, batch)) }
 
 // answers passes on what the hypervisor answers.
@@ -71,6 +76,7 @@ type listener struct {
 	hypervisor halfConn
 	rebuilt    func(batches uint64, lag time.Duration) error
 	again      func(batch uint64) error
+	without    func(stream uint64)
 	ended      bool
 }
 
@@ -113,6 +119,13 @@ func (l *listener) take(kind byte, body []byte) error {
 			return errors.New("what it asks for is no number")
 		}
 		return l.again(batch)
+	case kind == saysWithout:
+		stream, n := binary.Uvarint(body)
+		if n <= 0 || n != len(body) {
+			return errors.New("what is not to be had is no number")
+		}
+		l.without(stream)
+		return nil
 	case kind == saysRebuilt:
 		batches, n := binary.Uvarint(body)
 		lag, k := binary.Uvarint(body[max(n, 0):])

@@ -103,7 +103,7 @@ func TestWhatIsNotThereIsAskedFor(t *testing.T) {
 	stream := guestStream(2048, 1)
 	e := sharing()
 	client := together(t, e, sharing(), [][]byte{stream}, func(c *Client) {
-		lost := e.Share.Send(c.Addr, 999, 1<<14)
+		lost := e.Share.Send(c.way(), 999, 1<<14, false)
 		var parser ramstream.Parser
 		for rest := stream; ; {
 			token, r, ok := parser.Next(rest)
@@ -111,7 +111,7 @@ func TestWhatIsNotThereIsAskedFor(t *testing.T) {
 				break
 			}
 			if rest = r; len(token.Data) == 4096 {
-				hash := xxh3.Hash128Seed(token.Data, e.Share.Seed())
+				hash := xxh3.Hash128Seed(token.Data, e.Share.Seed(c.way()))
 				lost.Find(hash)
 				lost.Carries(hash, false)
 			}

@@ -252,7 +252,7 @@ func (f *Foresight) Look(all []Ref, b *Batch) ([]Ref, error) {
 
 func (f *Foresight) op(c *cursor, op byte) (ref Ref, err error) {
 	class := Class(op & opClass)
-	if op&opBlock != 0 && class < Verbatim {
+	if op&opBlock != 0 && class != Verbatim {
 		block, err := c.arg()
 		if err != nil {
 			return ref, err
@@ -264,7 +264,7 @@ func (f *Foresight) op(c *cursor, op byte) (ref Ref, err error) {
 			}
 		}
 	}
-	if op&opNext == 0 && class < Verbatim {
+	if op&opNext == 0 && class != Verbatim {
 		if _, err := c.arg(); err != nil {
 			return ref, err
 		}
@@ -272,7 +272,7 @@ func (f *Foresight) op(c *cursor, op byte) (ref Ref, err error) {
 	switch class {
 	case Verbatim:
 		err = c.skip()
-	case Zero, Dup, Site, Delta:
+	case Zero, Dup, Site, Image, Delta:
 		_, err = c.arg()
 	case Peer:
 		return f.next(c)

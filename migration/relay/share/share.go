@@ -14,7 +14,6 @@
 package share
 
 import (
-	"context"
 	"heliotrope"
 	"heliotrope/migration/wan"
 	"math/rand/v2"
@@ -25,15 +24,16 @@ import (
 // Share knows the streams that a host sends and gets.
 type Share struct {
 	seed    uint64
+	tenant  heliotrope.TenantID
 	mu      sync.Mutex
-	out     map[netip.AddrPort]*outgoing
+	out     map[group]*Group
 	in      map[heliotrope.HostID]*incoming
 	tenants map[heliotrope.TenantID]*Share
 }
 
 // New returns one without any.
 func New() *Share {
-	return &Share{seed: rand.Uint64(), out: map[netip.AddrPort]*outgoing{}, in: map[heliotrope.HostID]*incoming{}, tenants: map[heliotrope.TenantID]*Share{}}
+	return &Share{seed: rand.Uint64(), out: map[group]*Group{}, in: map[heliotrope.HostID]*incoming{}, tenants: map[heliotrope.TenantID]*Share{}}
 }
 
 // For are the streams of one tenant's VMs, which share nothing with others.
@@ -46,14 +46,28 @@ func (s *Share) For(tenant heliotrope.TenantID) *Share {
 	own := s.tenants[tenant]
 	if own == nil {
 		own = New()
+		own.tenant = tenant
 		s.tenants[tenant] = own
 	}
 	return own
 }
 
+// Of is what For has returned for a tenant, or nil: another host asks.
+func (s *Share) Of(tenant heliotrope.TenantID) *Share {
+	if s == nil || tenant == "" {
+		return s
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tenants[tenant]
+}
+
+// Tenant is whose VMs' streams they are.
+func (s *Share) Tenant() heliotrope.TenantID { return s.tenant }
+
 const pageBytes = 4096
 
-// Len is to how many destinations streams are under way, and from how many sources.
+// Len is in how many groups streams are under way, and from how many sources.
 func (s *Share) Len() (out, in int) {
 	if s == nil {
 		return 0, 0
@@ -63,29 +77,68 @@ func (s *Share) Len() (out, in int) {
 	return len(s.out), len(s.in)
 }
 
-// Seed is that of pages' hashes.
-func (s *Share) Seed() uint64 {
-	if s == nil {
+// Way is where a stream goes.
+type Way struct {
+	Addr netip.AddrPort // the destination's relay
+	// What follows is known of moves between sites by an order that says so. Streams to hosts of one site are then
+	// a group.
+	Host heliotrope.HostID // the destination
+	Site heliotrope.SiteID // its site
+	Seed uint64            // of pages' hashes, of all streams of the VMs of a tenant from the source's site to that one
+}
+
+// group is what streams have in common that share pages.
+type group struct {
+	addr netip.AddrPort // of a way that says no site
+	site heliotrope.SiteID
+	seed uint64
+}
+
+func (w Way) group() group {
+	if w.Site == "" {
+		return group{addr: w.Addr}
+	}
+	return group{site: w.Site, seed: w.Seed}
+}
+
+// at is what other destinations are told of where to find what streams to this one carry.
+func (w Way) at() string {
+	if w.Site == "" || w.Host == "" {
+		return ""
+	}
+	return string(w.Host) + " " + w.Addr.String()
+}
+
+// Seed is that of pages' hashes of a stream.
+func (s *Share) Seed(w Way) uint64 {
+	switch {
+	case w.Site != "":
+		return w.Seed
+	case s == nil:
 		return rand.Uint64()
 	}
 	return s.seed
 }
 
-// outgoing are the streams under way to one destination, with what they, and those that went
-// before the last of them, carry.
-type outgoing struct {
+// Group are the streams under way to one destination, or to hosts of one site, with what they, and those
+// that went before the last of them, carry.
+type Group struct {
 	mu      sync.Mutex
-	streams int
+	streams map[*Sending]bool // under way
 	pages   map[wan.PageHash]carriedPage
 	// fresh are not among pages yet: a stream that is alone looks for none, and they lie far apart.
 	fresh   []freshPage
-	carried int // pages, of all streams
+	carried int    // pages, of all streams
+	own     uint64 // of those under way from here
+	telling
 }
 
 // carriedPage is a page of a stream.
 type carriedPage struct {
 	by     *Sending
 	number uint64
+	// pos is how many pages the group's streams here had carried before it, or the other host had told of.
+	pos uint64
 }
 
 type freshPage struct {
@@ -95,84 +148,119 @@ type freshPage struct {
 
 // Sending is a stream as its source knows it. The rest is guarded by the mutex of to.
 type Sending struct {
-	to   *outgoing
+	to   *Group
+	way  Way
+	at   string // where another destination finds its pages; "": nowhere
 	name uint64
 	room int       // pages that the destination keeps of it
+	near bool      // the destination gives pages to its neighbours, and asks them
 	own  int       // of to.carried
 	told [2]uint64 // pages that were encoded, by kind
 	sent [2]uint64
 	over bool // no more will be sent
+	gone bool // nothing of it is at its destination any more
+	late bool // it refers to what is on its own way only
 	// waits says of other streams how many of their pages must be sent before all is that this
 	// one has encoded.
-	waits map[*Sending][2]uint64
+	waits   map[*Sending][2]uint64
+	without map[uint64]bool // streams that it refers to no more
+	far     *Link           // of a stream of another source
+
+	log    [2][]wan.PageHash // what it carries, for others to be told
+	follow following
 }
 
 // Of a number, the lowest bit is the kind: literal or noise.
 func kindOf(number uint64) (kind, n uint64) { return number & 1, number >> 1 }
 
-// Send begins a stream to addr, by a name that no other has, of which the destination keeps no
-// more than room pages. It is nil if there is nothing to share.
-func (s *Share) Send(addr netip.AddrPort, name uint64, room int) *Sending {
+// Send begins a stream by a name that no other has, of which the destination keeps no more than room
+// pages; near says that it gives them to its neighbours and asks those. It is nil if there is nothing to share.
+func (s *Share) Send(w Way, name uint64, room int, near bool) *Sending {
 	if s == nil || room == 0 {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.out[addr]
-	if o == nil {
-		o = &outgoing{pages: map[wan.PageHash]carriedPage{}}
-		s.out[addr] = o
+	g := s.out[w.group()]
+	if g == nil {
+		g = newGroup()
+		s.out[w.group()] = g
 	}
-	o.streams++
-	return &Sending{to: o, name: name, room: room, waits: map[*Sending][2]uint64{}}
+	m := &Sending{to: g, way: w, name: name, room: room, near: near, waits: map[*Sending][2]uint64{}, without: map[uint64]bool{}}
+	if near {
+		m.at = w.at()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.streams[m] = true
+	g.tell(m)
+	return m
+}
+
+func newGroup() *Group {
+	return &Group{streams: map[*Sending]bool{}, pages: map[wan.PageHash]carriedPage{}, telling: newTelling()}
 }
 
 // SentAll ends a stream.
-func (s *Share) SentAll(addr netip.AddrPort, m *Sending) {
+func (s *Share) SentAll(m *Sending) {
 	if m == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m.to.mu.Lock()
+	g := m.to
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	m.over = true
-	m.to.mu.Unlock()
-	if m.to.streams--; m.to.streams == 0 {
-		delete(s.out, addr)
+	delete(g.streams, m)
+	if g.ended = len(g.streams) == 0; g.ended {
+		delete(s.out, m.way.group())
+	} else {
+		g.untell(m.way.Addr)
 	}
+	g.grow()
 }
 
 // Find implements wan.Carrying.
-func (m *Sending) Find(page wan.PageHash) (stream, number uint64, ok bool) {
+func (m *Sending) Find(page wan.PageHash) (wan.Ref, bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
-	o := m.to
-	if m.own == o.carried {
-		return 0, 0, false
+	g := m.to
+	if m.own == g.carried {
+		return wan.Ref{}, false
 	}
-	for _, f := range o.fresh {
-		o.pages[f.hash] = f.carriedPage
-	}
-	o.fresh = o.fresh[:0]
-	c, ok := o.pages[page]
+	g.settle()
+	c, ok := g.pages[page]
 	if !ok || !c.comes(m) {
-		return 0, 0, false
+		return wan.Ref{}, false
 	}
-	return c.by.name, c.number, true
+	ref := wan.Ref{Stream: c.by.name, Number: c.number}
+	if c.by.way.Addr != m.way.Addr {
+		ref.At = c.by.at
+	}
+	m.stayBehind(c)
+	return ref, true
 }
 
-// comes says whether the stream m may wait for the page.
+// comes says whether the stream m may refer to the page, and wait for it.
 func (c carriedPage) comes(m *Sending) bool {
 	kind, n := kindOf(c.number)
-	switch {
-	case c.by == m || n < c.by.sent[kind]:
+	by := c.by
+	switch here := by.way.Addr == m.way.Addr; {
+	case by == m:
 		return true
-	case c.by.over || c.by.waitsFor(m):
+	case by.gone || m.without[by.name]:
+		return false
+	case (!here || by.far != nil) && (!m.near || m.late || by.at == ""):
+		return false
+	case n < by.sent[kind]:
+		return true
+	case by.over || by.far != nil || by.waitsFor(m):
 		return false
 	}
-	need := m.waits[c.by]
+	need := m.waits[by]
 	need[kind] = max(need[kind], n+1)
-	m.waits[c.by] = need
+	m.waits[by] = need
 	return true
 }
 
@@ -202,9 +290,11 @@ func (m *Sending) Carries(page wan.PageHash, noise bool) {
 	m.told[kind]++
 	// The destination keeps whole batches.
 	if m.told[0]+m.told[1]+wan.BatchBytes/pageBytes <= uint64(m.room) {
-		m.to.fresh = append(m.to.fresh, freshPage{page, carriedPage{m, number}})
+		m.to.fresh = append(m.to.fresh, freshPage{page, carriedPage{m, number, m.to.own}})
+		m.to.own++
 		m.to.carried++
 		m.own++
+		m.note(kind, page)
 	}
 }
 
@@ -217,141 +307,25 @@ func (m *Sending) Sent(s *wan.Stats) {
 	defer m.to.mu.Unlock()
 	m.sent[0] += s.Pages[wan.Literal]
 	m.sent[1] += s.Pages[wan.Noise]
+	m.to.grow()
 }
 
-// incoming are the streams from one source.
-type incoming struct {
-	mu      sync.Mutex
-	streams int
-	pages   int // that all of them may keep
-	by      map[uint64]*Getting
-	grown   chan struct{} // closed when a stream has more, or has come to its end
-}
-
-// Getting is a stream as its destination knows it. The rest is guarded by the mutex of from.
-type Getting struct {
-	from  *incoming
-	room  int // pages that are kept
-	kept  [2][]*[4096]byte
-	lost  bool // of those that came later nothing is kept
-	ended bool
-}
-
-// Get begins a stream from a source, of which no more than room pages are kept. It is nil if there
-// is nothing to share.
-func (s *Share) Get(from heliotrope.HostID, name uint64, room int) *Getting {
-	if s == nil || room == 0 {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	in := s.in[from]
-	if in == nil {
-		in = &incoming{by: map[uint64]*Getting{}, grown: make(chan struct{})}
-		s.in[from] = in
-	}
-	g := &Getting{from: in, room: room}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.streams++
-	in.pages += room
-	in.by[name] = g
-	return g
-}
-
-// GotAll ends a stream. What it carried stays for the others; with the last of them all pages
-// that were given to them are free again.
-func (s *Share) GotAll(from heliotrope.HostID, g *Getting) (free int) {
-	if g == nil {
-		return 0
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	in := g.from
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	g.ended = true
-	in.grow()
-	if in.streams--; in.streams > 0 {
-		return 0
-	}
-	delete(s.in, from)
-	return in.pages
-}
-
-func (in *incoming) grow() {
-	close(in.grown)
-	in.grown = make(chan struct{})
-}
-
-// Keep keeps what a batch carries.
-func (g *Getting) Keep(b *wan.Batch) {
-	if g == nil {
+// Without has the stream refer no more to what another one carries: it is not to be had.
+func (m *Sending) Without(stream uint64) {
+	if m == nil {
 		return
 	}
-	literal, noisy := b.Bodies()
-	n := (len(literal) + len(noisy)) / pageBytes
-	if n == 0 {
+	m.to.mu.Lock()
+	defer m.to.mu.Unlock()
+	m.without[stream] = true
+}
+
+// Late has the stream refer to nothing more that is not on its own way, and follow nobody.
+func (m *Sending) Late() {
+	if m == nil {
 		return
 	}
-	copied := make([]byte, len(literal)+len(noisy))
-	copy(copied[copy(copied, literal):], noisy)
-	g.from.mu.Lock()
-	defer g.from.mu.Unlock()
-	if g.lost = g.lost || n > g.room; g.lost {
-		g.from.grow()
-		return
-	}
-	g.room -= n
-	for i := range n {
-		kind := 0
-		if i*pageBytes >= len(literal) {
-			kind = 1
-		}
-		g.kept[kind] = append(g.kept[kind], (*[4096]byte)(copied[i*pageBytes:]))
-	}
-	g.from.grow()
-}
-
-// carriedPages gives out what streams of a source carry, until a context ends.
-type carriedPages struct {
-	ctx  context.Context
-	from *incoming
-}
-
-// During gives out what the streams of the same source carry, until ctx ends.
-func (g *Getting) During(ctx context.Context) wan.CarriedPages { return carriedPages{ctx, g.from} }
-
-// CarriedPage implements wan.CarriedPages.
-func (c carriedPages) CarriedPage(stream, number uint64, dst *[4096]byte) (bool, error) {
-	kind, n := kindOf(number)
-	for {
-		page, grown, wait := c.from.find(stream, kind, n)
-		if page != nil {
-			*dst = *page
-			return true, nil
-		}
-		if !wait {
-			return false, nil
-		}
-		select {
-		case <-grown:
-		case <-c.ctx.Done():
-			return false, context.Cause(c.ctx)
-		}
-	}
-}
-
-// find returns a page, or what to wait for.
-func (in *incoming) find(stream, kind, n uint64) (page *[4096]byte, grown <-chan struct{}, wait bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	g := in.by[stream]
-	if g == nil {
-		return nil, nil, false
-	}
-	if n < uint64(len(g.kept[kind])) {
-		return g.kept[kind][n], nil, false
-	}
-	return nil, in.grown, !g.ended && !g.lost
+	m.to.mu.Lock()
+	defer m.to.mu.Unlock()
+	m.late = true
 }

@@ -12,7 +12,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-var there = netip.MustParseAddrPort("192.0.2.1:7444")
+var there = Way{Addr: netip.MustParseAddrPort("192.0.2.1:7444")}
+
+// ways go to hosts of one site.
+var ways = []Way{
+	{Addr: netip.MustParseAddrPort("192.0.2.1:7444"), Host: "a", Site: "eu", Seed: 7},
+	{Addr: netip.MustParseAddrPort("192.0.2.2:7444"), Host: "b", Site: "eu", Seed: 7},
+	{Addr: netip.MustParseAddrPort("192.0.2.3:7444"), Host: "c", Site: "eu", Seed: 7},
+	{Addr: netip.MustParseAddrPort("192.0.2.4:7444"), Host: "d", Site: "eu", Seed: 7},
+}
 
 func page(n int) *[4096]byte {
 	var p [4096]byte
@@ -22,13 +30,10 @@ func page(n int) *[4096]byte {
 
 func hash(page *[4096]byte) wan.PageHash { return xxh3.Hash128(page[:]) }
 
-// pageRef is a page of a stream.
-type pageRef struct{ stream, number uint64 }
-
 // batch is a part of a stream: pages that it carries, and those that it refers to.
 type batch struct {
 	carries [2]uint64
-	refers  []pageRef
+	refers  []wan.Ref
 }
 
 // model is a stream with a window of few batches.
@@ -42,8 +47,8 @@ type model struct {
 }
 
 func (m *model) encode(p *[4096]byte, noise bool) {
-	if stream, number, ok := m.Find(hash(p)); ok {
-		m.open.refers = append(m.open.refers, pageRef{stream, number})
+	if ref, ok := m.Find(hash(p)); ok {
+		m.open.refers = append(m.open.refers, ref)
 		return
 	}
 	m.Carries(hash(p), noise)
@@ -80,7 +85,7 @@ func (m *model) rebuild(all []*model) bool {
 		return false
 	}
 	for _, r := range m.encoded[m.rebuilt].refers {
-		if kind, n := kindOf(r.number); all[r.stream].arrived[kind] <= n {
+		if kind, n := kindOf(r.Number); all[r.Stream].arrived[kind] <= n {
 			return false
 		}
 	}
@@ -95,9 +100,10 @@ func TestNoStreamsWaitForEachOther(t *testing.T) {
 		s := New()
 		n := rapid.IntRange(2, 4).Draw(t, "streams")
 		window := rapid.IntRange(1, 2).Draw(t, "window")
+		hosts := rapid.IntRange(1, n).Draw(t, "hosts")
 		var all []*model
 		for i := range n {
-			all = append(all, &model{Sending: s.Send(there, uint64(i), 1<<20)})
+			all = append(all, &model{Sending: s.Send(ways[i%hosts], uint64(i), 1<<20, true)})
 		}
 		step := func(m *model) bool { return m.send(window) || m.rebuild(all) }
 		for range rapid.IntRange(1, 400).Draw(t, "steps") {
@@ -130,7 +136,7 @@ func TestNoStreamsWaitForEachOther(t *testing.T) {
 			if m.rebuilt != len(m.encoded) {
 				t.Fatalf("stream %d: %d of %d batches are rebuilt, %d sent", i, m.rebuilt, len(m.encoded), m.sent)
 			}
-			s.SentAll(there, m.Sending)
+			s.SentAll(m.Sending)
 		}
 		if out, _ := s.Len(); out != 0 {
 			t.Fatalf("%d destinations are left", out)
@@ -142,9 +148,9 @@ func TestNoStreamsWaitForEachOther(t *testing.T) {
 // had sent is.
 func TestStreamThatBreaksOff(t *testing.T) {
 	s := New()
-	a, b := s.Send(there, 1, 1<<20), s.Send(there, 2, 1<<20)
+	a, b := s.Send(there, 1, 1<<20, false), s.Send(there, 2, 1<<20, false)
 	for i := range 4 {
-		if _, _, ok := a.Find(hash(page(i))); ok {
+		if _, ok := a.Find(hash(page(i))); ok {
 			t.Fatal("a page that nobody carries")
 		}
 		a.Carries(hash(page(i)), false)
@@ -152,13 +158,13 @@ func TestStreamThatBreaksOff(t *testing.T) {
 	var sent wan.Stats
 	sent.Pages[wan.Literal] = 2
 	a.Sent(&sent)
-	s.SentAll(there, a)
+	s.SentAll(a)
 	for i, want := range []bool{true, true, false, false} {
-		if stream, number, ok := b.Find(hash(page(i))); ok != want || ok && (stream != 1 || number != uint64(2*i)) {
-			t.Errorf("page %d: stream %d, number %d, %t", i, stream, number, ok)
+		if ref, ok := b.Find(hash(page(i))); ok != want || ok && ref != (wan.Ref{Stream: 1, Number: uint64(2 * i)}) {
+			t.Errorf("page %d: %+v, %t", i, ref, ok)
 		}
 	}
-	s.SentAll(there, b)
+	s.SentAll(b)
 }
 
 // carrying is a batch that carries these literals.
@@ -173,14 +179,14 @@ func carrying(pages ...int) *wan.Batch {
 func TestDestination(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New()
-		a, b := s.Get("src", 1, 3), s.Get("src", 2, 3)
-		other := s.Get("another", 1, 3)
+		a, b := s.Get("src", 1, 7, 3), s.Get("src", 2, 7, 3)
+		other := s.Get("another", 9, 7, 3)
 		other.Keep(carrying(9))
 		pages := b.During(t.Context())
 		want := func(stream, number uint64, content int, ok bool) {
 			t.Helper()
 			var got [4096]byte
-			found, err := pages.CarriedPage(stream, number, &got)
+			found, err := pages.CarriedPage(wan.Ref{Stream: stream, Number: number}, &got)
 			if err != nil || found != ok || ok && got != *page(content) {
 				t.Errorf("page %d of stream %d: %t, %v", number>>1, stream, found, err)
 			}
@@ -188,7 +194,7 @@ func TestDestination(t *testing.T) {
 		come := make(chan bool)
 		go func() {
 			var got [4096]byte
-			found, err := pages.CarriedPage(1, 2, &got)
+			found, err := pages.CarriedPage(wan.Ref{Stream: 1, Number: 2}, &got)
 			come <- found && err == nil && got == *page(6)
 		}()
 		synctest.Wait()
@@ -205,7 +211,7 @@ func TestDestination(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var got [4096]byte
-		if _, err := a.During(ctx).CarriedPage(2, 0, &got); err == nil {
+		if _, err := a.During(ctx).CarriedPage(wan.Ref{Stream: 2}, &got); err == nil {
 			t.Error("it waits for a page, though its context has ended")
 		}
 		if n := s.GotAll("src", b); n != 0 {
@@ -227,18 +233,18 @@ func TestTenantsShareNothing(t *testing.T) {
 	if s.For("") != s || s.For("red") != red {
 		t.Error("a tenant's streams are not together")
 	}
-	a, b, c := red.Send(there, 1, 1<<20), blue.Send(there, 2, 1<<20), red.Send(there, 3, 1<<20)
+	a, b, c := red.Send(there, 1, 1<<20, true), blue.Send(there, 2, 1<<20, true), red.Send(there, 3, 1<<20, true)
 	p := page(1)
 	a.Carries(hash(p), false)
-	if _, _, ok := b.Find(hash(p)); ok {
+	if _, ok := b.Find(hash(p)); ok {
 		t.Error("another tenant's page is found")
 	}
-	if stream, _, ok := c.Find(hash(p)); !ok || stream != 1 {
+	if ref, ok := c.Find(hash(p)); !ok || ref.Stream != 1 {
 		t.Error("the tenant's own is not")
 	}
-	g, h := red.Get("src", 1, 3), blue.Get("src", 2, 3)
+	g, h := red.Get("src", 1, 7, 3), blue.Get("src", 2, 7, 3)
 	g.Keep(carrying(1))
-	if ok, err := h.During(t.Context()).CarriedPage(1, 0, new([4096]byte)); ok || err != nil {
+	if ok, err := h.During(t.Context()).CarriedPage(wan.Ref{Stream: 1}, new([4096]byte)); ok || err != nil {
 		t.Error("another tenant's page is given out", err)
 	}
 }
