@@ -208,7 +208,7 @@ func (r *moveRun) order(v *world.View, m migration.Move, role migration.Role, st
 	case migration.StepActivate:
 		o.Epoch, o.Cookie = m.Epoch+1, m.SourceCookie
 	case migration.StepCopy:
-		o.Cookie, o.MaxDowntime, o.MaxSlowdown = m.DestinationCookie, m.MaxDowntime, m.MaxSlowdown
+		o.Cookie, o.MaxDowntime, o.MaxSlowdown, o.Together = m.DestinationCookie, m.MaxDowntime, m.MaxSlowdown, v.Together(m)
 	}
 	if role == migration.Destination {
 		o.Peer = m.From

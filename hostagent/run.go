@@ -14,6 +14,7 @@ import (
 	"heliotrope/hostagent/memory"
 	"heliotrope/hostagent/paths"
 	"heliotrope/migration/relay"
+	"heliotrope/migration/relay/near"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -57,7 +58,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	server := relay.NewServer(id.HostServer(relay.ALPN, images.ALPN), agentapi.PeerHost, c.Log)
+	server := relay.NewServer(id.HostServer(relay.ALPN, images.ALPN, near.ALPN), agentapi.PeerHost, c.Log)
 	server.Encoding = encoding
 	port, err := relay.Listen(ctx, c.Relay)
 	if err != nil {
@@ -67,7 +68,7 @@ func Run(ctx context.Context, c Config) error {
 		c.disks = c.diskServer
 	}
 	disks := images.New(c.images(id.Host()), c.disks)
-	server.Others = map[string]relay.Other{images.ALPN: disks.Pass}
+	server.Others = map[string]relay.Other{images.ALPN: disks.Pass, near.ALPN: memory.Neighbours(encoding, id, c.Log)}
 	conn := newConnection(func(ctx context.Context) (hypervisor, error) {
 		hv, err := c.dial(ctx)
 		if err != nil || !disks.Used() {

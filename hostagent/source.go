@@ -108,6 +108,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		return nil, err
 	}
 	client.GuestPages, client.Image = libvirt.MemoryPages(m.XML), images.Root(m.XML)
+	memory.Together(client, o)
 	ramSocket, diskSocket, err := s.sockets(o.Move)
 	if err != nil {
 		return nil, err

@@ -153,6 +153,16 @@ type MoveOrder struct {
 	MaxDowntime heliotrope.Duration `json:"max_downtime,omitempty"` // StepCopy: pause that QEMU may take; zero: 300 ms
 	MaxSlowdown int                 `json:"max_slowdown,omitempty"` // StepCopy: percent of its vCPUs' time that the VM may lose; zero: nothing
 	MaxRate     heliotrope.BitRate  `json:"max_rate,omitempty"`     // StepCopy: zero: unlimited
+	Together    *Together           `json:"together,omitempty"`     // StepCopy, between sites
+}
+
+// Together says with what other moves one sends pages that they have in common once: those of the same tenant from
+// its site to the same other one.
+type Together struct {
+	Site heliotrope.SiteID `json:"site"` // the destination's
+	Seed uint64            `json:"seed"` // of pages' hashes, in all these moves; a secret of who moves them
+	// Sources are the relays of other hosts that such moves, which are under way, begin at.
+	Sources map[heliotrope.HostID]netip.AddrPort `json:"sources,omitempty"`
 }
 
 // Event is a hint that something changed; the receiver looks at the thing itself.

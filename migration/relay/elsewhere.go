@@ -56,7 +56,6 @@ func (d *memoryDestination) lookAhead(ctx context.Context, foresight *wan.Foresi
 	return nil
 }
 
-
 // asking is what a source was asked for again: it answers in the order of the questions.
 type asking struct {
 	says  func(batch uint64) error

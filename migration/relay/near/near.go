@@ -47,9 +47,9 @@ const (
 
 const (
 	dialLimit = 2 * time.Second
-	// answerLimit is how long a host may take to answer for a batch's pages: as long as it waits for those that have
-	// yet to come, and time for the way.
-	answerLimit = 3 * time.Second
+	// answerLimit is how long a host may take to answer: as long as it waits for pages that have yet to come, and
+	// time for the way.
+	answerLimit = share.Patience + time.Second
 	// idleLimit is how long a connection may be silent.
 	idleLimit = 10 * time.Minute
 	// requestMost is more pages than a batch has.
@@ -253,9 +253,11 @@ func give(ctx context.Context, s *share.Share, seed uint64, conn net.Conn, in *b
 func pagesOf(ctx context.Context, s *share.Share, seed uint64, refs []wan.Ref) ([]byte, error) {
 	answer := make([]byte, len(refs), len(refs)+len(refs)*pageBytes)
 	var page [pageBytes]byte
+	limited, cancel := context.WithTimeout(ctx, share.Patience)
+	defer cancel()
 	for i, ref := range refs {
-		ok, err := s.Give(ctx, seed, ref, &page)
-		if err != nil {
+		ok, err := s.Give(limited, seed, ref, &page)
+		if ctx.Err() != nil {
 			return nil, err
 		}
 		if !ok {

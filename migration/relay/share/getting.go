@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// patience is how long a destination waits for a page of a stream from another source than that of the stream
+// Patience is how long a destination waits for a page of a stream from another source than that of the stream
 // which refers to it, and for another host: it is on the wire, and may be behind others there.
-const patience = 2 * time.Second
+const Patience = 5 * time.Second
 
 // incoming are the streams from one source.
 type incoming struct {
@@ -133,7 +133,7 @@ func (s *Share) Give(ctx context.Context, seed uint64, ref wan.Ref, dst *[4096]b
 	if one == nil || one.seed != seed {
 		return false, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, patience)
+	limited, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	if ok, err = one.page(limited, ref.Number, dst); err != nil && ctx.Err() == nil {
 		return false, nil
