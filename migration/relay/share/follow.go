@@ -15,6 +15,8 @@ import (
 const (
 	lead    = 2 * wan.BatchBytes / pageBytes // pages that a follower stays behind
 	silence = time.Second                    // of a leader, after which it goes on by itself
+	// longest is how long it waits at once: a copy that stands still for half a minute is given up.
+	longest = 5 * time.Second
 )
 
 // following is how a stream follows those of another host.
@@ -77,7 +79,7 @@ func (m *Sending) waiting(now, begun time.Time) (grown <-chan struct{}, told uin
 	}
 	n := time.Duration(len(m.to.streams) + len(m.to.far))
 	waited := f.waited + now.Sub(begun)
-	if l.still || m.late || l.total >= f.until || waited-silence > now.Sub(f.began)*(n-1)/n {
+	if l.still || m.late || l.total >= f.until || now.Sub(begun) >= longest || waited-silence > now.Sub(f.began)*(n-1)/n {
 		f.leader, f.waited = nil, waited
 		return nil, 0
 	}

@@ -13,7 +13,7 @@ const (
 	// ToldMost is how many pages are told at once.
 	ToldMost   = 2048
 	farStreams = 256     // of other hosts, that a group knows of
-	farPages   = 1 << 20 // of theirs: 4 GiB, for some 100 MB
+	farPages   = 1 << 19 // of theirs: 2 GiB, for some 40 MB
 )
 
 // Told is what a host tells others of one of its streams.
@@ -206,9 +206,20 @@ func (l *Link) Hear(t *Told) error {
 // settle puts all pages among those that are found.
 func (g *Group) settle() {
 	for _, f := range g.fresh {
-		g.pages[f.hash] = f.carriedPage
+		g.put(f.hash, f.carriedPage)
 	}
 	g.fresh = g.fresh[:0]
+}
+
+// put has a page found where c says.
+func (g *Group) put(page wan.PageHash, c carriedPage) {
+	if had, ok := g.pages[page]; ok && had.by.far != nil {
+		g.room++
+	}
+	if c.by.far != nil {
+		g.room--
+	}
+	g.pages[page] = c
 }
 
 // hear takes note of a page that a stream of another host carries.
@@ -218,12 +229,9 @@ func (g *Group) hear(page wan.PageHash, c carriedPage) {
 	case ok && has.by.far == nil && !has.by.over:
 		// Both carry it.
 		has.by.fallBehind(c.by.far, c.pos+g.own-has.pos+lead)
-	case !ok && g.room > 0:
-		g.room--
+	case g.room > 0 && (!ok || has.by.over):
 		g.carried++
-		g.pages[page] = c
-	case ok && has.by.over:
-		g.pages[page] = c
+		g.put(page, c)
 	}
 }
 
