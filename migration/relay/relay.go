@@ -18,7 +18,9 @@
 // Where both ends say so, in the header and in the answer (Offer), the source's direction of a
 // Memory stream is encoded by package wan (memory.go), and what the two hosts have kept from
 // other moves (Site) is not sent again. Peers that know of it speak the protocol's second
-// version, which TLS negotiates; with others everything is as it was in the first.
+// version, which TLS negotiates; with others everything is as it was in the first. What streams of
+// several moves have in common crosses once: package share for those between the same two hosts, and
+// package near for those of other hosts of the two sites.
 //
 // TLS is not only for secrecy: a hypervisor's stream has no checksum of its own, and one
 // wrong bit becomes a wrong page in the guest. The end of a stream counts only when TLS

@@ -25,6 +25,7 @@ type Fetcher struct {
 	mu     sync.Mutex
 	hosts  map[string]*asked
 	missed map[uint64]bool
+	ended  bool // nothing is started any more
 	run    sync.WaitGroup
 }
 
@@ -67,7 +68,8 @@ func (f *Fetcher) Wait() {
 		return
 	}
 	<-f.ctx.Done()
-	f.mu.Lock() // nothing is started behind this
+	f.mu.Lock()
+	f.ended = true
 	f.mu.Unlock()
 	f.run.Wait()
 }
@@ -99,7 +101,7 @@ func (f *Fetcher) Fetch(refs []wan.Ref, lack func()) *Batch {
 		default:
 		}
 	}
-	if len(lost) > 0 && f.ctx.Err() == nil {
+	if len(lost) > 0 && !f.ended {
 		f.run.Go(func() { // since it may wait for the source
 			for _, p := range lost {
 				f.miss(p)
@@ -116,7 +118,7 @@ func (f *Fetcher) of(at string) *asked {
 	if a == nil {
 		a = &asked{at: at, more: make(chan struct{}, 1)}
 		f.hosts[at] = a
-		if f.ctx.Err() == nil {
+		if !f.ended {
 			f.run.Go(func() { f.ask(f.ctx, a) })
 		}
 	}
