@@ -56,6 +56,22 @@ func (d *memoryDestination) lookAhead(ctx context.Context, foresight *wan.Foresi
 	return nil
 }
 
+// firstPass finds out when a hypervisor has sent each page of a VM once.
+type firstPass struct {
+	pages uint64
+	over  bool
+}
+
+// ended says whether it has, by what a batch consists of and how many pages the guest has, if that is known: now and
+// then a page comes again before its end, but many do behind it only.
+func (p *firstPass) ended(s *wan.Stats, guest int) bool {
+	other := s.Pages[wan.Dup] + s.Pages[wan.Image] + s.Pages[wan.Site] + s.Pages[wan.Peer] + s.Pages[wan.Literal] + s.Pages[wan.Noise]
+	again := s.Pages[wan.Same] + s.Pages[wan.Delta]
+	p.pages += s.Pages[wan.Zero] + other + again
+	p.over = p.over || again > other || guest > 0 && p.pages >= uint64(guest)
+	return p.over
+}
+
 // asking is what a source was asked for again: it answers in the order of the questions.
 type asking struct {
 	says  func(batch uint64) error

@@ -54,6 +54,7 @@ type memorySource struct {
 
 	window        *window
 	share         *share.Sending
+	first         firstPass
 	known         chan kept.Known
 	image         ImageIndex  // nil: none
 	there         chan []byte // what the destination has of the image
@@ -304,8 +305,8 @@ func (s *memorySource) next(ctx context.Context, enc *wan.Encoder, quiet *time.T
 
 // handOver sends the current parcel on its way and waits for an empty one.
 func (s *memorySource) handOver(ctx context.Context) (*wan.Batch, error) {
-	if stats := s.current.batch.Stats(); stats.Pages[wan.Same]+stats.Pages[wan.Delta] > 0 {
-		s.share.Late() // pages come again, and the VM may stop at any time
+	if stats := s.current.batch.Stats(); s.first.ended(&stats, s.client.GuestPages) {
+		s.share.Late() // the VM may stop at any time
 	}
 	s.toPack <- s.current
 	s.toSend <- s.current // both have room for all there are

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"heliotrope/migration/relay/share"
+	"heliotrope/migration/wan"
 	"testing"
 )
 
@@ -71,5 +72,36 @@ func TestOlderAgentsUnderstand(t *testing.T) {
 	old = offerV3{}
 	if err := json.Unmarshal(body, &old); err != nil || has.share == nil || !taken.Near || old.Seed != o.Seed || old.Share == 0 || old.Version != 3 {
 		t.Errorf("%s: %v", body, err)
+	}
+}
+
+// TestFirstPass: it ends where pages come again, or where there can be no more.
+func TestFirstPass(t *testing.T) {
+	of := func(zero, same, delta, literal uint64) (s wan.Stats) {
+		s.Pages[wan.Zero], s.Pages[wan.Same], s.Pages[wan.Delta], s.Pages[wan.Literal] = zero, same, delta, literal
+		return s
+	}
+	for name, c := range map[string]struct {
+		guest   int
+		batches []wan.Stats
+		ends    int // with which batch; 0: with none
+	}{
+		"pages that are new":          {0, []wan.Stats{of(1000, 0, 0, 100), of(0, 0, 0, 128)}, 0},
+		"one that comes again":        {0, []wan.Stats{of(0, 1, 2, 100)}, 0},
+		"many that come again":        {0, []wan.Stats{of(0, 0, 0, 100), of(0, 30, 60, 10), of(0, 0, 0, 100)}, 2},
+		"as many as the guest has":    {1000, []wan.Stats{of(900, 0, 0, 50), of(0, 0, 0, 50), of(0, 0, 0, 9)}, 2},
+		"fewer than the guest has":    {2000, []wan.Stats{of(900, 0, 0, 50), of(0, 0, 0, 50)}, 0},
+		"a VM that comes back: known": {1000, []wan.Stats{of(0, 100, 0, 0)}, 1},
+	} {
+		var p firstPass
+		ends := 0
+		for i, s := range c.batches {
+			if p.ended(&s, c.guest) && ends == 0 {
+				ends = i + 1
+			}
+		}
+		if ends != c.ends || ends > 0 && !p.over {
+			t.Errorf("%s: it ends with batch %d, want %d", name, ends, c.ends)
+		}
 	}
 }
