@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"heliotrope/migration/relay/share"
 	"heliotrope/migration/wan"
 )
 
@@ -235,7 +236,7 @@ func TestImageOfAnOlderSource(t *testing.T) {
 	}
 	defer conn.Close()
 	h := memory
-	h.Codec, _ = withImages(nil).offer("web", 1<<14)
+	h.Codec, _ = withImages(nil).offer("web", 1<<14, share.Way{})
 	if err := writeHeader(conn, h); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +249,7 @@ func TestImageOfAnOlderSource(t *testing.T) {
 // TestImageThatWasNotOffered: an answer that takes another one than was offered ends the stream.
 func TestImageThatWasNotOffered(t *testing.T) {
 	h := memory
-	h.Codec, _ = withImages(nil).offer("web", 1<<14)
+	h.Codec, _ = withImages(nil).offer("web", 1<<14, share.Way{})
 	for offered, taken := range map[string]string{"": "a", "a": "b"} {
 		h.Codec.Image = offered
 		answer := h.Codec
