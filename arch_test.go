@@ -29,6 +29,7 @@ var rows = map[string]int{
 
 	"migration/wan":           2,
 	"migration/wan/ramstream": 2,
+	"migration/wan/nbdstream": 2,
 	"migration/wan/lzh":       2,
 
 	"migration/wan/ramstream/golden": 2, // for tests
@@ -201,7 +202,8 @@ var beside = map[string][]string{
 	"imagesync/source":           {"imagesync"},
 	"imagesync/depot":            {"internal/bucket"},
 	"imagesync/delta":            {"imagesync/manifest"},
-	"migration/wan":              {"migration/wan/ramstream", "migration/wan/lzh"},
+	"migration/wan":              {"migration/wan/ramstream", "migration/wan/nbdstream", "migration/wan/lzh"},
+	"migration/wan/nbdstream":    {"migration/wan/ramstream"},
 	"imagesync/volume": {"imagesync/volume/disk", "imagesync/volume/epoch", "imagesync/volume/frame", "imagesync/volume/present", "imagesync/volume/recent",
 		"imagesync/volume/trace", "imagesync/volume/turns", "imagesync/volume/view"},
 	"imagesync/volume/frame":   {"imagesync/volume/disk"},
