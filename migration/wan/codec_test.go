@@ -22,6 +22,8 @@ type pair struct {
 	frames [][]byte
 	keep   bool // frames
 	stats  Stats
+
+	arrived func(*Batch) // may be nil
 }
 
 func newPair(source, destination Config) *pair {
@@ -51,6 +53,9 @@ func (p *pair) arrive(frame []byte) error {
 	}
 	if err := p.un.Unpack(&p.got, head, frame[FrameHead:]); err != nil {
 		return err
+	}
+	if p.arrived != nil {
+		p.arrived(&p.got)
 	}
 	var err error
 	p.out, err = p.dec.Decode(p.out, &p.got)

@@ -29,7 +29,7 @@ type Decoder struct {
 
 // NewDecoder returns a Decoder for an Encoder of the same configuration.
 func NewDecoder(c Config) *Decoder {
-	return &Decoder{config: c, mirror: c.mirror(), hash: newStreamHash(c.Seed)}
+	return &Decoder{config: c, mirror: c.mirror(), places: c.places(), hash: newStreamHash(c.Seed)}
 }
 
 // Mirror is what last came of each page. It is the Decoder's until nothing more is decoded.
@@ -130,7 +130,7 @@ func (d *Decoder) op(dst []byte, op byte) ([]byte, error) {
 	}
 	d.stats.Pages[class]++
 	from := len(dst)
-	dst = ramstream.AppendHead(dst, ramstream.Page, block, spelled, page*pageSize)
+	dst = d.config.appendHead(dst, ramstream.Page, block, spelled, page)
 	at := len(dst)
 	dst = slices.Grow(dst, pageSize)[:at+pageSize]
 	data := (*[pageSize]byte)(dst[at:])
@@ -205,13 +205,13 @@ func (d *Decoder) zeros(dst []byte, block []byte, spelled bool, page uint64) ([]
 	if err != nil {
 		return nil, err
 	}
-	if more > uint64(d.room)/9 {
+	if more > uint64(d.room)/d.config.zeroBytes() {
 		return nil, fmt.Errorf("%w: %d pages of zeros", ErrCorrupt, more)
 	}
 	from := len(dst)
-	dst = ramstream.AppendHead(dst, ramstream.Zero, block, spelled, page*pageSize)
+	dst = d.config.appendHead(dst, ramstream.Zero, block, spelled, page)
 	for range more {
-		dst = ramstream.AppendHead(dst, ramstream.Zero, nil, false, d.places.next*pageSize)
+		dst = d.config.appendHead(dst, ramstream.Zero, nil, false, d.places.next)
 		d.places.next++
 	}
 	d.hash.Write(dst[from:])

@@ -12,7 +12,7 @@ import (
 // Encoder makes batches of a stream. It is not for use by several at once.
 type Encoder struct {
 	sink   func(*Batch) (*Batch, error)
-	parser ramstream.Parser
+	parser parser
 	batch  *Batch
 	level  Level
 	seed   uint64 // of pages
@@ -47,7 +47,7 @@ type places struct {
 // NewEncoder returns an Encoder that fills batch. When that is full, or by Flush, it gives
 // it to sink and fills the one that sink returns, which is empty and may be the same.
 func NewEncoder(c Config, batch *Batch, sink func(*Batch) (*Batch, error)) *Encoder {
-	e := &Encoder{sink: sink, batch: batch, level: Fast, open: Classes, seed: c.PageSeed,
+	e := &Encoder{sink: sink, batch: batch, level: Fast, parser: c.parser(), places: c.places(), open: Classes, seed: c.PageSeed,
 		hash: newStreamHash(c.Seed), mirror: c.mirror(), index: newIndex(c.MirrorPages), carrying: c.Carrying, streams: map[uint64]uint64{}}
 	for i := range e.mirror.Len() {
 		e.index.add(xxh3.Hash128Seed(e.mirror.Page(i)[:], c.PageSeed).Lo, uint32(i))

@@ -41,7 +41,11 @@ func newMirror(maxPages int) *Mirror {
 // mirror is the one that a stream begins with.
 func (c Config) mirror() *Mirror {
 	if c.Mirror == nil {
-		return newMirror(c.MirrorPages)
+		m := newMirror(c.MirrorPages)
+		if c.Disk {
+			m.blocks = [][]byte{nil} // the disk, which has no name
+		}
+		return m
 	}
 	c.Mirror.max = min(c.MirrorPages, 1<<31)
 	return c.Mirror

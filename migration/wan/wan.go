@@ -34,6 +34,9 @@
 // other VMs are found are BLAKE3 keyed with a secret of the trust domain. Pages of an image are found by whatever
 // hash its index goes by, with a seed of the index's own: PageSeed knows nothing of it.
 //
+// A disk's stream is encoded in the same way (Config.Disk): what a write fills of the disk's 4 KiB are its
+// pages. There is usually no mirror of it: its likes are found among what streams carry.
+//
 // Package lzh packs them. The package does no I/O, starts nothing and locks nothing: package relay does.
 package wan
 
@@ -85,6 +88,7 @@ type Pages interface {
 // Config must say the same at both ends, but for what is said to be of one of them.
 type Config struct {
 	MirrorPages int    // pages of 4 KiB whose last version is kept; those that come later have no delta
+	Disk        bool   // the stream is a disk's (package nbdstream), not a guest's memory (ramstream)
 	Seed        uint64 // of the stream's hash: any number
 	PageSeed    uint64 // of pages' hashes, which no guest knows; streams that share pages (Carrying) have the same
 	Pages       Pages  // Decoder: may be nil if the Encoder is told of nothing that is Known

@@ -139,5 +139,10 @@ func (p *Parser) Drain() (t ramstream.Token, ok bool) {
 	return ramstream.Token{Raw: p.carry}, true
 }
 
-// AppendZeros appends a page of zeros.
-func AppendZeros(dst []byte) []byte { return append(dst, zeros[:]...) }
+// AppendHead appends what stands before a page's content: nothing; of a page of zeros, all of it.
+func AppendHead(dst []byte, kind ramstream.Kind) []byte {
+	if kind == ramstream.Zero {
+		return append(dst, zeros[:]...)
+	}
+	return dst
+}
