@@ -38,9 +38,9 @@ type Client struct {
 	opening        sync.WaitGroup
 	end            func() // of what was opened ahead; nil: nothing was
 
-	mu     sync.Mutex
-	memory wan.Stats // guarded by mu
-	ahead  []*ahead  // guarded by mu; nobody has needed them
+	mu    sync.Mutex
+	stats map[Kind]*wan.Stats // of encoded streams; guarded by mu
+	ahead []*ahead            // guarded by mu; nobody has needed them
 }
 
 func (c *Client) way() share.Way {
@@ -53,16 +53,30 @@ func (c *Client) way() share.Way {
 func (c *Client) Sent() uint64 { return c.sent.Load() }
 
 // Memory says what the encoded memory streams consisted of so far.
-func (c *Client) Memory() wan.Stats {
+func (c *Client) Memory() wan.Stats { return c.consisted(Memory) }
+
+// Disks says what the encoded streams of disks consisted of so far.
+func (c *Client) Disks() wan.Stats { return c.consisted(Disk) }
+
+func (c *Client) consisted(kind Kind) wan.Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.memory
+	if s := c.stats[kind]; s != nil {
+		return *s
+	}
+	return wan.Stats{}
 }
 
-func (c *Client) count(s wan.Stats) {
+func (c *Client) count(kind Kind, s wan.Stats) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.memory.Add(&s)
+	if c.stats == nil {
+		c.stats = map[Kind]*wan.Stats{}
+	}
+	if c.stats[kind] == nil {
+		c.stats[kind] = new(wan.Stats)
+	}
+	c.stats[kind].Add(&s)
 }
 
 // dial opens a stream and returns once the destination has let it in.

@@ -36,9 +36,12 @@ type stream struct {
 	taken   Offer
 	way     halfConn       // of a disk: the connection as it is written to
 	export  disk.Export    // of a disk
-	sending *share.Sending // of memory
+	sending *share.Sending // of what is encoded
 	done    func()         // gives back what was set aside for it
 }
+
+// encoded says whether package wan is between the stream and the wire.
+func (s *stream) encoded() bool { return s.taken.Version != 0 && !s.taken.Packed }
 
 func (s *stream) close() {
 	s.conn.NetConn().Close()
@@ -105,7 +108,7 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 		h.Codec, s.done = e.offer(h.VM, cmp.Or(f.client.GuestPages, math.MaxInt32), f.client.way())
 		h.Codec.Image, s.done = e.offerImage(f.client.Image, s.done)
 	case Disk:
-		h.Codec, h.Disk = e.offerDisk(), n
+		h.Codec, h.Disk = e.offerDisk(f.client.way()), n
 	}
 	var err error
 	if s.conn, s.taken, err = f.client.offer(ctx, h); err != nil {
@@ -114,9 +117,13 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 	}
 	if h.Kind == Disk {
 		err = s.toDisk(ctx, n)
-	} else if s.taken.Version != 0 {
+	}
+	if s.encoded() {
 		s.sending = e.Share.Send(f.client.way(), s.taken.Seed, s.taken.Share, s.taken.Near)
-		gives, parts := s.done, e.Near.Meet(e.Share, s.sending, f.client.Sources)
+		gives, parts := s.done, func() {}
+		if h.Kind == Memory { // other hosts are not told of disks' blocks
+			parts = e.Near.Meet(e.Share, s.sending, f.client.Sources)
+		}
 		s.done = func() { e.Share.SentAll(s.sending); parts(); gives() }
 	}
 	if err != nil {
@@ -129,12 +136,11 @@ func (f *Forwarder) start(ctx context.Context, n int) (*stream, error) {
 // toDisk makes the stream one of requests to the n-th disk.
 func (s *stream) toDisk(ctx context.Context, n int) error {
 	s.way, s.export = s.conn, s.taken.Export
+	var err error
 	if s.taken.Packed {
-		w, err := newPackedWriter(s.conn)
-		if err != nil {
+		if s.way, err = disk.Pack(s.conn); err != nil {
 			return err
 		}
-		s.way = packedConn{s.conn, w}
 	}
 	if s.export != (disk.Export{}) {
 		return nil
@@ -142,7 +148,6 @@ func (s *stream) toDisk(ctx context.Context, n int) error {
 	// An older destination leaves the handshake to us.
 	stop := context.AfterFunc(ctx, func() { s.conn.NetConn().Close() })
 	defer stop()
-	var err error
 	s.export, err = disk.Open(s.way, n, false)
 	return err
 }
@@ -192,24 +197,11 @@ func (f *Forwarder) carry(ctx context.Context, local *net.UnixConn) error {
 	defer s.conn.Close()
 	switch {
 	case f.header.Kind == Disk:
-		return joinDisk(ctx, s, local, &f.disk)
-	case s.taken.Version != 0:
+		return f.joinDisk(ctx, s, local)
+	case s.encoded():
 		return encodeMemory(ctx, s.conn, local, f.header.VM, f.client, s.taken, s.sending)
 	}
 	return join(ctx, s.conn, s.conn, local)
-}
-
-// joinDisk carries the requests of the hypervisor at local to the server of a stream.
-func joinDisk(ctx context.Context, s *stream, local *net.UnixConn, count *disk.Count) error {
-	closeBoth := func() { s.conn.NetConn().Close(); local.Close() }
-	defer closeBoth()
-	stop := context.AfterFunc(ctx, closeBoth)
-	defer stop()
-	err := disk.Carry(s.way, local, s.export, closeBoth, count)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
 }
 
 // streamFor is the stream that a hypervisor has come for.

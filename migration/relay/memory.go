@@ -37,14 +37,21 @@ type parcel struct {
 	packed chan struct{} // one token, when frame is ready
 }
 
-// memorySource is the source's end of an encoded stream: each stage is a goroutine, packing
+// duplex is a connection whose directions end separately, or both at once.
+type duplex interface {
+	halfConn
+	io.Closer
+}
+
+// memorySource is the source's end of an encoded stream, of memory or of a disk: each stage is a goroutine, packing
 // several, and hands over to the next by a channel.
 //
 //	hypervisor ─► read ─► encode ─┬─► pack ─┬─► send ─► TLS
 //	                              └─► pack ─┘   in order
 type memorySource struct {
 	remote *tls.Conn
-	local  *net.UnixConn
+	local  duplex
+	kind   Kind
 	config wan.Config
 	taken  Offer
 	client *Client
@@ -83,8 +90,15 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 			return err
 		}
 	}
+	s := newMemorySource(remote, local, Memory, client, taken, c, sending)
+	s.keep = func(m *wan.Mirror) { e.Site.Keep(vm, m) }
+	return s.carry(ctx)
+}
+
+func newMemorySource(remote *tls.Conn, local duplex, kind Kind, client *Client, taken Offer, c wan.Config, sending *share.Sending) *memorySource {
+	e := client.Encoding
 	s := &memorySource{
-		remote: remote, local: local, config: c, taken: taken, client: client, keep: func(m *wan.Mirror) { e.Site.Keep(vm, m) }, known: make(chan kept.Known, 1), image: e.index(taken), there: make(chan []byte, 1), window: newWindow(), share: sending,
+		remote: remote, local: local, kind: kind, config: c, taken: taken, client: client, keep: func(*wan.Mirror) {}, known: make(chan kept.Known, 1), image: e.index(taken), there: make(chan []byte, 1), window: newWindow(), share: sending,
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
@@ -97,17 +111,21 @@ func encodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 	for range cap(s.spare) {
 		s.spare <- make([]byte, chunkBytes)
 	}
+	return s
+}
+
+func (s *memorySource) carry(ctx context.Context) error {
 	stages := []func(context.Context) error{s.read, s.encode, s.send, s.answers}
 	for range s.packers {
 		stages = append(stages, s.pack)
 	}
-	return carryMemory(ctx, remote, local, stages)
+	return carryMemory(ctx, s.remote, s.local, stages)
 }
 
 // carryMemory runs the stages of one end until all have come to their end, one has failed, or
 // ctx ends. It closes both connections: at once where something failed, so that neither
 // hypervisor waits for what will not come.
-func carryMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, stages []func(context.Context) error) error {
+func carryMemory(ctx context.Context, remote *tls.Conn, local io.Closer, stages []func(context.Context) error) error {
 	closeBoth := func() { remote.NetConn().Close(); local.Close() }
 	defer closeBoth()
 	g, inner := errgroup.WithContext(ctx)
@@ -151,7 +169,7 @@ func (s *memorySource) read(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read memory from hypervisor: %w", err)
+			return fmt.Errorf("read %s from hypervisor: %w", s.kind, err)
 		}
 	}
 }
@@ -174,14 +192,23 @@ func (s *memorySource) answers(context.Context) error {
 		}
 		s.there <- told
 	}
-	l := listener{hypervisor: s.local, rebuilt: func(n uint64, lag time.Duration) error { return s.window.leave(n, lag, time.Now()) }, again: s.again(), without: s.share.Without}
+	l := listener{hypervisor: s.local, rebuilt: s.rebuilt, again: s.again(), without: s.share.Without}
 	if err := l.listen(remote); err != nil {
 		return err
 	}
 	if err := s.remote.CloseWrite(); err != nil {
-		return fmt.Errorf("end memory: %w", err)
+		return fmt.Errorf("end %s: %w", s.kind, err)
 	}
 	return nil
+}
+
+// rebuilt takes note of how far the destination is. What a disk's stream may be ahead is what package disk
+// lets it be: until its first flush, how long that lies there is no matter.
+func (s *memorySource) rebuilt(batches uint64, lag time.Duration) error {
+	if s.kind == Disk {
+		lag = 0
+	}
+	return s.window.leave(batches, lag, time.Now())
 }
 
 // again sends what a batch refers to, where the destination has not got it.
@@ -197,7 +224,7 @@ func (s *memorySource) again() func(batch uint64) error {
 		if err != nil {
 			return err
 		}
-		s.client.count(b.Stats())
+		s.client.count(s.kind, b.Stats())
 		_, err = s.remote.Write(frame)
 		return err
 	}
@@ -269,7 +296,7 @@ func (s *memorySource) nothingMore(ctx context.Context, open bool) error {
 	}
 	chunk, open, err := receive(ctx, s.chunks)
 	if err == nil && open {
-		err = fmt.Errorf("read memory from hypervisor: %d bytes behind its end", len(chunk))
+		err = fmt.Errorf("read %s from hypervisor: %d bytes behind its end", s.kind, len(chunk))
 	}
 	return err
 }
@@ -294,6 +321,9 @@ func (s *memorySource) next(ctx context.Context, enc *wan.Encoder, quiet *time.T
 			return chunk, open, nil
 		case <-s.idle:
 		case <-quiet.C:
+			if s.kind == Disk {
+				continue // package disk writes all of a request, however long that takes
+			}
 			if err := enc.Drain(); err != nil {
 				return nil, false, err
 			}
@@ -363,11 +393,11 @@ func (s *memorySource) send(ctx context.Context) error {
 		s.share.Sent(&stats)
 		begun := time.Now()
 		if _, err := s.remote.Write(p.frame); err != nil {
-			return fmt.Errorf("send memory: %w", err)
+			return fmt.Errorf("send %s: %w", s.kind, err)
 		}
 		pace.Saw(&p.batch, p.took, waited, time.Since(begun))
 		s.level.Store(uint32(pace.Level(s.packers, s.least, s.most)))
-		s.client.count(stats)
+		s.client.count(s.kind, stats)
 		p.batch.Reset()
 		s.free <- p
 		select {
@@ -384,7 +414,7 @@ func (s *memorySource) end() error {
 		_, err = s.remote.Write(frame)
 	}
 	if err != nil {
-		return fmt.Errorf("end memory: %w", err)
+		return fmt.Errorf("end %s: %w", s.kind, err)
 	}
 	return nil
 }

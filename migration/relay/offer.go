@@ -62,7 +62,8 @@ type Offer struct {
 	Share int `json:"share,omitempty"`
 	// Near, of an answer, is that the destination has pages from other hosts of its site, and gives them to those.
 	Near bool `json:"near,omitempty"`
-	// Packed is of a disk's stream: the source's direction is compressed.
+	// Packed is of a disk's stream: the source's direction is compressed, or encoded, where that is offered
+	// too and not Packed is what is taken (takeDisk).
 	Packed bool `json:"packed,omitempty"`
 	// Export, of an answer for a disk, is what its server has told: what follows are requests.
 	Export disk.Export `json:"export,omitzero"`
@@ -92,15 +93,6 @@ func (e *Encoding) offer(vm heliotrope.VMID, guest int, way share.Way) (o Offer,
 	return o, func() { e.Room.give(pages) }
 }
 
-// offerDisk is what a source offers for a disk's stream. Within a site the wire is faster than
-// the compressor.
-func (e *Encoding) offerDisk() Offer {
-	if e == nil || e.Least == wan.Plain {
-		return Offer{}
-	}
-	return Offer{Version: codecVersion, Packed: true}
-}
-
 // devicePages are what devices have of memory, beside the guest's.
 const devicePages = 1 << 14
 
@@ -125,15 +117,18 @@ func (r *Room) take(n int) int {
 	return n
 }
 
-// takeShare takes n pages for others to use, or a third of what there is: most is for the mirrors
-// of streams to come.
-func (r *Room) takeShare(n int) int {
+// memoryShare is which part of what is left of the room a stream of memory takes for others to use: most is for
+// the mirrors of streams to come.
+const memoryShare = 3
+
+// takePart takes n pages for others to use, or this part of what there is.
+func (r *Room) takePart(n, part int) int {
 	if r == nil {
 		return n
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n = min(n, r.left/3)
+	n = min(n, r.left/part)
 	r.left -= n
 	return n
 }
@@ -157,18 +152,23 @@ type here struct {
 // take is what a destination takes of a header's offer, and what it has for it. It holds until
 // done is called.
 func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, done func()) {
+	if h.Kind == Disk {
+		return e.takeDisk(h, from)
+	}
 	if e == nil || h.Kind != Memory || h.Codec.Version != codecVersion {
-		if e != nil && h.Kind == Disk && h.Codec.Version == codecVersion && h.Codec.Packed {
-			o = Offer{Version: codecVersion, Packed: true}
-		}
 		return o, here{site: &kept.Pages{}}, func() {}
 	}
 	pages := e.Room.take(min(h.Codec.MirrorPages, e.MirrorPages))
 	o = Offer{Version: codecVersion, MirrorPages: pages, Seed: h.Codec.Seed, PageSeed: h.Codec.PageSeed}
 	if e.Share != nil {
-		o.Share = e.Room.takeShare(min(h.Codec.Share, pages))
+		o.Share = e.Room.takePart(min(h.Codec.Share, pages), memoryShare)
 		o.Near = e.Near != nil && o.Share > 0
 	}
+	return e.tell(h, from, o)
+}
+
+// tell adds to what is taken of a header's offer what the destination has for it.
+func (e *Encoding) tell(h Header, from heliotrope.HostID, o Offer) (taken Offer, has here, done func()) {
 	has = here{e.Site.Open(h.VM, h.Codec.Kept, o.MirrorPages), e.Share.Get(from, o.Seed, o.PageSeed, o.Share), e.takeImage(h.Codec.Image)}
 	if has.image != nil {
 		o.Image = h.Codec.Image
@@ -180,7 +180,7 @@ func (e *Encoding) take(h Header, from heliotrope.HostID) (o Offer, has here, do
 		o.Key = hex.EncodeToString(has.site.Key[:])
 	}
 	return o, has, func() {
-		e.Room.give(pages + e.Share.GotAll(from, has.share))
+		e.Room.give(o.MirrorPages + e.Share.GotAll(from, has.share))
 		has.site.Close()
 		if has.image != nil {
 			has.image.Close()
@@ -194,7 +194,7 @@ func (o Offer) fits(h Header) error {
 	if o.Export = (disk.Export{}); o == (Offer{}) && (export == o.Export || h.Disk > 0) {
 		return nil
 	}
-	offer := h.Codec
+	offer := h.offered(o)
 	_, err := o.key()
 	if err != nil || export != (disk.Export{}) && h.Disk == 0 || o.Version != offer.Version || o.Packed != offer.Packed || o.Seed != offer.Seed || o.PageSeed != offer.PageSeed || o.MirrorPages < 0 || o.MirrorPages > offer.MirrorPages ||
 		o.Share < 0 || o.Near && o.Share == 0 || o.Share > offer.Share || o.Site < 0 || o.Site > kept.MaxPages || o.Kept != "" && o.Kept != offer.Kept || o.Image != "" && o.Image != offer.Image {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"heliotrope"
 	"heliotrope/migration/relay/kept"
 	"heliotrope/migration/relay/near"
 	"heliotrope/migration/relay/share"
@@ -36,6 +35,7 @@ const (
 type memoryDestination struct {
 	remote  *tls.Conn
 	local   *net.UnixConn
+	kind    Kind
 	site    *kept.Pages
 	share   *share.Getting
 	image   ImagePages
@@ -68,17 +68,17 @@ type arrived struct {
 
 func (f *frame) bytes() int64 { return int64(len(f.body) + wan.Unpacked(&f.head)) }
 
-// decodeMemory carries an encoded stream of vm from remote to the hypervisor at local, and
+// decodeMemory carries an encoded stream, of memory or of a disk, from remote to the hypervisor at local, and
 // what that answers as it is. It returns as join does.
-func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm heliotrope.VMID, e *Encoding, taken Offer, here here) error {
+func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, h Header, e *Encoding, taken Offer, here here) error {
 	d := &memoryDestination{
-		remote: remote, local: local, site: here.site, share: here.share, image: here.image, says: says{w: remote}, room: semaphore.NewWeighted(waitingBytes),
+		remote: remote, local: local, kind: h.Kind, site: here.site, share: here.share, image: here.image, says: says{w: remote}, room: semaphore.NewWeighted(waitingBytes),
 		frames: make(chan frame, waiting), batches: make(chan arrived, waiting), spare: make(chan *wan.Batch, 8),
 		rebuilt: make(chan struct{}),
 	}
 	d.again = newAsking(d.says.again)
 	c := taken.config()
-	c.Pages, c.Mirror = d.site, d.site.Mirror
+	c.Disk, c.Pages, c.Mirror = h.Kind == Disk, d.site, d.site.Mirror
 	if d.image != nil {
 		c.ImagePages = d.image
 	}
@@ -91,10 +91,10 @@ func decodeMemory(ctx context.Context, remote *tls.Conn, local *net.UnixConn, vm
 		dec := wan.NewDecoder(c)
 		err := d.rebuild(ctx, dec)
 		switch {
-		case err == nil:
-			e.Site.Keep(vm, dec.Mirror())
+		case err == nil && h.Kind == Memory:
+			e.Site.Keep(h.VM, dec.Mirror())
 		case errors.Is(err, wan.ErrCorrupt):
-			e.Site.Spoil(vm, d.site)
+			e.Site.Spoil(h.VM, d.site)
 			if d.image != nil {
 				e.Images.Spoil(taken.Image)
 			}
@@ -140,9 +140,9 @@ func (d *memoryDestination) receive(ctx context.Context) error {
 			d.again.end()
 			return nil
 		case err != nil:
-			return fmt.Errorf("receive memory: %w", noEOF(err))
+			return fmt.Errorf("receive %s: %w", d.kind, noEOF(err))
 		case d.says.all.Load() && len(f.body) == 0 || d.says.all.Load() && wan.StreamSize(&f.head) > 0:
-			return errors.New("receive memory: more of it, behind its end")
+			return fmt.Errorf("receive %s: more of it, behind its end", d.kind)
 		}
 		last := wan.StreamSize(&f.head) == 0 && len(f.body) == 0
 		if wan.StreamSize(&f.head) == 0 && !last {
@@ -256,7 +256,7 @@ func (d *memoryDestination) rebuild(ctx context.Context, dec *wan.Decoder) error
 		}
 		d.again.rebuilt(d.number)
 		if _, err := d.local.Write(out); err != nil {
-			return fmt.Errorf("give memory to hypervisor: %w", err)
+			return fmt.Errorf("give %s to hypervisor: %w", d.kind, err)
 		}
 		if err := d.says.rebuilt(d.number, time.Since(b.at)); err != nil {
 			return err
@@ -269,7 +269,7 @@ func (d *memoryDestination) rebuild(ctx context.Context, dec *wan.Decoder) error
 	}
 	close(d.rebuilt)
 	if err := d.local.CloseWrite(); err != nil {
-		return fmt.Errorf("end memory: %w", err)
+		return fmt.Errorf("end %s: %w", d.kind, err)
 	}
 	return nil
 }

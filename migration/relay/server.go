@@ -216,14 +216,14 @@ func (e *expected) carry(ctx context.Context, conn *tls.Conn, h Header, encoding
 		return fmt.Errorf("answer relay: %w", err)
 	}
 	if taken.Packed {
-		in, err := newPackedReader(conn)
+		in, err := disk.Unpack(conn)
 		if err != nil {
 			return err
 		}
 		return join(ctx, conn, in, local.(*net.UnixConn))
 	}
 	if taken.Version != 0 {
-		return decodeMemory(ctx, conn, local.(*net.UnixConn), h.VM, encoding, taken, has)
+		return decodeMemory(ctx, conn, local.(*net.UnixConn), h, encoding, taken, has)
 	}
 	return join(ctx, conn, conn, local.(*net.UnixConn))
 }

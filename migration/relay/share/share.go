@@ -155,6 +155,7 @@ type Sending struct {
 	room int       // pages that the destination keeps of it
 	near bool      // the destination gives pages to its neighbours, and asks them
 	own  int       // of to.carried
+	lone bool      // it looks for its own pages too
 	told [2]uint64 // pages that were encoded, by kind
 	sent [2]uint64
 	over bool // no more will be sent
@@ -221,12 +222,20 @@ func (s *Share) SentAll(m *Sending) {
 	g.grow()
 }
 
+// FindOwn has Find look for pages that this stream carries as well, where it keeps nothing else of them.
+func (m *Sending) FindOwn() *Sending {
+	m.to.mu.Lock()
+	defer m.to.mu.Unlock()
+	m.lone = true
+	return m
+}
+
 // Find implements wan.Carrying.
 func (m *Sending) Find(page wan.PageHash) (wan.Ref, bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
 	g := m.to
-	if m.own == g.carried {
+	if m.own == g.carried && !m.lone {
 		return wan.Ref{}, false
 	}
 	g.settle()

@@ -1,4 +1,4 @@
-package relay
+package disk
 
 import (
 	"bufio"
@@ -9,7 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A packed stream is pieces of up to maxPiece bytes, each of two lengths and then its bytes: how
+// What is sent to agents that do not know package wan's form of a disk's stream is packed. A packed stream is pieces of up to maxPiece bytes, each of two lengths and then its bytes: how
 // many there are, and how many follow; as many as there are, if zstd does not make them fewer.
 // Each piece stands for itself.
 
@@ -68,8 +68,14 @@ func (p *packedWriter) Flush() error {
 
 // packedConn packs what is written to a connection, each time as far as it goes.
 type packedConn struct {
-	halfConn
+	Conn
 	packed *packedWriter
+}
+
+// Pack packs what is written to a connection.
+func Pack(c Conn) (Conn, error) {
+	w, err := newPackedWriter(c)
+	return packedConn{c, w}, err
 }
 
 // Write implements io.Writer.
@@ -89,6 +95,9 @@ type packedReader struct {
 	piece []byte // all of the last one
 	rest  []byte // of it
 }
+
+// Unpack is the other end of Pack.
+func Unpack(r io.Reader) (io.Reader, error) { return newPackedReader(r) }
 
 func newPackedReader(r io.Reader) (*packedReader, error) {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPiece), zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))

@@ -1,12 +1,9 @@
-package relay
+package disk
 
 import (
 	"bytes"
-	"heliotrope/migration/wan"
 	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -58,41 +55,6 @@ func TestPackedStream(t *testing.T) {
 			t.Fatal("other bytes came out of a stream that is cut")
 		}
 	})
-}
-
-// TestDiskIsPackedOverALongWay: what crosses is less than the disk, and the disk is the same.
-func TestDiskIsPackedOverALongWay(t *testing.T) {
-	long, short := &Encoding{MirrorPages: 10, Least: wan.Fast}, &Encoding{MirrorPages: 10}
-	for name, c := range map[string]struct {
-		from, to *Encoding
-		packed   bool
-	}{
-		"long way":           {long, short, true},
-		"within a site":      {short, short, false},
-		"an old destination": {long, nil, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := newPKI(t)
-			s, addr := destination(t, p)
-			s.Encoding = c.to
-			const size = 1 << 20
-			sock, file := qemuNBD(t, "a", size)
-			h := Header{Move: "m1", VM: "web", Kind: Disk}
-			s.Expect(h.Move, Expectation{VM: h.VM, From: "src", Sockets: map[Kind]string{Disk: sock}})
-			client := &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: c.from}
-			path, _ := source(t, client, h)
-			out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write -P 65 0 1M", "-c", "flush", "nbd+unix:///a?socket="+path).CombinedOutput()
-			if err != nil {
-				t.Fatalf("qemu-io (run make deps): %v: %s", err, out)
-			}
-			if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{65}, size)) {
-				t.Errorf("the disk is another: %v", err)
-			}
-			if sent := client.Sent(); c.packed != (sent < size/2) {
-				t.Errorf("%d bytes crossed for a disk of %d", sent, size)
-			}
-		})
-	}
 }
 
 func FuzzPackedReader(f *testing.F) {
