@@ -252,7 +252,7 @@ func moveView(m world.Move) api.Migration {
 		CanAbort: slices.Contains([]migration.Phase{migration.Pending, migration.Preflight, migration.SyncImage, migration.Prepare, migration.PreCopy, migration.Switchover}, m.Phase),
 		Measured: api.Measured{PauseMs: milliseconds(time.Duration(m.Measured.Pause)), Bytes: c.RelayBytes, MemoryBytes: c.DoneBytes,
 			TotalBytes: c.TotalBytes, Rounds: c.Rounds, BytesPerSecond: c.BytesPerSecond, DirtyPerSecond: c.DirtyPerSecond,
-			RescuedPackets: m.Measured.Rescued, Memory: c.Memory, CodecMs: milliseconds(c.Codec), Passes: c.Passes, DiskBytes: c.DiskBytes, SparedBytes: c.SparedBytes, DiskWrites: m.Measured.DiskWrites,
+			RescuedPackets: m.Measured.Rescued, Memory: c.Memory, Blocks: c.Blocks, CodecMs: milliseconds(c.Codec), Passes: c.Passes, DiskBytes: c.DiskBytes, SparedBytes: c.SparedBytes, DiskWrites: m.Measured.DiskWrites,
 			ConvergedMs: milliseconds(time.Duration(m.Measured.Converged))}}
 	for i, p := range m.Passed {
 		pt := api.PhaseTime{Phase: string(p.Phase), At: p.At}

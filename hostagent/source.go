@@ -128,13 +128,17 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 	}
 	s.note(m, func(r *agentapi.MoveReport) { r.State = agentapi.MoveCopying })
 	s.watchWrites(ctx, m, migration.WritesBulk, time.Now())
+	count := func(p *agentapi.MoveProgress) {
+		p.RelayBytes, p.DiskBytes, p.Codec = client.Sent(), streams.Written(), client.Codec()
+		p.Memory, p.Blocks = memory.Parts(client.Memory()), memory.Parts(client.Disks())
+	}
 	passes := memory.NewPasses(cmp.Or(time.Duration(o.MaxDowntime), libvirt.DefaultDowntime))
 	stopped := false // no question more than needed in the pause
 	cookie, err := hv.Perform(ctx, libvirt.Outgoing{
 		VM: o.VM, XML: m.XML, Cookie: o.Cookie, MemorySocket: ramSocket, DiskSocket: diskSocket,
 		MaxDowntime: time.Duration(o.MaxDowntime), MaxRate: o.MaxRate, MaxSlowdown: o.MaxSlowdown,
 		Progress: func(p agentapi.MoveProgress) (course libvirt.Course) {
-			p.RelayBytes, p.DiskBytes, p.Memory, p.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
+			count(&p)
 			p.Passes, course = passes.Saw(p, time.Now())
 			if !stopped {
 				in := migration.WritesBulk
@@ -152,9 +156,7 @@ func (s *moves) copy(ctx context.Context, m *move, o agentapi.MoveOrder) ([]byte
 		},
 	})
 	broken := streams.Close()
-	s.note(m, func(r *agentapi.MoveReport) {
-		r.Progress.RelayBytes, r.Progress.DiskBytes, r.Progress.Memory, r.Progress.Codec = client.Sent(), streams.Written(), memory.Parts(client.Memory()), client.Codec()
-	})
+	s.note(m, func(r *agentapi.MoveReport) { count(&r.Progress) })
 	if n := streams.Owed(); err == nil && n > 0 {
 		err = fmt.Errorf("%d writes to the disk did not arrive", n)
 	}

@@ -91,7 +91,8 @@ type Progress struct {
 	DiskBytes      uint64        `json:"disk_bytes,omitempty"`     // of disks, written at the other host; what was written again counts again
 	SparedBytes    uint64        `json:"spared_bytes,omitempty"`   // of disks, that the other host had
 	Memory         []Encoded     `json:"memory,omitempty"`         // what the stream of memory consisted of; none: it was sent as it is
-	Codec          time.Duration `json:"codec,omitempty"`          // that a processor of the source took to encode memory
+	Blocks         []Encoded     `json:"blocks,omitempty"`         // what the streams of disks consisted of; none: they were not encoded
+	Codec          time.Duration `json:"codec,omitempty"`          // that a processor of the source took to encode both
 	Slowed         int           `json:"slowed_percent,omitempty"` // of its vCPUs' time that the guest loses
 	Passes         []Pass        `json:"passes,omitempty"`         // over the memory, that have ended; the first of them if there are very many
 }
@@ -111,7 +112,7 @@ type Pass struct {
 // IsZero says whether nothing is known of a copy.
 func (p Progress) IsZero() bool { return p.TotalBytes == 0 && p.DoneBytes == 0 && p.RelayBytes == 0 }
 
-// Encoded is a part of the hypervisor's stream of memory (package migration/wan).
+// Encoded is a part of the hypervisor's stream of memory, or of its writes to disks (package migration/wan).
 type Encoded struct {
 	Kind   string `json:"kind"`         // zero, same, dup, image, site, peer, delta, literal, noise, verbatim; heads: what all of them cost beside
 	Pages  uint64 `json:"pages"`        // of verbatim: pieces

@@ -280,9 +280,10 @@ type Measured struct {
 	RescuedPackets int     `json:"rescued_packets" doc:"Caught in the stopped VM's queue and sent on."`
 	ConvergedMs    float64 `json:"converged_ms" doc:"From the commit until every connected switch had the new flows and every BGP peer was told."`
 
-	CodecMs float64 `json:"codec_ms,omitempty" doc:"Milliseconds of a processor that the source took to encode the memory, TLS and sockets not included."`
+	CodecMs float64 `json:"codec_ms,omitempty" doc:"Milliseconds of a processor that the source took to encode memory and disks, TLS and sockets not included."`
 
 	Memory []migration.Encoded `json:"memory,omitempty" doc:"What the hypervisor's stream of memory consisted of, and what became of it on the wire; none: it was sent as it is."`
+	Blocks []migration.Encoded `json:"blocks,omitempty" doc:"What the hypervisor's writes to disks consisted of, and what became of it on the wire; none: they were not encoded."`
 	Passes []migration.Pass    `json:"passes,omitempty" doc:"Over the memory, while the guest ran; the first of them if there are very many."`
 
 	DiskWrites []migration.DiskWrites `json:"disk_writes,omitempty" doc:"How long the guest's writes to its disks took in each stretch of the move, by the hypervisors' counters; none: it has no disk."`

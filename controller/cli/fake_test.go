@@ -165,12 +165,13 @@ func (f *fake) WaitMigration(_ context.Context, id heliotrope.MoveID, after int6
 	case "PreCopy":
 		m.Phase, m.Progress, m.ETAS, m.CanAbort, m.FinishedAt = f.ends, 1, 0, false, noon.Add(4*time.Second)
 		m.Phases = append(m.Phases, api.PhaseTime{Phase: f.ends, At: noon.Add(4 * time.Second)})
-		m.Measured = api.Measured{PauseMs: 29.4, Bytes: 123_456_789, Rounds: 3, RescuedPackets: 4, ConvergedMs: 81, DiskWrites: []migration.DiskWrites{
-			{Stretch: migration.WritesBefore, Seconds: 0.1, Writes: 12, WriteMs: 0.42, Flushes: 3, FlushMs: 1.9},
-			{Stretch: migration.WritesBulk, Seconds: 1.4, Writes: 161, WriteMs: 0.61, Flushes: 40, FlushMs: 2.3},
-			{Stretch: migration.WritesMirror, Seconds: 1.6, Writes: 140, WriteMs: 1.05, Flushes: 35, FlushMs: 2.75},
-			{Stretch: migration.WritesAfter, Seconds: 2.2},
-		}}
+		m.Measured = api.Measured{PauseMs: 29.4, Bytes: 123_456_789, Rounds: 3, RescuedPackets: 4, ConvergedMs: 81, Blocks: []migration.Encoded{{Kind: "zero", Pages: 4000, Stream: 16_384_000}, {Kind: "literal", Pages: 96, Stream: 393_216, Wire: 150_000}, {Kind: "heads", Wire: 290}},
+			DiskWrites: []migration.DiskWrites{
+				{Stretch: migration.WritesBefore, Seconds: 0.1, Writes: 12, WriteMs: 0.42, Flushes: 3, FlushMs: 1.9},
+				{Stretch: migration.WritesBulk, Seconds: 1.4, Writes: 161, WriteMs: 0.61, Flushes: 40, FlushMs: 2.3},
+				{Stretch: migration.WritesMirror, Seconds: 1.6, Writes: 140, WriteMs: 1.05, Flushes: 35, FlushMs: 2.75},
+				{Stretch: migration.WritesAfter, Seconds: 2.2},
+			}}
 		if f.ends != api.PhaseSucceeded {
 			m.Error = "the destination's disk is full"
 		}

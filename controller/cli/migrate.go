@@ -201,19 +201,25 @@ func migrationTable(t *output.Table, m api.Migration) {
 	for _, w := range d.DiskWrites {
 		t.Row(w.Stretch, output.Seconds(w.Seconds), w.Writes, meanOf(w.Writes, w.WriteMs), w.Flushes, meanOf(w.Flushes, w.FlushMs))
 	}
-	if len(d.Memory) > 0 {
-		t.Line("")
-		t.Head("MEMORY", "PAGES", "STREAM", "WIRE")
-	}
-	for _, k := range d.Memory {
-		t.Row(k.Kind, k.Pages, output.Bytes(k.Stream), output.Bytes(k.Wire))
-	}
+	encodedTable(t, "MEMORY", d.Memory)
+	encodedTable(t, "BLOCKS", d.Blocks)
 	if len(d.Passes) > 0 {
 		t.Line("")
 		t.Head("PASS", "SENT", "WIRE", "DIRTIED", "TOOK", "PAUSE", "")
 	}
 	for i, p := range d.Passes {
 		t.Row(i+1, output.Bytes(p.Sent), output.Bytes(p.Wire), output.Bytes(p.Dirty), output.Milliseconds(p.TookMs), output.Milliseconds(p.PauseMs), p.Why)
+	}
+}
+
+// encodedTable says what streams consisted of, if they were encoded.
+func encodedTable(t *output.Table, of string, all []migration.Encoded) {
+	if len(all) > 0 {
+		t.Line("")
+		t.Head(of, "PAGES", "STREAM", "WIRE")
+	}
+	for _, k := range all {
+		t.Row(k.Kind, k.Pages, output.Bytes(k.Stream), output.Bytes(k.Wire))
 	}
 }
 

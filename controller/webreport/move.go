@@ -77,8 +77,12 @@ func newMovePage(m api.Migration) *movePage {
 		v.Tiles = append(v.Tiles, tile{percent(part(float64(v.Whole.Wire), float64(v.Whole.Stream))), "of memory's stream crossed"})
 		v.Memory = drawMemory(v.Parts, v.Whole)
 	}
-	if d.CodecMs > 0 && v.Whole.Stream > 0 {
-		v.Tiles = append(v.Tiles, tile{rate(float64(v.Whole.Stream) / d.CodecMs * 1e3), "encoded by a core"})
+	_, blocks := memoryParts(d.Blocks)
+	if blocks.Stream > 0 {
+		v.Tiles = append(v.Tiles, tile{percent(part(float64(blocks.Wire), float64(blocks.Stream))), "of disks' streams crossed"})
+	}
+	if stream := v.Whole.Stream + blocks.Stream; d.CodecMs > 0 && stream > 0 {
+		v.Tiles = append(v.Tiles, tile{rate(float64(stream) / d.CodecMs * 1e3), "encoded by a core"})
 	}
 	v.Passes = drawPasses(d.Passes)
 	for i, p := range d.Passes {

@@ -51,12 +51,15 @@ func TestMoveGolden(t *testing.T) { golden(t, moveText(t, sampleMove()), "testda
 func TestMovePageSays(t *testing.T) {
 	back := sampleMove()
 	back.Phase, back.Error, back.Warnings = api.PhaseRolledBack, "the destination's disk is full", []string{"clocks differ"}
+	blocks := sampleMove()
+	blocks.Measured.Blocks = []migration.Encoded{{Kind: "zero", Pages: 1000, Stream: 4_096_000}, {Kind: "literal", Pages: 100, Stream: 409_600, Wire: 180_000}, {Kind: "heads", Wire: 260}}
 	going := api.Migration{ID: "m-2", VM: "web", From: "us-1", To: "eu-1", Phase: "PreCopy", Progress: 0.42, CreatedAt: noon}
 	for name, c := range map[string]struct {
 		m    api.Migration
 		says []string
 	}{
 		"ended":  {sampleMove(), []string{"web went from us-1 to asia-1 in 10.0 s and stood still for 404 ms", "literal", "as another page of the VM", "54 %", "rounds are getting shorter", "87.9 MB/s", "encoded by a core", "31.7 MB", "mirror", "2.40 ms"}},
+		"disks":  {blocks, []string{"4 %", "streams crossed", "90.9 MB/s"}},
 		"undone": {back, []string{"web stays at us-1", "the destination's disk is full", "clocks differ"}},
 		"going":  {going, []string{"web is on its way from us-1 to eu-1", "42 %", "No pass has ended", "It was sent as the hypervisor makes it, or nothing has been sent"}},
 		"held":   {api.Migration{VM: "web", To: "eu-1", Phase: api.PhaseHeld}, []string{"web is safe"}},

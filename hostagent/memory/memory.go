@@ -64,7 +64,7 @@ func Towards(peer heliotrope.HostID, measured []agentapi.Path, e *relay.Encoding
 // kinds are those of a stream's parts, in the order of how little each costs.
 var kinds = [wan.Classes]wan.Class{wan.Zero, wan.Same, wan.Dup, wan.Image, wan.Site, wan.Peer, wan.Delta, wan.Literal, wan.Noise, wan.Verbatim}
 
-// Parts are what a stream of memory consisted of.
+// Parts are what a stream of memory, or of disks, consisted of.
 func Parts(s wan.Stats) (all []migration.Encoded) {
 	for _, c := range kinds {
 		if s.Pages[c] > 0 {

@@ -212,9 +212,9 @@ func TestBlocksThatAreNotThereAreAskedFor(t *testing.T) {
 	const size = 2 << 20
 	content, from := noise(size, 5), sharing()
 	w := newDiskWay(t, from, sharing(), size)
-	lost := from.Share.Send(w.client.Addr, 999, 1<<14)
+	lost := from.Share.Send(w.client.way(), 999, 1<<14, false)
 	for at := 0; at < size; at += 4096 {
-		lost.Carries(xxh3.Hash128Seed(content[at:at+4096], from.Share.Seed()), true)
+		lost.Carries(xxh3.Hash128Seed(content[at:at+4096], from.Share.Seed(w.client.way())), true)
 	}
 	w.write(t, fmt.Sprintf("write -s %s 0 %d", fileOf(t, content), size))
 	w.holds(t, content)
