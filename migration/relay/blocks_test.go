@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"heliotrope/migration/relay/disk"
 	"heliotrope/migration/relay/share"
@@ -18,8 +19,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zeebo/xxh3"
 	"pgregory.net/rapid"
@@ -32,7 +35,7 @@ type diskWay struct {
 	h          Header
 }
 
-func newDiskWay(t *testing.T, from, to *Encoding, size int64) *diskWay {
+func newDiskWay(t testing.TB, from, to *Encoding, size int64) *diskWay {
 	t.Helper()
 	p := newPKI(t)
 	s, addr := destination(t, p)
@@ -43,6 +46,27 @@ func newDiskWay(t *testing.T, from, to *Encoding, size int64) *diskWay {
 	w.client, w.file = &Client{Addr: addr, TLS: p.config(t, "src"), Encoding: from}, file
 	w.path, _ = source(t, w.client, w.h)
 	return w
+}
+
+// packed makes the way one whose source knows of packed streams only.
+func (w *diskWay) packed(t testing.TB) {
+	t.Helper()
+	h := w.h
+	h.Codec, h.Disk = Offer{Version: 3, Packed: true}, 1
+	f, err := w.client.Forward(filepath.Join(t.TempDir(), "old.sock"), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{done: func() {}}
+	if s.conn, s.taken, err = w.client.offer(t.Context(), h); err != nil || !s.taken.Packed {
+		t.Fatal(s.taken, err)
+	}
+	if err := s.toDisk(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	f.open = append(f.open, s)
+	run(t, f.Serve)
+	w.path = f.l.Addr().String()
 }
 
 // write has QEMU do so, and returns when it is on the destination's disk.
@@ -67,7 +91,7 @@ func (w *diskWay) holds(t *testing.T, want []byte) {
 }
 
 // fileOf is a file with that content.
-func fileOf(t *testing.T, content []byte) string {
+func fileOf(t testing.TB, content []byte) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "content")
 	if err := os.WriteFile(name, content, 0o600); err != nil {
@@ -311,22 +335,7 @@ func TestPackedDisksOfOlderAgents(t *testing.T) {
 	})
 	t.Run("source", func(t *testing.T) {
 		w := newDiskWay(t, nil, sharing(), size)
-		h := w.h
-		h.Codec, h.Disk = Offer{Version: 3, Packed: true}, 1
-		f, err := w.client.Forward(filepath.Join(t.TempDir(), "old.sock"), h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &stream{done: func() {}}
-		if s.conn, s.taken, err = w.client.offer(t.Context(), h); err != nil || !s.taken.Packed {
-			t.Fatal(s.taken, err)
-		}
-		if err := s.toDisk(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		f.open = append(f.open, s)
-		run(t, f.Serve)
-		w.path = f.l.Addr().String()
+		w.packed(t)
 		w.write(t, "write -P 65 0 1M")
 		w.holds(t, want)
 		if w.client.Sent() > size/2 {
@@ -416,5 +425,47 @@ func TestRoomOfDisks(t *testing.T) {
 		if change(&answer); answer.fits(h) == nil {
 			t.Errorf("an answer with %s is taken", name)
 		}
+	}
+}
+
+var diskImage = flag.String("disk", "", "the raw image that BenchmarkDisk copies; none: one made up")
+
+// BenchmarkDisk has QEMU copy an image over loopback, encoded and as before blocks were, TLS and both ends on
+// this machine's processors; QEMU's time is not counted.
+func BenchmarkDisk(b *testing.B) {
+	image := *diskImage
+	if image == "" {
+		text := guestStream(4096, 1)
+		image = fileOf(b, slices.Concat(make([]byte, 16<<20), noise(8<<20, 1), text[:8<<20], text[:8<<20]))
+	}
+	at, err := os.Stat(image)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range []string{"packed", "encoded"} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(at.Size())
+			sent, took := uint64(0), time.Duration(0)
+			for b.Loop() {
+				room := &Encoding{MirrorPages: 1 << 17, Room: NewRoom(1 << 18), Share: share.New()} // as agents have it
+				long := *room
+				long.Least, long.Share = wan.Fast, share.New()
+				w := newDiskWay(b, &long, room, at.Size())
+				if name == "packed" {
+					w.packed(b)
+				}
+				before := processorTime(b)
+				out, err := exec.Command("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, "nbd+unix:///a?socket="+w.path).CombinedOutput()
+				if err != nil {
+					b.Fatalf("qemu-img (run make deps): %v: %s", err, out)
+				}
+				took += processorTime(b) - before
+				sent += w.client.Sent()
+				b.Logf("pages %v", w.client.Disks().Pages)
+			}
+			n := float64(at.Size()) * float64(b.N)
+			b.ReportMetric(float64(sent)/n, "wire/B")
+			b.ReportMetric(n/1e6/took.Seconds(), "cpuMB/s")
+		})
 	}
 }

@@ -95,7 +95,7 @@ func (g *gate) connections() int {
 }
 
 // qemuNBD serves a disk of so many bytes, as a destination's hypervisor does.
-func qemuNBD(t *testing.T, name string, size int64) (socket, file string) {
+func qemuNBD(t testing.TB, name string, size int64) (socket, file string) {
 	t.Helper()
 	dir := t.TempDir()
 	socket, file = filepath.Join(dir, "nbd.sock"), filepath.Join(dir, "disk.img")

@@ -78,7 +78,7 @@ func peer(cs tls.ConnectionState) (heliotrope.HostID, error) {
 }
 
 // destination runs a relay port.
-func destination(t *testing.T, p *pki) (*Server, netip.AddrPort) {
+func destination(t testing.TB, p *pki) (*Server, netip.AddrPort) {
 	t.Helper()
 	s := NewServer(p.config(t, "dst"), peer, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	l, err := Listen(t.Context(), "127.0.0.1:0")
