@@ -201,10 +201,12 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 	return dst, nil
 }
 
-// room is dst, empty, with a capacity of n at least.
+// room is dst, empty, with a capacity of n at least. Many batches may wait at a destination, and most columns
+// are short.
 func room(dst []byte, n int) []byte {
+	const step = 32 << 10
 	if cap(dst) < n {
-		return make([]byte, 0, maxBatch+lzh.Slack)
+		return make([]byte, 0, (n+step-1)/step*step)
 	}
 	return dst[:0]
 }
