@@ -34,7 +34,7 @@ const (
 // that. So the stream answers a write as soon as it has taken it over, and forwards it: the
 // guest's disk is then as far behind as the window allows, however long the way is. A flush
 // is answered once every write that came before it is on the destination's disk; so is a
-// request with FUA. The first flush alone is answered when that has been sent: a mirror asks for
+// request with FUA. The first flush alone is answered when that has been sent, or given to what encodes it: a mirror asks for
 // it when the disk has been copied, and for another before it ends. What follows the first is
 // the copy of memory, which need not wait two round trips for it.
 // A write that fails at the destination ends the stream, and with it the mirror; so does the
