@@ -104,7 +104,7 @@ func encodeDisk(ctx context.Context, s *stream, local duplex, client *Client) er
 	c := s.taken.config()
 	c.Disk = true
 	if s.sending != nil {
-		c.Carrying = s.sending.FindOwn()
+		c.Carrying = s.sending.Disk()
 	}
 	source := newMemorySource(s.conn, local, Disk, client, s.taken, c, s.sending)
 	source.window.limit = windowMost

@@ -236,7 +236,7 @@ func TestBlocksThatAreNotThereAreAskedFor(t *testing.T) {
 	const size = 2 << 20
 	content, from := noise(size, 5), sharing()
 	w := newDiskWay(t, from, sharing(), size)
-	lost := from.Share.Send(w.client.way(), 999, 1<<14, false)
+	lost := from.Share.Send(w.client.way(), 999, 1<<14, false).Disk()
 	for at := 0; at < size; at += 4096 {
 		lost.Carries(xxh3.Hash128Seed(content[at:at+4096], from.Share.Seed(w.client.way())), true)
 	}

@@ -152,10 +152,10 @@ type Sending struct {
 	way  Way
 	at   string // where another destination finds its pages; "": nowhere
 	name uint64
-	room int       // pages that the destination keeps of it
-	near bool      // the destination gives pages to its neighbours, and asks them
-	own  int       // of to.carried
-	lone bool      // it looks for its own pages too
+	room int  // pages that the destination keeps of it
+	near bool // the destination gives pages to its neighbours, and asks them
+	own  int  // of to.carried
+	disk bool
 	told [2]uint64 // pages that were encoded, by kind
 	sent [2]uint64
 	over bool // no more will be sent
@@ -222,11 +222,12 @@ func (s *Share) SentAll(m *Sending) {
 	g.grow()
 }
 
-// FindOwn has Find look for pages that this stream carries as well, where it keeps nothing else of them.
-func (m *Sending) FindOwn() *Sending {
+// Disk says that the stream is a disk's. It has no mirror, so Find looks for its own pages as well. And somebody
+// waits for its writes, so it does not wait for what a stream of memory has yet to send.
+func (m *Sending) Disk() *Sending {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
-	m.lone = true
+	m.disk = true
 	return m
 }
 
@@ -235,7 +236,7 @@ func (m *Sending) Find(page wan.PageHash) (wan.Ref, bool) {
 	m.to.mu.Lock()
 	defer m.to.mu.Unlock()
 	g := m.to
-	if m.own == g.carried && !m.lone {
+	if m.own == g.carried && !m.disk {
 		return wan.Ref{}, false
 	}
 	g.settle()
@@ -264,7 +265,7 @@ func (c carriedPage) comes(m *Sending) bool {
 		return false
 	case n < by.sent[kind]:
 		return true
-	case by.over || by.far != nil || by.waitsFor(m):
+	case by.over || m.disk && !by.disk || by.far != nil || by.waitsFor(m):
 		return false
 	}
 	need := m.waits[by]

@@ -104,6 +104,9 @@ func TestNoStreamsWaitForEachOther(t *testing.T) {
 		var all []*model
 		for i := range n {
 			all = append(all, &model{Sending: s.Send(ways[i%hosts], uint64(i), 1<<20, true)})
+			if rapid.Bool().Draw(t, "disk") {
+				all[i].Disk()
+			}
 		}
 		step := func(m *model) bool { return m.send(window) || m.rebuild(all) }
 		for range rapid.IntRange(1, 400).Draw(t, "steps") {
@@ -247,4 +250,29 @@ func TestTenantsShareNothing(t *testing.T) {
 	if ok, err := h.During(t.Context()).CarriedPage(wan.Ref{Stream: 1}, new([4096]byte)); ok || err != nil {
 		t.Error("another tenant's page is given out", err)
 	}
+}
+
+// A disk's stream finds its own pages and what memory has sent, but does not wait for memory; another disk it waits for.
+func TestDisksDoNotWaitForMemory(t *testing.T) {
+	s := New()
+	memory, disk, other := s.Send(there, 1, 1000), s.Send(there, 2, 1000).Disk(), s.Send(there, 3, 1000).Disk()
+	page := func(n byte) wan.PageHash { return hash(&[4096]byte{n}) }
+	finds := func(m *Sending, n byte, want uint64) {
+		t.Helper()
+		stream, _, ok := m.Find(page(n))
+		if ok != (want > 0) || ok && stream != want {
+			t.Errorf("page %d: found with stream %d, %t, want %d", n, stream, ok, want)
+		}
+	}
+	memory.Carries(page(1), false)
+	disk.Carries(page(2), false)
+	finds(disk, 1, 0)
+	finds(disk, 2, 2)
+	finds(memory, 2, 2)
+	finds(other, 2, 2)
+	finds(disk, 3, 0)
+	var sent wan.Stats
+	sent.Pages[wan.Literal] = 1
+	memory.Sent(&sent)
+	finds(disk, 1, 1)
 }
