@@ -34,9 +34,9 @@ type carried struct {
 	pages [2][][pageSize]byte
 }
 
-func (c *carried) Find(page PageHash) (stream, number uint64, ok bool) {
-	number, ok = c.has[page]
-	return c.own, number, ok
+func (c *carried) Find(page PageHash) (Ref, bool) {
+	number, ok := c.has[page]
+	return Ref{Stream: c.own, Number: number}, ok
 }
 
 func (c *carried) Carries(page PageHash, noise bool) {
@@ -57,9 +57,10 @@ func (c *carried) keep(b *Batch) {
 	}
 }
 
-func (c *carried) CarriedPage(stream, number uint64, dst *[4096]byte) (bool, error) {
+func (c *carried) CarriedPage(ref Ref, dst *[4096]byte) (bool, error) {
+	number := ref.Number
 	all := c.pages[number&1]
-	if stream != c.own || number>>1 >= uint64(len(all)) {
+	if ref.Stream != c.own || number>>1 >= uint64(len(all)) {
 		return false, nil
 	}
 	*dst = all[number>>1]

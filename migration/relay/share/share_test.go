@@ -255,13 +255,13 @@ func TestTenantsShareNothing(t *testing.T) {
 // A disk's stream finds its own pages and what memory has sent, but does not wait for memory; another disk it waits for.
 func TestDisksDoNotWaitForMemory(t *testing.T) {
 	s := New()
-	memory, disk, other := s.Send(there, 1, 1000), s.Send(there, 2, 1000).Disk(), s.Send(there, 3, 1000).Disk()
+	memory, disk, other := s.Send(there, 1, 1000, false), s.Send(there, 2, 1000, false).Disk(), s.Send(there, 3, 1000, false).Disk()
 	page := func(n byte) wan.PageHash { return hash(&[4096]byte{n}) }
 	finds := func(m *Sending, n byte, want uint64) {
 		t.Helper()
-		stream, _, ok := m.Find(page(n))
-		if ok != (want > 0) || ok && stream != want {
-			t.Errorf("page %d: found with stream %d, %t, want %d", n, stream, ok, want)
+		ref, ok := m.Find(page(n))
+		if ok != (want > 0) || ok && ref.Stream != want {
+			t.Errorf("page %d: found with stream %d, %t, want %d", n, ref.Stream, ok, want)
 		}
 	}
 	memory.Carries(page(1), false)
