@@ -40,7 +40,8 @@ func TestPasses(t *testing.T) {
 		{Rounds: 4, RemainingBytes: 100 * mb, Memory: memory(400, 160)},
 	}
 	w := NewPasses(300 * time.Millisecond)
-	passes, allowed, slow := replay(w, busy)
+	passes, allowed, _ := replay(w, busy)
+	var slow int
 	for i, want := range []time.Duration{firstPause, firstPause, firstPause, firstPause, 300 * time.Millisecond, 300 * time.Millisecond} {
 		if allowed[i] != want {
 			t.Errorf("after %d looks a pause of %v may be, want %v", i+1, allowed[i], want)

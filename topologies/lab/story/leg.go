@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"text/tabwriter"
 
 	"heliotrope"
@@ -43,9 +44,9 @@ func (l leg) seconds() float64 {
 func (l leg) String() string {
 	stream, wire := l.memory()
 	return fmt.Sprintf("%s in %.1f s: paused %.0f ms, the client saw a gap of %.0f ms, %d of %d probes lost, %d doubled; %.0f MB of memory crossed in %.0f, "+
-		"%.1f MB of a disk of %.0f; guest %s",
+		"%d pages of it were in its disk's image, %.1f MB of a disk of %.0f; guest %s",
 		l.Migration.Phase, l.seconds(), l.Migration.Measured.PauseMs, l.Client.UDP.LongestGap.MS, l.Client.UDP.Lost, l.Client.UDP.Sent, l.Client.UDP.Duplicated,
-		stream/1e6, wire/1e6, float64(l.Migration.Measured.DiskBytes)/1e6, guest.StoredBytes/1e6, l.Guest)
+		stream/1e6, wire/1e6, pages(l.Migration, "image"), float64(l.Migration.Measured.DiskBytes)/1e6, guest.StoredBytes/1e6, l.Guest)
 }
 
 // memory is how many bytes of memory QEMU sent, and how many crossed.
@@ -54,6 +55,16 @@ func (l leg) memory() (stream, wire float64) {
 		stream, wire = stream+float64(k.Stream), wire+float64(k.Wire)
 	}
 	return stream, wire
+}
+
+// pages is how many of a move's memory were of a kind.
+func pages(m api.Migration, kind string) (n uint64) {
+	for _, k := range m.Measured.Memory {
+		if k.Kind == kind {
+			n += k.Pages
+		}
+	}
+	return n
 }
 
 func writeTable(out io.Writer, legs []leg) {
@@ -72,6 +83,7 @@ func writeTable(out io.Writer, legs []leg) {
 // judge says what had to hold and whether it did. That nothing is lost or doubled is the
 // aim, and shown; more than maxLost in a move fails.
 func judge(legs []leg, total probe.Report, wanted int) []claim.Claim {
+	image := math.Inf(1)
 	var done, lost, worst, doubled, badPages, badRecords, ticksBack, crossed, disk float64
 	for _, l := range legs {
 		if stream, wire := l.memory(); stream > 0 {
@@ -82,6 +94,7 @@ func judge(legs []leg, total probe.Report, wanted int) []claim.Claim {
 		if l.Migration.Phase == api.PhaseSucceeded {
 			done++
 		}
+		image = min(image, float64(pages(l.Migration, "image")))
 		disk = max(disk, float64(l.Migration.Measured.DiskBytes)/guest.StoredBytes)
 		lost += float64(l.Client.UDP.Lost)
 		worst = max(worst, float64(l.Client.UDP.Lost))
@@ -107,6 +120,7 @@ func judge(legs []leg, total probe.Report, wanted int) []claim.Claim {
 		claim.New("moves in which the guest's clock broke off", ticksBack, "==", 0),
 		// A quarter of this guest's memory is noise, by which damage is found.
 		claim.New("memory's bytes on the wire over those that QEMU sent, worst move", crossed, "<=", 0.7),
+		claim.New("pages of memory that both sites have in the image of the VM's disk, move with the fewest", image, ">", 0),
 		// It stands on an image that every site has from the store: only what it has written crosses.
 		claim.New("disk's bytes that were copied over its size, worst move", disk, "<=", 0.25),
 	}

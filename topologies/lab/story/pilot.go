@@ -19,7 +19,8 @@ type pilot struct {
 	Wanted   int          `json:"wanted"` // moves that a plan asked for before it was let do
 	Plan     api.Plan     `json:"plan"`
 	Drained  api.Plan     `json:"drained"`
-	EmptiedS float64      `json:"emptied_s"` // from the order to the host without VMs
+	EmptiedS float64      `json:"emptied_s"`       // from the order to the host without VMs
+	Once     uint64       `json:"pages_sent_once"` // of memory, that the VMs which left it had in common
 	Stub     errand       `json:"stub"`
 	Client   probe.Report `json:"client"`
 }
@@ -46,6 +47,9 @@ func (d *Demo) fly(ctx context.Context, t heliotrope.Topology) (p pilot, err err
 		}
 	}
 	if p.Drained, p.EmptiedS, err = d.drain(ctx); err != nil {
+		return p, err
+	}
+	if p.Once, err = d.together(ctx, p.Drained); err != nil {
 		return p, err
 	}
 	if p.Stub, err = d.run(ctx, t); err != nil {
@@ -139,6 +143,19 @@ func (d *Demo) drain(ctx context.Context) (p api.Plan, seconds float64, err erro
 	return p, seconds, err
 }
 
+// together is how many pages of a plan's VMs crossed for another of them.
+func (d *Demo) together(ctx context.Context, p api.Plan) (n uint64, err error) {
+	for _, m := range p.Moves {
+		mg, err := d.client.Migration(ctx, m.Migration)
+		if err != nil {
+			return n, err
+		}
+		n += pages(mg, "peer")
+	}
+	d.say("  %d pages of memory that its %d VMs had in common crossed once", n, len(p.Moves))
+	return n, nil
+}
+
 func (p pilot) claims() []claim.Claim {
 	moved, gained := 0.0, 1.0
 	for _, m := range p.Plan.Moves {
@@ -156,6 +173,7 @@ func (p pilot) claims() []claim.Claim {
 		claim.New("moves that the autopilot made", moved, "==", float64(p.Wanted)),
 		claim.New("what they gained, as a share of what was promised", gained, ">=", 0.8),
 		claim.New("seconds until a revoked host was empty", p.EmptiedS, "<=", mostEmptied.Seconds()),
+		claim.New("pages that crossed once for the VMs which left it", float64(p.Once), ">", 0),
 		claim.New("probes lost in these moves (aim 0)", float64(p.Client.UDP.Lost), "<=", maxLost*moves),
 	}...)
 }
