@@ -84,7 +84,11 @@ func TestSnapshotOfAVM(t *testing.T) {
 	if p := (*api.Problem)(nil); !errors.As(err, &p) || p.Status != http.StatusConflict {
 		t.Errorf("a name that is taken: %v", err)
 	}
-	if left, err := filepath.Glob(filepath.Join(s.lab.Dir, "*", "state", "vm-volumes", "volumes", "*", "disk", "before")); err != nil || len(left) > 0 {
+	disks := filepath.Join(s.lab.Dir, "nodes", "*", "var-lib-heliotrope", "vm-volumes", "volumes", "*", "disk")
+	if all, err := filepath.Glob(disks); err != nil || len(all) == 0 {
+		t.Errorf("there are no volumes at %s: %v", disks, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(disks, "before")); err != nil || len(left) > 0 {
 		t.Errorf("what was saved for snapshots remains: %v, %v", left, err)
 	}
 	if v, err := s.client.VM(t.Context(), "web"); err != nil || v.State != string(heliotrope.VMRunning) {
