@@ -28,9 +28,10 @@ type following struct {
 	waited time.Duration // in all
 }
 
-// fallBehind has a stream wait for the other host of a link to tell of so many pages.
+// fallBehind has a stream wait for the other host of a link to tell of so many pages, if it may name them: a disk's may not,
+// nor one to an older destination.
 func (m *Sending) fallBehind(l *Link, until uint64) {
-	if l.leads && !m.late && !l.still {
+	if l.leads && m.near && !m.late && !l.still {
 		m.follow.leader, m.follow.until = l, until
 	}
 }
@@ -77,7 +78,12 @@ func (m *Sending) waiting(now, begun time.Time) (grown <-chan struct{}, told uin
 	if l == nil {
 		return nil, 0
 	}
-	n := time.Duration(len(m.to.streams) + len(m.to.far))
+	n := time.Duration(len(m.to.far))
+	for one := range m.to.streams {
+		if one.near {
+			n++
+		}
+	}
 	waited := f.waited + now.Sub(begun)
 	if l.still || m.late || l.total >= f.until || now.Sub(begun) >= longest || waited-silence > now.Sub(f.began)*(n-1)/n {
 		f.leader, f.waited = nil, waited

@@ -178,6 +178,31 @@ func TestFollowing(t *testing.T) {
 	})
 }
 
+// TestNotFollowing: a stream that may not name another host's pages has nothing to wait for: a disk's, whose writes
+// somebody waits for, and one to an older destination.
+func TestNotFollowing(t *testing.T) {
+	for name, begin := range map[string]func(*Share) *Sending{
+		"a disk":               func(s *Share) *Sending { return s.Send(ways[0], 2, 1<<20, false).Disk() },
+		"an older destination": func(s *Share) *Sending { return s.Send(ways[0], 2, 1<<20, false) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := New()
+			memory, m := s.Send(ways[0], 1, 1<<20, true), begin(s)
+			leader := memory.Group().Link(true)
+			for _, p := range hashes(0, 500) {
+				m.Carries(p, false)
+			}
+			if err := leader.Hear(&Told{Stream: 3, At: "b 192.0.2.2:7444", Pages: hashes(0, 1)}); err != nil {
+				t.Fatal(err)
+			}
+			begun := time.Now()
+			if m.Wait(t.Context()); time.Since(begun) > 0 {
+				t.Errorf("%s waits %v for another host", name, time.Since(begun))
+			}
+		})
+	}
+}
+
 // TestTellingLeavesNothingOut: what is told of a stream has no holes, and what is wrong is refused.
 func TestTellingLeavesNothingOut(t *testing.T) {
 	s := New()
