@@ -31,9 +31,9 @@ type StopRule struct {
 type Verdict struct {
 	Stop  bool
 	Pause time.Duration // that stopping now would make; the guess of it, if Stop is false
-	// Stalled is true where no round will ever leave little enough: for as many rounds as the window has they no
-	// longer get shorter, and each would make a pause that is longer than MaxPause. Only a guest that does less will
-	// be done then.
+	// Stalled is true where no round will ever leave little enough: for as many rounds as the window has, and while as
+	// much was sent as what is left by so many, it has not become less, and would make a pause that is longer than
+	// MaxPause. Only a guest that does less will be done then.
 	Stalled bool
 	Why     string
 }
@@ -57,7 +57,7 @@ func (r StopRule) After(rounds []Round) Verdict {
 	v := Verdict{Pause: r.Fixed + pauseAfter(rounds)}
 	switch {
 	case r.MaxPause > 0 && v.Pause > r.MaxPause:
-		v.Stalled = len(rounds) > window && turned(rounds[:len(rounds)-window])
+		v.Stalled = stalled(rounds, window)
 		v.Why = fmt.Sprintf("the pause would be %s, longer than %s", v.Pause.Round(time.Millisecond), r.MaxPause)
 	case v.Pause <= r.Fixed+enough:
 		v.Stop, v.Why = true, "the rest takes no time"
@@ -111,6 +111,20 @@ func turned(rounds []Round) bool {
 		if cost(rounds, i) >= hardlyShorter*float64(s.Wire) {
 			return true
 		}
+	}
+	return false
+}
+
+// stalled says whether for a window's rounds, since one that gained nothing, nothing was gained. What counts is how
+// often what is left was sent: a hypervisor may cut a pass into several.
+func stalled(rounds []Round, window int) bool {
+	last := len(rounds) - 1
+	left, sent := hardlyShorter*cost(rounds, last), 0.0
+	for i := last; i >= 0; i-- {
+		if i <= last-window && sent >= float64(window)*left && left >= hardlyShorter*hardlyShorter*cost(rounds, i) && turned(rounds[:i+1]) {
+			return true
+		}
+		sent += float64(rounds[i].Wire)
 	}
 	return false
 }
