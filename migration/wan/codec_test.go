@@ -161,26 +161,31 @@ func TestEveryStreamComesOut(t *testing.T) {
 		c := Config{MirrorPages: rapid.SampledFrom([]int{0, 1, 10, 1000}).Draw(t, "mirror"), Seed: rapid.Uint64().Draw(t, "hash seed")}
 		p := newPair(c, c)
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "cuts"), 2))
-		big := rapid.SampledFrom([]int{50, 5000, 500000}).Draw(t, "size")
-		err := p.same(stream, func(left int) int {
-			var err error
-			switch rnd.IntN(20) {
-			case 0:
-				err = p.enc.Flush()
-			case 1:
-				err = p.enc.Drain()
-			case 2:
-				p.enc.SetLevel(Level(rnd.IntN(Levels)))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			return min(left, 1+rnd.IntN(big))
-		})
+		p.anyhow(t, stream, rnd)
+	})
+}
+
+// anyhow passes a stream through in pieces of any size, with flushes and other levels between them.
+func (p *pair) anyhow(t *rapid.T, stream []byte, rnd *rand.Rand) {
+	big := rapid.SampledFrom([]int{50, 5000, 500000}).Draw(t, "size")
+	err := p.same(stream, func(left int) int {
+		var err error
+		switch rnd.IntN(20) {
+		case 0:
+			err = p.enc.Flush()
+		case 1:
+			err = p.enc.Drain()
+		case 2:
+			p.enc.SetLevel(Level(rnd.IntN(Levels)))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		return min(left, 1+rnd.IntN(big))
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestDelta(t *testing.T) {

@@ -100,25 +100,7 @@ func TestEveryDiskComesOut(t *testing.T) {
 			stream = append(stream, rapid.SliceOfN(rapid.Byte(), 1, 9000).Draw(t, "tail")...)
 		}
 		p := diskPair(Config{MirrorPages: rapid.SampledFrom([]int{0, 0, 10, 1000}).Draw(t, "mirror"), Seed: rapid.Uint64().Draw(t, "hash seed")})
-		big := rapid.SampledFrom([]int{50, 5000, 500000}).Draw(t, "size")
-		err := p.same(stream, func(left int) int {
-			var err error
-			switch rnd.IntN(20) {
-			case 0:
-				err = p.enc.Flush()
-			case 1:
-				err = p.enc.Drain()
-			case 2:
-				p.enc.SetLevel(Level(rnd.IntN(Levels)))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			return min(left, 1+rnd.IntN(big))
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p.anyhow(t, stream, rnd)
 	})
 }
 
