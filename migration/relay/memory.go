@@ -102,7 +102,7 @@ func newMemorySource(remote *tls.Conn, local duplex, kind Kind, client *Client, 
 		chunks: make(chan []byte, 2), spare: make(chan []byte, 2),
 		free: make(chan *parcel, parcels), toPack: make(chan *parcel, parcels), toSend: make(chan *parcel, parcels),
 		idle: make(chan struct{}, 1), current: &parcel{packed: make(chan struct{}, 1)},
-		least: e.Least, most: cmp.Or(e.Most, wan.Best), packers: min(runtime.GOMAXPROCS(0), parcels-1),
+		least: e.Least, most: cmp.Or(e.Most, wan.Fast), packers: packers(runtime.GOMAXPROCS(0)),
 	}
 	s.level.Store(uint32(new(wan.Pace).Level(s.packers, s.least, s.most)))
 	for range parcels - 1 {
@@ -113,6 +113,10 @@ func newMemorySource(remote *tls.Conn, local duplex, kind Kind, client *Client, 
 	}
 	return s
 }
+
+// packers is how many a source has that may use so many processors: who encodes has one too. With as many as
+// processors, they took each other's caches.
+func packers(processors int) int { return min(max(processors-1, 1), parcels-1) }
 
 func (s *memorySource) carry(ctx context.Context) error {
 	stages := []func(context.Context) error{s.read, s.encode, s.send, s.answers}
@@ -220,10 +224,7 @@ func (s *memorySource) again() func(batch uint64) error {
 			return err
 		}
 		b := wan.Again(referred)
-		frame, err := packer.Pack(nil, b)
-		if err != nil {
-			return err
-		}
+		frame := packer.Pack(nil, b)
 		s.client.count(s.kind, b.Stats())
 		_, err = s.remote.Write(frame)
 		return err
@@ -266,10 +267,7 @@ func (s *memorySource) encode(ctx context.Context) error {
 		if open {
 			s.share.Wait(ctx)
 			enc.SetLevel(wan.Level(s.level.Load()))
-			err := spend(&s.client.codec, func() error {
-				_, err := enc.Write(chunk)
-				return err
-			})
+			spend(&s.client.codec, func() { _, err = enc.Write(chunk) })
 			if err != nil {
 				return err
 			}
@@ -356,13 +354,7 @@ func (s *memorySource) pack(ctx context.Context) error {
 			return err
 		}
 		begun := time.Now()
-		err = spend(&s.client.codec, func() (err error) {
-			p.frame, err = packer.Pack(p.frame[:0], &p.batch)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+		spend(&s.client.codec, func() { p.frame = packer.Pack(p.frame[:0], &p.batch) })
 		p.took = time.Since(begun)
 		p.packed <- struct{}{}
 	}
@@ -409,11 +401,7 @@ func (s *memorySource) send(ctx context.Context) error {
 
 // end says that this is all. The connection stays, for what the destination may yet ask for.
 func (s *memorySource) end() error {
-	frame, err := new(wan.Packer).Pack(nil, s.last)
-	if err == nil {
-		_, err = s.remote.Write(frame)
-	}
-	if err != nil {
+	if _, err := s.remote.Write(new(wan.Packer).Pack(nil, s.last)); err != nil {
 		return fmt.Errorf("end %s: %w", s.kind, err)
 	}
 	return nil

@@ -101,6 +101,14 @@ func TestMemoryIsEncodedWhereBothCan(t *testing.T) {
 	}
 }
 
+func TestPackers(t *testing.T) {
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 2, 4: 3, 64: 3} {
+		if got := packers(processors); got != want {
+			t.Errorf("%d processors: got %d packers, want %d", processors, got, want)
+		}
+	}
+}
+
 func TestMemoryOfOlderPeers(t *testing.T) {
 	stream := qemuStream(t)
 	p := newPKI(t)
@@ -228,10 +236,7 @@ func TestMemoryEndsAtBothEnds(t *testing.T) {
 		}
 		defer conn.Close()
 		enc := wan.NewEncoder(taken.config(), new(wan.Batch), func(b *wan.Batch) (*wan.Batch, error) { return b, nil })
-		end, err := new(wan.Packer).Pack(nil, enc.End())
-		if err != nil {
-			t.Fatal(err)
-		}
+		end := new(wan.Packer).Pack(nil, enc.End())
 		conn.Write(slices.Concat(end, end))
 		io.Copy(io.Discard, conn) // that it comes to an end is all
 	})

@@ -30,7 +30,7 @@ type Encoding struct {
 	Near *near.Host
 	// How hard a source compresses is left to what the wire and its cores do, but it is between
 	// these two. Over a wire whose bytes cost money, Least is wan.Fast; 0 leaves a wire that is
-	// faster than the codec alone. Most is wan.Best if it is 0.
+	// faster than the codec alone. Most is wan.Fast if it is 0.
 	Least, Most wan.Level
 	// Site is where pages of other moves are found, and where those of this one are kept; nil:
 	// neither.

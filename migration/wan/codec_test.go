@@ -33,10 +33,7 @@ func newPair(source, destination Config) *pair {
 }
 
 func (p *pair) cross(b *Batch) (*Batch, error) {
-	frame, err := p.packer.Pack(nil, b)
-	if err != nil {
-		return nil, err
-	}
+	frame := p.packer.Pack(nil, b)
 	if p.keep {
 		p.frames = append(p.frames, frame)
 	}

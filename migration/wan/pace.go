@@ -46,7 +46,6 @@ var priors = [Levels]struct{ cost, ratio float64 }{
 	Plain: {0.05, 0},
 	Light: {0.3, 1.35},
 	Fast:  {1, 1},
-	Best:  {4, 0.95},
 }
 
 // Before Fast has been tried: a slow core, and pages that are like most.

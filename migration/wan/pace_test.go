@@ -20,23 +20,23 @@ func (w way) crowd() float64 { return max(w.slow, 1) }
 func (w way) settle(p *Pace, n, packers int) (Level, time.Duration) {
 	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	var took time.Duration
-	l := p.Level(packers, Plain, Best)
+	l := p.Level(packers, Plain, Fast)
 	for ; n > 0; n -= BatchBytes {
 		b := &Batch{Level: l, size: BatchBytes, frame: int(w.ratio[l] * BatchBytes)}
 		packing, sending := seconds(BatchBytes/w.speed[l]), seconds(float64(b.frame)/w.link)
 		each := time.Duration(w.crowd() * float64(packing) / float64(packers))
 		p.Saw(b, packing, max(each-sending, 0), sending)
 		took += max(each, sending)
-		l = p.Level(packers, Plain, Best)
+		l = p.Level(packers, Plain, Fast)
 	}
 	return l, took
 }
 
 func TestPace(t *testing.T) {
 	const MB = 1e6
-	core := [Levels]float64{4000 * MB, 600 * MB, 400 * MB, 110 * MB}
-	pages := [Levels]float64{1, 0.48, 0.37, 0.36}
-	noise := [Levels]float64{1, 1, 1, 1}
+	core := [Levels]float64{4000 * MB, 600 * MB, 400 * MB}
+	pages := [Levels]float64{1, 0.48, 0.37}
+	noise := [Levels]float64{1, 1, 1}
 	for name, c := range map[string]struct {
 		way     way
 		packers int
@@ -51,11 +51,11 @@ func TestPace(t *testing.T) {
 		"10 Gbit/s, eight cores":                {way{1250 * MB, core, pages, 0}, 8, Fast},
 		"noise over 1 Gbit/s":                   {way{125 * MB, core, noise, 0}, 1, Fast}, // none is better
 		"noise over 10 Gbit/s":                  {way{1250 * MB, core, noise, 0}, 1, Plain},
-		"very slow cores, 1 Gbit/s":             {way{125 * MB, [Levels]float64{1000 * MB, 60 * MB, 40 * MB, 11 * MB}, pages, 0}, 1, Plain},
+		"very slow cores, 1 Gbit/s":             {way{125 * MB, [Levels]float64{1000 * MB, 60 * MB, 40 * MB}, pages, 0}, 1, Plain},
 	} {
 		const n = 512 << 20
 		var p Pace
-		if got := p.Level(c.packers, Plain, Best); got != Fast {
+		if got := p.Level(c.packers, Plain, Fast); got != Fast {
 			t.Errorf("%s: begins as %s", name, got)
 		}
 		got, took := c.way.settle(&p, n, c.packers)
@@ -71,7 +71,7 @@ func TestPace(t *testing.T) {
 }
 
 func TestPaceFollowsTheWire(t *testing.T) {
-	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 110e6}, [Levels]float64{1, 0.48, 0.37, 0.36}, 0}
+	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6}, [Levels]float64{1, 0.48, 0.37}, 0}
 	slow := fast
 	slow.link = 20e6
 	var p Pace
@@ -86,7 +86,7 @@ func TestPaceFollowsTheWire(t *testing.T) {
 }
 
 func TestPaceKeepsToItsBounds(t *testing.T) {
-	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6, 110e6}, [Levels]float64{1, 0.48, 0.37, 0.36}, 0}
+	fast := way{1250e6, [Levels]float64{4000e6, 600e6, 400e6}, [Levels]float64{1, 0.48, 0.37}, 0}
 	for least := range Level(Levels) {
 		for most := least; most < Levels; most++ {
 			var p Pace

@@ -6,7 +6,6 @@ import (
 	"heliotrope/migration/wan/lzh"
 
 	"github.com/klauspost/compress/s2"
-	"github.com/klauspost/compress/zstd"
 )
 
 // Level is how hard a batch is compressed: the less a way carries, the harder.
@@ -16,11 +15,10 @@ const (
 	Plain  Level = iota // not at all, and pages are not looked at either
 	Light               // S2
 	Fast                // package lzh
-	Best                // zstd
 	Levels = iota
 )
 
-var levelNames = [Levels]string{"plain", "light", "fast", "best"}
+var levelNames = [Levels]string{"plain", "light", "fast"}
 
 func (l Level) String() string {
 	if l < Levels {
@@ -38,33 +36,28 @@ const (
 	// MaxFrame is the longest frame's.
 	MaxFrame = FrameHead + int(columns)*maxBatch
 
-	stored     = 0 << 30
-	zstdPacked = 1 << 30
-	s2Packed   = 2 << 30
-	lzhPacked  = 3 << 30
-	howMask    = 3 << 30
+	stored    = 0 << 30 // 1 was zstd
+	s2Packed  = 2 << 30
+	lzhPacked = 3 << 30
+	howMask   = 3 << 30
 
 	worthPacking = 64 // bytes: a shorter column is stored
 )
 
 // Packer makes frames of batches. Each goroutine needs its own.
 type Packer struct {
-	zstd *zstd.Encoder
-	lzh  *lzh.Packer
+	lzh *lzh.Packer
 }
 
 // Pack appends the batch's frame to dst.
-func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
+func (p *Packer) Pack(dst []byte, b *Batch) []byte {
 	from := len(dst)
 	dst = append(dst, make([]byte, FrameHead)...)
 	for i, col := range b.columns {
 		at := len(dst)
 		how := uint32(stored)
 		if len(col) >= worthPacking && len(col) <= maxBatch && column(i) != noise && b.Level != Plain {
-			var err error
-			if dst, how, err = p.pack(dst, col, b.Level); err != nil {
-				return nil, err
-			}
+			dst, how = p.pack(dst, col, b.Level)
 		}
 		if n := len(dst) - at; how == stored || n >= len(col) {
 			dst, how = append(dst[:at], col...), stored
@@ -79,33 +72,22 @@ func (p *Packer) Pack(dst []byte, b *Batch) ([]byte, error) {
 	binary.BigEndian.PutUint32(head, uint32(b.frame-FrameHead))
 	binary.BigEndian.PutUint32(head[4:], uint32(b.size))
 	copy(head[8:24], b.sum[:])
-	return dst, nil
+	return dst
 }
 
-func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32, error) {
-	switch l {
-	case Fast:
+func (p *Packer) pack(dst, col []byte, l Level) ([]byte, uint32) {
+	if l == Fast {
 		if p.lzh == nil {
 			p.lzh = new(lzh.Packer)
 		}
-		return p.lzh.Append(dst, col), lzhPacked, nil
-	case Light:
-		at := len(dst)
-		room := s2.MaxEncodedLen(len(col))
-		if cap(dst)-at < room {
-			dst = append(dst, make([]byte, room)...)
-		}
-		return dst[:at+len(s2.Encode(dst[at:at+room], col))], s2Packed, nil
+		return p.lzh.Append(dst, col), lzhPacked
 	}
-	if p.zstd == nil {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
-			zstd.WithWindowSize(maxBatch), zstd.WithSingleSegment(true))
-		if err != nil {
-			return nil, 0, fmt.Errorf("make zstd encoder: %w", err)
-		}
-		p.zstd = e
+	at := len(dst)
+	room := s2.MaxEncodedLen(len(col))
+	if cap(dst)-at < room {
+		dst = append(dst, make([]byte, room)...)
 	}
-	return p.zstd.EncodeAll(col, dst), zstdPacked, nil
+	return dst[:at+len(s2.Encode(dst[at:at+room], col))], s2Packed
 }
 
 // Unpacked is how many bytes the columns of a frame with this head have, which an Unpacker accepts.
@@ -128,8 +110,7 @@ func BodySize(head *[FrameHead]byte) (int, error) {
 
 // Unpacker makes batches of frames. Each goroutine needs its own.
 type Unpacker struct {
-	zstd *zstd.Decoder
-	lzh  lzh.Unpacker
+	lzh lzh.Unpacker
 }
 
 // Unpack fills b, which is reset, from a frame's head and body.
@@ -173,24 +154,10 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 		}
 		dst = room(dst, n)
 		dst, err = s2.Decode(dst[:n], packed)
-	case zstdPacked:
-		if u.zstd == nil {
-			u.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBatch),
-				zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
-			if err != nil {
-				return nil, fmt.Errorf("make zstd decoder: %w", err)
-			}
-		}
-		dst = room(dst, n+lzh.Slack) // without slack the decoder is slower, and allocates
-		var out []byte
-		out, err = u.zstd.DecodeAll(packed, dst[:0:n+lzh.Slack])
-		if len(out) > 0 && &out[0] == &dst[:1][0] {
-			dst = dst[:len(out)]
-		} else {
-			dst = append(dst, out...)
-		}
 	case lzhPacked:
 		dst, err = u.lzh.Unpack(room(dst, n+lzh.Slack), packed, n)
+	default:
+		err = fmt.Errorf("packed in a way that is not known: %d", how>>30)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack column: %w", ErrCorrupt, err)
