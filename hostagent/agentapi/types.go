@@ -17,7 +17,7 @@ type HostStatus struct {
 	Boot        string            `json:"boot"` // changes when the agent restarts
 	CPUs        int               `json:"cpus"`
 	MemoryMiB   int               `json:"memory_mib"`
-	KVM         bool              `json:"kvm"` // a probe booted something under it
+	KVM         bool              `json:"kvm"` // a probe booted something under it, and soon
 	QEMU        string            `json:"qemu"`
 	Libvirt     string            `json:"libvirt"`
 	GatewayMAC  heliotrope.MAC    `json:"gateway_mac"` // of the site's router as this host resolves it; zero while unknown
