@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 )
 
@@ -440,4 +441,23 @@ func FuzzColumns(f *testing.F) {
 			t.Errorf("%d bytes", len(out))
 		}
 	})
+}
+
+// An older source packed by zstd where a wire had become slow at once.
+func TestColumnsOfOlderSources(t *testing.T) {
+	col := bytes.Repeat([]byte("a page of an older source\n"), 1000)
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := e.EncodeAll(col, nil)
+	var u Unpacker
+	if got, err := u.unpack(nil, packed, len(col), zstdPacked); err != nil || !bytes.Equal(got, col) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	for _, n := range []int{0, len(col) - 1, len(col) + 1} {
+		if _, err := u.unpack(nil, packed, n, zstdPacked); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("as %d bytes: %v", n, err)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"heliotrope/migration/wan/lzh"
 
 	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Level is how hard a batch is compressed: the less a way carries, the harder.
@@ -36,10 +37,11 @@ const (
 	// MaxFrame is the longest frame's.
 	MaxFrame = FrameHead + int(columns)*maxBatch
 
-	stored    = 0 << 30 // 1 was zstd
-	s2Packed  = 2 << 30
-	lzhPacked = 3 << 30
-	howMask   = 3 << 30
+	stored     = 0 << 30
+	zstdPacked = 1 << 30 // by older sources
+	s2Packed   = 2 << 30
+	lzhPacked  = 3 << 30
+	howMask    = 3 << 30
 
 	worthPacking = 64 // bytes: a shorter column is stored
 )
@@ -110,7 +112,8 @@ func BodySize(head *[FrameHead]byte) (int, error) {
 
 // Unpacker makes batches of frames. Each goroutine needs its own.
 type Unpacker struct {
-	lzh lzh.Unpacker
+	zstd *zstd.Decoder
+	lzh  lzh.Unpacker
 }
 
 // Unpack fills b, which is reset, from a frame's head and body.
@@ -154,10 +157,17 @@ func (u *Unpacker) unpack(dst, packed []byte, n int, how uint32) ([]byte, error)
 		}
 		dst = room(dst, n)
 		dst, err = s2.Decode(dst[:n], packed)
+	case zstdPacked:
+		if u.zstd == nil {
+			u.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBatch),
+				zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
+			if err != nil {
+				return nil, fmt.Errorf("make zstd decoder: %w", err)
+			}
+		}
+		dst, err = u.zstd.DecodeAll(packed, room(dst, n+lzh.Slack))
 	case lzhPacked:
 		dst, err = u.lzh.Unpack(room(dst, n+lzh.Slack), packed, n)
-	default:
-		err = fmt.Errorf("packed in a way that is not known: %d", how>>30)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack column: %w", ErrCorrupt, err)
